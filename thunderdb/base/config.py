@@ -1,0 +1,372 @@
+"""Every configuration key, once: `Config`'s fields are the table from which parsing, --help and the docs are made.
+
+Precedence, lowest first: built-in default, file, environment (THUNDERDB_<KEY>), command-line flag. Key names are unique over
+all sections, so that the last two need no section. This module is pure: the caller reads the file and the environment.
+
+K1. An empty file is valid: every key has a default.
+K2. An unknown section or key, a bad unit or an impossible value is a ConfigError that names key, value and what is allowed.
+K3. Listening beyond loopback without authentication is refused here, before any socket exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from thunderdb.base.errors import ConfigError
+from thunderdb.base.units import OFF, format_duration_ms, format_size, parse_duration_ms, parse_size
+
+ENV_PREFIX = "THUNDERDB_"
+CONFIG_PATH_ENV = "THUNDERDB_CONFIG"
+DEFAULT_CONFIG_PATH = "/etc/thunderdb/thunderdb.toml"
+SECTIONS = ("node", "network", "storage", "cluster", "security", "logging")
+_KB, _MB, _GB = 1 << 10, 1 << 20, 1 << 30
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a key may be. Kinds: name, address, port, path, size, duration, duration_or_off, count, switch, choice."""
+
+    section: str
+    kind: str
+    doc: str
+    least: int = 0
+    most: int = 0
+    choices: tuple[Any, ...] = ()
+
+    def allowed(self) -> str:
+        """Say in words what a value may be."""
+        return _ALLOWED[self.kind](self)
+
+
+def _key(section: str, kind: str, default: Any, doc: str, *, least: int = 0, most: int = 0, choices: tuple[Any, ...] = ()) -> Any:
+    return field(default=default, metadata={"spec": Spec(section, kind, doc, least, most, choices)})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A complete, checked configuration. Sizes are in bytes, durations in milliseconds."""
+
+    node_id: str = _key("node", "name", "node-1", "This node's name; it appears in logs and metrics.")
+
+    listen_addr: str = _key(
+        "network", "address", "127.0.0.1",
+        "Address for SQL clients. Anything but loopback is refused until clients can be authenticated.",
+    )  # fmt: skip
+    pg_port: int = _key("network", "port", 5432, "Port for SQL clients (PostgreSQL protocol); 0 takes any free port.")
+    http_listen_addr: str = _key("network", "address", "127.0.0.1", "Address of the HTTP admin API and of /metrics; loopback only, too.")
+    http_port: int = _key("network", "port", 8088, "Port of the HTTP admin API and of /metrics; 0 takes any free port.")
+    max_connections: int = _key(
+        "network", "count", 500, "SQL connections served at a time; one more is answered 53300.", least=1, most=100_000
+    )
+
+    data_dir: str = _key("storage", "path", "/var/lib/thunderdb/data", "Directory of pages and control file; made on the first start.")
+    wal_dir: str = _key(
+        "storage", "path", "/var/lib/thunderdb/wal", "Directory of the write-ahead log; best on a device of its own."
+    )
+    buffer_pool_size: int = _key(
+        "storage", "size", 128 * _MB, "Memory for pages; decoded bytes count.", least=_MB, most=1 << 42
+    )
+    wal_buffer_size: int = _key(
+        "storage", "size", 16 * _MB, "Log held in memory before a flush is forced.", least=64 * _KB, most=_GB
+    )
+    page_size: int = _key(
+        "storage", "size", 16 * _KB, "Size of a page; fixed when the database is made.",
+        choices=(4 * _KB, 8 * _KB, 16 * _KB, 32 * _KB),
+    )  # fmt: skip
+    checkpoint_interval: int = _key(
+        "storage", "duration", 60_000, "Time between checkpoints.", least=1000, most=86_400_000
+    )
+    max_wal_size: int = _key(
+        "storage", "size", _GB, "Log since the last checkpoint that starts the next one early.", least=_MB, most=1 << 44
+    )
+    wal_segment_size: int = _key(
+        "storage", "size", 16 * _MB, "Largest log file; at most max_wal_size.", least=_MB, most=_GB
+    )
+    recovery_target: int | None = _key(
+        "storage", "duration_or_off", 30_000,
+        "Wished time of a restart after a crash; the page cleaner works towards it.",
+        least=1000, most=86_400_000,
+    )  # fmt: skip
+    sync_commit: bool = _key(
+        "storage", "switch", True, "Answer a commit only when it is durable; off risks the last moments, never consistency."
+    )
+
+    level: str = _key(
+        "logging", "choice", "info", "Least severe message that is logged.", choices=("debug", "info", "warning", "error")
+    )
+    format: str = _key("logging", "choice", "text", "Shape of log lines.", choices=("text", "json"))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDoc:
+    """One row of the configuration reference."""
+
+    section: str
+    name: str
+    kind: str
+    default: str
+    allowed: str
+    doc: str
+    env: str
+    flag: str
+
+
+def describe() -> list[KeyDoc]:
+    """Every key in the order of the table, for docs, --help and the sample file."""
+    return [
+        KeyDoc(spec.section, name, spec.kind, format_value(name, default), spec.allowed(), spec.doc, env_name(name), flag_name(name))
+        for name, (spec, default) in _TABLE.items()
+    ]
+
+
+def sample() -> str:
+    """A thunderdb.toml that names every key with its default, commented out."""
+    lines = ["# ThunderDB configuration. Every key is optional; the values shown are the defaults."]
+    for section in SECTIONS:
+        lines += ["", f"[{section}]"]
+        for row in describe():
+            if row.section == section:
+                lines += [f"# {row.doc} Allowed: {row.allowed}.", f"# {row.name} = {row.default}"]
+    return "\n".join(lines) + "\n"
+
+
+def env_name(name: str) -> str:
+    return ENV_PREFIX + name.upper()
+
+
+def flag_name(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def format_value(name: str, value: Any) -> str:
+    """Write a value the way the file would hold it."""
+    kind = _TABLE[name][0].kind
+    if kind == "size":
+        return f'"{format_size(value)}"'
+    if kind in ("duration", "duration_or_off"):
+        return f'"{OFF if value is None else format_duration_ms(value)}"'
+    if kind == "switch":
+        return "true" if value else "false"
+    return str(value) if kind in ("port", "count") else f'"{value}"'
+
+
+def parse(text: str = "", env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, source: str = "") -> Config:
+    """Build a checked configuration from a file's text, the environment and flags (None values are absent).
+
+    Raises: ConfigError, naming key, value and what is allowed (K2).
+    """
+    given = _from_toml(text, source)
+    for name in _TABLE:
+        value = (env or {}).get(env_name(name))
+        if value is not None:
+            given[name] = (value, env_name(name))
+    for name, value in (flags or {}).items():
+        if value is not None:
+            given[name] = (value, flag_name(name))
+    config = Config(**{name: _convert(name, value, origin) for name, (value, origin) in given.items()})
+    _check_together(config)
+    return config
+
+
+def is_loopback(address: str) -> bool:
+    if address.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _from_toml(text: str, source: str) -> dict[str, tuple[Any, str]]:
+    where = f" in {source}" if source else ""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration is not valid TOML{where}: {error}", "see docs/configuration.md for a sample") from None
+    given: dict[str, tuple[Any, str]] = {}
+    for section, table in document.items():
+        if section not in SECTIONS:
+            raise _unknown_section(section, table, where)
+        if not isinstance(table, dict):
+            raise ConfigError(f"{section} must be a section{where}, not the value {table!r}", f"write [{section}] on a line of its own")
+        for name, value in table.items():
+            given[_known_key(section, name, where)] = (value, f"{section}.{name}{where}")
+    return given
+
+
+def _known_key(section: str, name: str, where: str) -> str:
+    known = _TABLE.get(name)
+    if known is not None and known[0].section == section:
+        return name
+    if known is not None:
+        raise ConfigError(f"key {name} belongs in section [{known[0].section}], not in [{section}]{where}", f"move it to [{known[0].section}]")
+    raise ConfigError(f"unknown key {section}.{name}{where}", _did_you_mean(name, list(_TABLE), "key", _keys_of(section)))
+
+
+def _unknown_section(section: str, value: Any, where: str) -> ConfigError:
+    if not isinstance(value, dict):
+        known = _TABLE.get(section)
+        if known is not None:
+            return ConfigError(f"key {section} stands outside of any section{where}", f"it belongs in [{known[0].section}]")
+        return ConfigError(f"unknown key {section}{where}", _did_you_mean(section, list(_TABLE), "key", list(_TABLE)))
+    return ConfigError(f"unknown section [{section}]{where}", _did_you_mean(section, list(SECTIONS), "section", list(SECTIONS)))
+
+
+def _keys_of(section: str) -> list[str]:
+    return [name for name, (spec, _) in _TABLE.items() if spec.section == section]
+
+
+def _did_you_mean(name: str, candidates: list[str], noun: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(name, candidates, n=1)
+    listing = f"allowed {noun}s: {', '.join(allowed)}" if allowed else f"there is no {noun} here yet"
+    return f"did you mean {close[0]}? {listing}" if close else listing
+
+
+def _convert(name: str, value: Any, origin: str) -> Any:
+    if name not in _TABLE:
+        raise ConfigError(f"unknown key {name}", _did_you_mean(name, list(_TABLE), "key", list(_TABLE)))
+    spec = _TABLE[name][0]
+    try:
+        return _CONVERTERS[spec.kind](spec, value)
+    except (ValueError, TypeError):
+        raise ConfigError(f"{name} = {value!r} is not allowed (from {origin}): expected {spec.allowed()}") from None
+
+
+def _check_together(config: Config) -> None:
+    if config.wal_segment_size > config.max_wal_size:
+        raise ConfigError(
+            f'wal_segment_size = "{format_size(config.wal_segment_size)}" is not allowed: '
+            f'expected at most max_wal_size, which is "{format_size(config.max_wal_size)}"'
+        )
+    if config.buffer_pool_size < 64 * config.page_size:
+        raise ConfigError(
+            f'buffer_pool_size = "{format_size(config.buffer_pool_size)}" is not allowed: '
+            f'expected at least 64 pages, "{format_size(64 * config.page_size)}" with this page_size'
+        )
+    if config.pg_port == config.http_port != 0 and config.listen_addr == config.http_listen_addr:
+        raise ConfigError(f"http_port = {config.http_port} is not allowed: pg_port has the same value", "give each its own port")
+    if config.data_dir == config.wal_dir:
+        raise ConfigError(f'wal_dir = "{config.wal_dir}" is not allowed: data_dir has the same value', "give each its own directory")
+    for name in ("listen_addr", "http_listen_addr"):
+        address = getattr(config, name)
+        if not is_loopback(address):  # K3
+            raise ConfigError(
+                f'{name} = "{address}" is not allowed: listening beyond loopback needs authentication, and none is configured',
+                "use 127.0.0.1, ::1 or localhost",
+            )
+
+
+def _to_name(_: Spec, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not _NODE_ID.fullmatch(str(value)):
+        raise ValueError
+    return str(value)
+
+
+def _to_address(_: Spec, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        # All digits and dots was meant as an address; a name that merely looks like one would resolve to a surprise.
+        if not _HOST_NAME.fullmatch(value) or not any(c.isalpha() for c in value):
+            raise
+        return value
+
+
+def _to_int(spec: Spec, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError
+    number = int(value)
+    if not spec.least <= number <= (spec.most or 65535):
+        raise ValueError
+    return number
+
+
+def _to_path(_: Spec, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if not value or "\0" in value:
+        raise ValueError
+    return value.rstrip("/") or "/"
+
+
+def _to_size(spec: Spec, value: Any) -> int:
+    size = parse_size(value)
+    if spec.choices and size not in spec.choices or spec.most and not spec.least <= size <= spec.most:
+        raise ValueError
+    return size
+
+
+def _to_duration(spec: Spec, value: Any) -> int:
+    duration_ms = parse_duration_ms(value)
+    if not spec.least <= duration_ms <= spec.most:
+        raise ValueError
+    return duration_ms
+
+
+def _to_duration_or_off(spec: Spec, value: Any) -> int | None:
+    return None if value is False or isinstance(value, str) and value.lower() == OFF else _to_duration(spec, value)
+
+
+def _to_switch(_: Spec, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    switch = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}.get(str(value).lower())
+    if switch is None:
+        raise ValueError
+    return switch
+
+
+def _to_choice(spec: Spec, value: Any) -> str:
+    if not isinstance(value, str) or value.lower() not in spec.choices:
+        raise ValueError
+    return value.lower()
+
+
+_CONVERTERS = {
+    "name": _to_name,
+    "address": _to_address,
+    "port": _to_int,
+    "count": _to_int,
+    "path": _to_path,
+    "size": _to_size,
+    "duration": _to_duration,
+    "duration_or_off": _to_duration_or_off,
+    "switch": _to_switch,
+    "choice": _to_choice,
+}
+
+
+def _duration_range(spec: Spec) -> str:
+    return f'a duration from "{format_duration_ms(spec.least)}" to "{format_duration_ms(spec.most)}" (units ms, s, min, h, d, w)'
+
+
+def _size_range(spec: Spec) -> str:
+    if spec.choices:
+        return "one of " + ", ".join(f'"{format_size(choice)}"' for choice in spec.choices)
+    return f'a size from "{format_size(spec.least)}" to "{format_size(spec.most)}" (units B, KB, MB, GB, TB)'
+
+
+_ALLOWED = {
+    "name": lambda spec: "1 to 63 letters, digits, dots, dashes and underscores",
+    "address": lambda spec: "an IP address or host name",
+    "port": lambda spec: "a port from 0 to 65535",
+    "count": lambda spec: f"a number from {spec.least} to {spec.most}",
+    "path": lambda spec: "the path of a directory",
+    "size": _size_range,
+    "duration": _duration_range,
+    "duration_or_off": lambda spec: f'{_duration_range(spec)}, or "off"',
+    "switch": lambda spec: "true or false",
+    "choice": lambda spec: "one of " + ", ".join(spec.choices),
+}
+
+_TABLE: dict[str, tuple[Spec, Any]] = {item.name: (item.metadata["spec"], item.default) for item in fields(Config)}
