@@ -126,7 +126,11 @@ class Connection(Protocol):
     """One side of a byte stream. Bytes come by the `on_data` callback given to connect or listen."""
 
     peer: str
-    write_buffer_bytes: int
+
+    @property
+    def write_buffer_bytes(self) -> int:
+        """Bytes written that have not left this machine."""
+        ...
 
     def set_callbacks(self, on_data: Callable[[bytes], None], on_close: Callable[[BaseException | None], None]) -> None: ...
 
@@ -185,6 +189,7 @@ class Ports(Protocol):
     network: Network
     random: Random
     offload: Offload
+    command: Command
     tasks: Any  # sync.Tasks; typed there, since sync stands on this module
 
 

@@ -1,0 +1,260 @@
+"""`Disk` on a POSIX file system.
+
+R1. Reads of cached data and small writes run inline; what may block for long (fsync, uncached reads, large writes) runs in a
+    thread, so that the loop keeps serving.
+R2. A failed fsync raises SyncFailed whatever its errno: the operating system may have marked the pages clean (W4).
+R3. A descriptor is closed only after every thread that still uses it has finished.
+R4. Names made by `make_dirs` are durable when it returns, also those that a killed process had made but not synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from thunderdb.base.errors import DiskFull, Refused, StorageError, SyncFailed
+from thunderdb.runtime.real_offload import Threads
+from thunderdb.runtime.real_tasks import AsyncioScheduler
+from thunderdb.runtime.sync import Future
+
+T = TypeVar("T")
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+INLINE_WRITE_BYTES = 256 * 1024
+_NO_NOWAIT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+_OURS_TO_PASS_ON = (FileNotFoundError, FileExistsError, PermissionError)
+
+
+def translate(error: OSError, action: str, path: str) -> Exception:
+    """Turn an OSError into the error that the port promises."""
+    if isinstance(error, _OURS_TO_PASS_ON):
+        return error
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    message = f"cannot {action} {path}: {reason}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(message, hint="free some space on the device, or raise the quota")
+    if error.errno == errno.EMFILE:
+        return StorageError(message, "raise the limit of open files (ulimit -n)")
+    if error.errno == errno.EROFS:
+        return StorageError(message, "the file system is mounted read-only")
+    return StorageError(message)
+
+
+class RealFile:
+    """An open descriptor."""
+
+    __slots__ = ("path", "_disk", "_fd", "_in_threads", "_idle")
+
+    def __init__(self, disk: RealDisk, path: str, fd: int) -> None:
+        self.path = path
+        self._disk = disk
+        self._fd = fd
+        self._in_threads = 0
+        self._idle: Future[None] | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        fd = self._descriptor()
+        if self._disk.nowait_reads:
+            data = self._read_cached(fd, offset, size)
+            if data is not None:
+                return data
+            return await self._in_thread("read", _pread_all, fd, offset, size)
+        try:
+            return _pread_all(fd, offset, size)
+        except OSError as error:
+            raise translate(error, "read", self.path) from error
+
+    def _read_cached(self, fd: int, offset: int, size: int) -> bytes | None:
+        """The bytes, if none of them has to come from the device."""
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _NO_NOWAIT:
+                raise translate(error, "read", self.path) from error
+            self._disk.nowait_reads = False
+            return None
+        if count == size:
+            return bytes(buffer)
+        # Short: either the end of the file, or the rest is not cached.
+        return bytes(memoryview(buffer)[:count]) if offset + count >= os.fstat(fd).st_size else None
+
+    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        fd = self._descriptor()
+        if len(data) > INLINE_WRITE_BYTES:
+            await self._in_thread("write", _pwrite_all, fd, offset, data)
+            return
+        try:
+            _pwrite_all(fd, offset, data)
+        except OSError as error:
+            raise translate(error, "write", self.path) from error
+
+    async def truncate(self, size: int) -> None:
+        try:
+            os.ftruncate(self._descriptor(), size)
+        except OSError as error:
+            raise translate(error, "truncate", self.path) from error
+
+    async def sync(self) -> None:
+        fd = self._descriptor()
+        self._in_threads += 1
+        try:
+            await self._disk.threads.submit(os.fdatasync, fd)
+        except OSError as error:
+            raise SyncFailed(f"cannot sync {self.path}: {error.strerror}") from error
+        finally:
+            self._leave_thread()
+
+    async def size(self) -> int:
+        return os.fstat(self._descriptor()).st_size
+
+    async def close(self) -> None:
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        if self._in_threads:
+            self._idle = Future(self._disk.scheduler)
+            await self._idle
+        os.close(fd)
+
+    def _descriptor(self) -> int:
+        if self._fd < 0:
+            raise ValueError(f"file is closed: {self.path}")
+        return self._fd
+
+    async def _in_thread(self, action: str, function: Callable[..., T], *args: Any) -> T:
+        self._in_threads += 1
+        try:
+            return await self._disk.threads.submit(function, *args)
+        except OSError as error:
+            raise translate(error, action, self.path) from error
+        finally:
+            self._leave_thread()
+
+    def _leave_thread(self) -> None:
+        self._in_threads -= 1
+        if self._in_threads == 0 and self._idle is not None:
+            self._idle.set_result(None)
+
+
+class RealLock:
+    """A flock, held until release or the end of the process."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class RealDisk:
+    """The machine's file system."""
+
+    def __init__(self, scheduler: AsyncioScheduler, workers: int = 4) -> None:
+        self.scheduler = scheduler
+        self.threads = Threads(scheduler, workers, "disk")
+        self.nowait_reads = hasattr(os, "RWF_NOWAIT")
+
+    async def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> RealFile:
+        flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
+        if create:
+            flags |= os.O_CREAT | (os.O_EXCL if exclusive else 0)
+        return RealFile(self, path, _call("open", path, os.open, path, flags, FILE_MODE))
+
+    async def read_file(self, path: str) -> bytes:
+        file = await self.open(path, writable=False)
+        data = await file.read(0, await file.size())
+        await file.close()
+        return data
+
+    async def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    async def is_dir(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    async def list(self, path: str) -> list[str]:
+        return sorted(_call("list", path, os.listdir, path))
+
+    async def make_dirs(self, path: str) -> None:
+        parent = os.path.dirname(path.rstrip("/")) or "."
+        if not os.path.isdir(path):
+            if parent != path:
+                await self.make_dirs(parent)
+            _call("create directory", path, os.mkdir, path, DIRECTORY_MODE)
+        elif not os.access(parent, os.R_OK):
+            return  # Not ours, so not made by us either.
+        await self.sync_dir(parent)
+
+    async def rename(self, old: str, new: str) -> None:
+        _call("rename", old, os.rename, old, new)
+
+    async def unlink(self, path: str) -> None:
+        _call("remove", path, os.unlink, path)
+
+    async def sync_dir(self, path: str) -> None:
+        fd = _call("open directory", path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            await self.threads.submit(os.fsync, fd)
+        except OSError as error:
+            raise SyncFailed(f"cannot sync directory {path}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    async def free_bytes(self, path: str) -> int:
+        status = _call("inspect", path, os.statvfs, path)
+        return status.f_bavail * status.f_frsize
+
+    async def lock(self, path: str) -> RealLock:
+        fd = _call("open lock", path, os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            by = f"process {holder}" if holder.isdigit() else "another process"
+            raise Refused(f"{path} is locked by {by}", f"stop {by} first, or use another directory") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        return RealLock(fd)
+
+    def close(self) -> None:
+        self.threads.close()
+
+
+def _call(action: str, path: str, function: Callable[..., T], *args: Any) -> T:
+    try:
+        return function(*args)
+    except OSError as error:
+        raise translate(error, action, path) from error
+
+
+def _pread_all(fd: int, offset: int, size: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    parts = [data]
+    done = len(data)
+    while done < size and (data := os.pread(fd, size - done, offset + done)):
+        parts.append(data)
+        done += len(data)
+    return b"".join(parts)
+
+
+def _pwrite_all(fd: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+    count = os.pwrite(fd, data, offset)
+    if count == len(data):
+        return
+    view = memoryview(data)
+    while count < len(view):
+        count += os.pwrite(fd, view[count:], offset + count)
