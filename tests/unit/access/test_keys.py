@@ -16,8 +16,9 @@ ORDERED = {
     "float8": [float("-inf"), -1e300, -1.0, -1e-300, 0.0, 1e-300, 1.0, float("inf"), float("nan")],
     "text": ["", "A", "B", "Ba", "a", "aa", "ab", "b", "é", "日"],
     "bytea": [b"", b"\x00", b"\x00\x00", b"\x00\x01", b"\x00\xff", b"\x01", b"\xff", b"\xff\x00"],
-    "numeric": [Decimal(t) for t in
-                "-Infinity -1000 -99.99 -99.9 -10 -1.01 -1 -0.5 -0.001 0 0.001 0.01 0.5 1 1.01 9 10 99.9 100 1E10 Infinity NaN".split()],
+    "numeric": [Decimal(t) for t in (
+                "-Infinity -1000 -99.99 -99.9 -10 -1.01 -1 -0.5 -0.001 0 "
+                "0.001 0.01 0.5 1 1.01 9 10 99.9 100 1E10 Infinity NaN").split()],
     "interval": [(-1, 0, 0), (0, 0, 0), (0, 29, 0), (1, 0, 1), (0, 31, 0)],
     "uuid": [bytes(16), bytes([1]) + bytes(15), b"\xff" * 16],
 }
