@@ -20,7 +20,7 @@ chmod 0700 "$config_dir" "$state_dir"
 if [ -e "$config_dir/thunderdb.toml" ]; then
   echo "Kept $config_dir/thunderdb.toml"
 else
-  sed -e "s#^data_dir = .*#data_dir = \"$state_dir/data\"#" -e "s#^wal_dir = .*#wal_dir = \"$state_dir/wal\"#" \
+  sed -e "s@^# data_dir = .*@data_dir = \"$state_dir/data\"@" -e "s@^# wal_dir = .*@wal_dir = \"$state_dir/wal\"@" \
     "$here/deploy/thunderdb.toml" >"$config_dir/thunderdb.toml"
   chmod 0600 "$config_dir/thunderdb.toml"
   echo "Wrote $config_dir/thunderdb.toml"
