@@ -1,0 +1,1 @@
+"""The daemon: PostgreSQL wire protocol, sessions, HTTP admin API, metrics, logs and the command line."""
