@@ -1,0 +1,171 @@
+"""Locks of tables, rows and unique keys, held to the end of the transaction, with deadlock detection.
+
+K1. A lock's name is any hashable value; rows and unique keys use (root, key), tables ("table", id), names ("name", name).
+K2. Waiters are served first come, first served; a holder that asks for a stronger mode goes first.
+K3. A wait that would close a cycle fails at once with 40P01: the requester is the victim.
+
+Modes: SHARED with SHARED, INTENT (a table's writers) with INTENT; nothing else goes together.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Protocol
+
+from thunderdb.base.errors import DeadlockDetected
+from thunderdb.runtime.sync import Future, Tasks
+
+Name = Any
+
+
+class Mode(IntEnum):
+    SHARED = 1
+    INTENT = 2
+    EXCLUSIVE = 3
+
+
+class Owner(Protocol):
+    """Whoever holds locks: a transaction."""
+
+    id: int
+    locks: dict[Name, Mode]
+    waiting: _Wait | None
+
+
+class _Wait:
+    """A request in a queue."""
+
+    __slots__ = ("owner", "mode", "future", "entry", "name")
+
+    def __init__(self, owner: Owner, mode: Mode, future: Future[None], entry: _Entry, name: Name) -> None:
+        self.owner = owner
+        self.mode = mode
+        self.future = future
+        self.entry = entry
+        self.name = name
+
+
+class _Entry:
+    """A lock somebody holds: holders with their modes, in order of arrival, and the queue."""
+
+    __slots__ = ("holders", "queue")
+
+    def __init__(self) -> None:
+        self.holders: dict[int, tuple[Owner, Mode]] = {}
+        self.queue: list[_Wait] = []
+
+    def admits(self, owner: Owner, mode: Mode) -> bool:
+        for holder, held in self.holders.values():
+            if holder is not owner and (mode == Mode.EXCLUSIVE or held != mode):
+                return False
+        return True
+
+
+class LockTable:
+    """All locks of a database."""
+
+    __slots__ = ("_tasks", "_entries", "waits", "deadlocks")
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._entries: dict[Name, _Entry] = {}
+        self.waits = 0
+        self.deadlocks = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def acquire(self, owner: Owner, name: Name, mode: Mode) -> Future[None] | None:
+        """Take a lock now (None), or return the future to await.
+
+        Raises: DeadlockDetected. The future fails with whatever `cancel_wait` is given.
+        """
+        held = owner.locks.get(name)
+        if held is not None and (held == mode or held == Mode.EXCLUSIVE):
+            return None
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = _Entry()
+            entry.holders[id(owner)] = (owner, mode)
+            owner.locks[name] = mode
+            return None
+        wanted = mode if held is None else Mode.EXCLUSIVE  # SHARED + INTENT, or an upgrade
+        if entry.admits(owner, wanted) and (held is not None or not entry.queue):
+            entry.holders[id(owner)] = (owner, wanted)
+            owner.locks[name] = wanted
+            return None
+        return self._enqueue(owner, name, entry, wanted, first=held is not None)
+
+    def _enqueue(self, owner: Owner, name: Name, entry: _Entry, mode: Mode, first: bool) -> Future[None]:
+        wait = _Wait(owner, mode, self._tasks.future(), entry, name)
+        entry.queue.insert(0 if first else len(entry.queue), wait)
+        owner.waiting = wait
+        if self._closes_cycle(owner):
+            entry.queue.remove(wait)
+            owner.waiting = None
+            self.deadlocks += 1
+            raise DeadlockDetected("deadlock detected", hint="Run the transaction again.")
+        self.waits += 1
+        return wait.future
+
+    def _closes_cycle(self, start: Owner) -> bool:
+        """Whether `start` waits, directly or not, for itself (K3)."""
+        seen: dict[int, Owner] = {}
+        stack = self._blockers(start)
+        while stack:
+            owner = stack.pop()
+            if owner is start:
+                return True
+            if id(owner) not in seen:
+                seen[id(owner)] = owner
+                stack.extend(self._blockers(owner))
+        return False
+
+    def _blockers(self, owner: Owner) -> list[Owner]:
+        wait = owner.waiting
+        if wait is None:
+            return []
+        entry = wait.entry
+        blockers = [
+            holder
+            for holder, held in entry.holders.values()
+            if holder is not owner and (wait.mode == Mode.EXCLUSIVE or held != wait.mode)
+        ]
+        for ahead in entry.queue:
+            if ahead is wait:
+                break
+            if wait.mode == Mode.EXCLUSIVE or ahead.mode != wait.mode:
+                blockers.append(ahead.owner)
+        return blockers
+
+    def cancel_wait(self, owner: Owner, error: BaseException) -> bool:
+        """Take a waiting owner out of its queue; its future fails with `error`. Return whether it was waiting."""
+        wait = owner.waiting
+        if wait is None:
+            return False
+        owner.waiting = None
+        wait.entry.queue.remove(wait)
+        wait.future.set_error(error)
+        self._grant(wait.name, wait.entry)
+        return True
+
+    def release_all(self, owner: Owner) -> None:
+        entries = self._entries
+        for name in owner.locks:
+            entry = entries[name]
+            del entry.holders[id(owner)]
+            if entry.queue:
+                self._grant(name, entry)
+            elif not entry.holders:
+                del entries[name]
+        owner.locks.clear()
+
+    def _grant(self, name: Name, entry: _Entry) -> None:
+        while entry.queue and entry.admits(entry.queue[0].owner, entry.queue[0].mode):
+            wait = entry.queue.pop(0)
+            wait.owner.waiting = None
+            wait.owner.locks[name] = wait.mode
+            entry.holders[id(wait.owner)] = (wait.owner, wait.mode)
+            wait.future.set_result(None)
+        if not entry.holders and not entry.queue:
+            self._entries.pop(name, None)
