@@ -25,8 +25,9 @@ LISTEN_BACKLOG = 512
 class RealConnection(asyncio.Protocol):
     """One side of a TCP stream."""
 
-    __slots__ = ("peer", "_scheduler", "_on_connect", "_transport", "_on_data", "_on_close", "_lost", "_error", "_room")
-    __slots__ += ("_paused",)
+    __slots__ = (
+        "peer", "_scheduler", "_on_connect", "_transport", "_on_data", "_on_close", "_lost", "_error", "_room", "_paused",
+    )  # fmt: skip
 
     def __init__(self, scheduler: AsyncioScheduler, on_connect: Callable[[Connection], None] | None = None) -> None:
         self.peer = ""

@@ -1,0 +1,383 @@
+"""What a disk holds: bytes in the cache, bytes on the device, and the writes between them. No time, no ports, no chance.
+
+A file has two contents: `cache` (what a read returns while the machine has power) and `device` (what a power cut leaves), both
+dicts of 4 KB blocks; a missing block is zeros. Between them lie its pending operations in order, each with the blocks as
+they were right after it. Names are kept in the same way: the cache's, the device's, and the pending changes to directories.
+A `Fates` object decides, at a power cut, what of all that is pending has reached the device.
+
+G1. `sync` moves exactly the operations numbered below the mark given to it; later ones stay pending.
+G2. A sector (512 bytes) is never mixed: at a power cut it is what it was after some operation that touched it, or what it was.
+    Different sectors, operations and files are independent of each other (torn and reordered) until a sync.
+G3. Names become durable by `sync_dir` only, whole changes at a time (a rename is atomic), and a change never before an earlier
+    one that it builds on (same name). So a rename may be durable before the bytes of its file.
+G4. A process crash keeps the cache; a power cut leaves only the device.
+G5. After a failed sync the operations it would have covered are pending no more: the cache still has them, the device may not.
+G6. `fork` costs O(files), not O(bytes): contents are shared until one side writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from thunderdb.base.errors import DiskFull
+
+BLOCK = 4096
+SECTOR = 512
+SECTORS_PER_BLOCK = BLOCK // SECTOR
+ZEROS = bytes(BLOCK)
+
+Blocks = dict[int, bytes]
+
+
+class Fates(Protocol):
+    """Decides what of the pending operations has reached the device when the power goes."""
+
+    def sectors(self, count: int) -> int:
+        """Which of a write's `count` sectors have landed, as a bit mask."""
+        ...
+
+    def size(self) -> bool:
+        """Whether the new size of a truncate, or of an extending write of which nothing landed, has landed."""
+        ...
+
+    def entry(self) -> bool:
+        """Whether a change to a directory has landed."""
+        ...
+
+
+@dataclass(slots=True)
+class Pending:
+    """A write (or, with `blocks` empty and start == end, a truncate to `size`) that no sync has covered yet."""
+
+    number: int
+    start: int
+    end: int
+    size: int
+    blocks: Blocks
+    truncate: bool = False
+
+
+@dataclass(slots=True)
+class Entry:
+    """A change to names: (name -> inode or None) for each name touched, in the directories named."""
+
+    dirs: tuple[str, ...]
+    names: tuple[tuple[str, int | None], ...]
+
+
+class Inode:
+    """One file's contents. `shared` means that another image has it too: copy before a change (G6)."""
+
+    __slots__ = ("cache", "cache_size", "device", "device_size", "pending", "shared", "bad")
+
+    def __init__(self) -> None:
+        self.cache: Blocks = {}
+        self.cache_size = 0
+        self.device: Blocks = {}
+        self.device_size = 0
+        self.pending: list[Pending] = []
+        self.shared = False
+        self.bad: dict[int, None] = {}
+
+    def copy(self) -> Inode:
+        other = Inode()
+        other.cache, other.cache_size = dict(self.cache), self.cache_size
+        other.device, other.device_size = dict(self.device), self.device_size
+        other.pending = list(self.pending)
+        other.bad = dict(self.bad)
+        return other
+
+    def read(self, offset: int, size: int) -> bytes:
+        end = min(offset + size, self.cache_size)
+        if end <= offset:
+            return b""
+        first, skip = divmod(offset, BLOCK)
+        last = (end - 1) // BLOCK
+        cache = self.cache
+        if first == last:
+            return cache.get(first, ZEROS)[skip : skip + end - offset]
+        data = b"".join([cache.get(number, ZEROS) for number in range(first, last + 1)])
+        return data if skip == 0 and end - offset == len(data) else data[skip : skip + end - offset]
+
+    def write(self, number: int, offset: int, data: bytes) -> None:
+        """Put bytes into the cache, pending until a sync."""
+        end = offset + len(data)
+        blocks: Blocks = {}
+        cache = self.cache
+        position = offset
+        while position < end:
+            block, skip = divmod(position, BLOCK)
+            count = min(BLOCK - skip, end - position)
+            piece = data[position - offset : position - offset + count]
+            if count != BLOCK:
+                old = cache.get(block, ZEROS)
+                piece = old[:skip] + piece + old[skip + count :]
+            cache[block] = blocks[block] = piece
+            position += count
+        self.cache_size = max(self.cache_size, end)
+        self.pending.append(Pending(number, offset, end, self.cache_size, blocks))
+        if self.bad:
+            for block in blocks:
+                self.bad.pop(block, None)
+
+    def truncate(self, number: int, size: int) -> None:
+        _cut(self.cache, self.cache_size, size)
+        self.cache_size = size
+        self.pending.append(Pending(number, size, size, size, {}, truncate=True))
+
+    def sync(self, below: int) -> None:
+        """G1: what is numbered below the mark reaches the device."""
+        pending = self.pending
+        covered = 0
+        while covered < len(pending) and pending[covered].number < below:
+            self._land(pending[covered])
+            covered += 1
+        del pending[:covered]
+
+    def fail_sync(self, below: int, fates: Fates) -> None:
+        """G5: some of it reaches the device, all of it counts as clean."""
+        covered = [operation for operation in self.pending if operation.number < below]
+        self.pending = self.pending[len(covered) :]
+        for operation in covered:
+            self._land_partly(operation, fates)
+
+    def power_cut(self, fates: Fates) -> None:
+        """G2, G4: decide each pending operation, then forget the cache."""
+        for operation in self.pending:
+            self._land_partly(operation, fates)
+        self.pending = []
+        self.cache, self.cache_size = dict(self.device), self.device_size
+
+    def _land(self, operation: Pending) -> None:
+        if operation.truncate:
+            _cut(self.device, self.device_size, operation.size)
+            self.device_size = operation.size
+        else:
+            self.device.update(operation.blocks)
+            self.device_size = max(self.device_size, operation.end)
+
+    def _land_partly(self, operation: Pending, fates: Fates) -> None:
+        if operation.truncate:
+            if fates.size():
+                self._land(operation)
+            return
+        first, last = operation.start // SECTOR, (operation.end - 1) // SECTOR
+        count = last - first + 1
+        landed = fates.sectors(count)
+        if landed == (1 << count) - 1:
+            self._land(operation)
+            return
+        device = self.device
+        end = 0
+        for index in range(count):
+            if landed >> index & 1:
+                block, sector = divmod(first + index, SECTORS_PER_BLOCK)
+                at = sector * SECTOR
+                old = device.get(block, ZEROS)
+                device[block] = old[:at] + operation.blocks[block][at : at + SECTOR] + old[at + SECTOR :]
+                end = min(operation.end, (first + index + 1) * SECTOR)
+        if end == 0 and operation.end > self.device_size and fates.size():
+            end = operation.end
+        self.device_size = max(self.device_size, end)
+
+
+class DiskImage:
+    """A file system: inodes, names, and what is pending between cache and device. Paths are absolute and clean."""
+
+    __slots__ = ("inodes", "names", "dirs", "device_names", "device_dirs", "entries", "capacity_bytes", "used_bytes", "_number",
+                 "_next_inode", "opened")  # fmt: skip
+
+    def __init__(self, capacity_bytes: int = 1 << 50) -> None:
+        self.inodes: dict[int, Inode] = {}
+        self.names: dict[str, int] = {}
+        self.dirs: dict[str, None] = {"/": None}
+        self.device_names: dict[str, int] = {}
+        self.device_dirs: dict[str, None] = {"/": None}
+        self.entries: list[Entry] = []
+        self.capacity_bytes = capacity_bytes
+        self.used_bytes = 0
+        self.opened: dict[int, int] = {}
+        self._number = 0
+        self._next_inode = 1
+
+    def fork(self) -> DiskImage:
+        """A second image with the same content and the same pending operations; neither sees the other's changes."""
+        other = DiskImage(self.capacity_bytes)
+        for inode in self.inodes.values():
+            inode.shared = True
+        other.inodes = dict(self.inodes)
+        other.names, other.dirs = dict(self.names), dict(self.dirs)
+        other.device_names, other.device_dirs = dict(self.device_names), dict(self.device_dirs)
+        other.entries = list(self.entries)
+        other.used_bytes = self.used_bytes
+        other.opened = dict(self.opened)
+        other._number, other._next_inode = self._number, self._next_inode
+        return other
+
+    def owned(self, number: int) -> Inode:
+        """The inode, for a change."""
+        inode = self.inodes[number]
+        if inode.shared:
+            inode = self.inodes[number] = inode.copy()
+        return inode
+
+    # Contents.
+
+    def mark(self) -> int:
+        """The number that separates what has completed from what has not (G1)."""
+        return self._number
+
+    def write(self, number: int, offset: int, data: bytes) -> None:
+        inode = self.owned(number)
+        if not data:
+            return
+        end = offset + len(data)
+        if end > inode.cache_size:
+            self._claim(end - inode.cache_size)
+        inode.write(self._number, offset, data)
+        self._number += 1
+
+    def truncate(self, number: int, size: int) -> None:
+        inode = self.owned(number)
+        self._claim(size - inode.cache_size)
+        inode.truncate(self._number, size)
+        self._number += 1
+
+    def _claim(self, size_bytes: int) -> None:
+        if size_bytes > 0 and self.used_bytes + size_bytes > self.capacity_bytes:
+            raise DiskFull("no space left on device", hint="free some space on the device")
+        self.used_bytes += size_bytes
+
+    # Names.
+
+    def create(self, path: str) -> int:
+        number = self._next_inode
+        self._next_inode += 1
+        self.inodes[number] = Inode()
+        self._enter(Entry((parent(path),), ((path, number),)))
+        return number
+
+    def unlink(self, path: str) -> None:
+        self._enter(Entry((parent(path),), ((path, None),)))
+
+    def rename(self, old: str, new: str) -> None:
+        number = self.names[old]
+        self._enter(Entry((parent(old), parent(new)), ((old, None), (new, number))))
+
+    def rename_dir(self, old: str, new: str) -> None:
+        """Move a directory with all that is in it; durable at once (the engine only does it to publish synced trees)."""
+        for names in (self.names, self.device_names):
+            for path in [path for path in names if path.startswith(old + "/")]:
+                names[new + path[len(old) :]] = names.pop(path)
+        for dirs in (self.dirs, self.device_dirs):
+            for path in [path for path in dirs if path == old or path.startswith(old + "/")]:
+                del dirs[path]
+                dirs[new + path[len(old) :]] = None
+        self.entries = [entry for entry in self.entries if not any(_inside(name, old) for name, _ in entry.names)]
+
+    def make_dir(self, path: str) -> None:
+        """Durable at once: `Disk.make_dirs` syncs what it makes."""
+        self.dirs[path] = None
+        self.device_dirs[path] = None
+
+    def _enter(self, entry: Entry) -> None:
+        _apply(self.names, entry)
+        self.entries.append(entry)
+        self._collect()
+
+    def sync_dir(self, path: str) -> None:
+        """G3: every change in this directory is durable, and each earlier one that it builds on."""
+        wanted: dict[str, None] = {}
+        landed: list[Entry] = []
+        for entry in reversed(self.entries):
+            if path in entry.dirs or any(name in wanted for name, _ in entry.names):
+                landed.append(entry)
+                wanted.update(dict.fromkeys(name for name, _ in entry.names))
+        for entry in reversed(landed):
+            _apply(self.device_names, entry)
+        self.entries = [entry for entry in self.entries if not any(entry is other for other in landed)]
+        self._collect()
+
+    def _collect(self) -> None:
+        """Drop the inodes that no name and no open file reaches."""
+        if len(self.inodes) == len(self.names) and not self.entries:
+            return
+        alive = {*self.names.values(), *self.device_names.values(), *self.opened}
+        alive.update(number for entry in self.entries for _, number in entry.names if number is not None)
+        for number in [number for number in self.inodes if number not in alive]:
+            del self.inodes[number]
+        named = {*self.names.values(), *self.opened}
+        self.used_bytes = sum(inode.cache_size for number, inode in self.inodes.items() if number in named)
+
+    def hold(self, number: int, count: int) -> None:
+        """Count open handles (+1, -1), so that an unlinked file lives until it is closed."""
+        left = self.opened.get(number, 0) + count
+        if left > 0:
+            self.opened[number] = left
+        else:
+            self.opened.pop(number, None)
+            self._collect()
+
+    # Crashes.
+
+    def kill(self) -> None:
+        """G4: the process is gone, the machine is not."""
+        self.opened.clear()
+        self._collect()
+
+    def power_cut(self, fates: Fates) -> None:
+        """G2, G3: decide all that is pending; what is left is what the device has."""
+        refused: dict[str, None] = {}
+        for entry in self.entries:
+            if any(name in refused for name, _ in entry.names) or not fates.entry():
+                refused.update(dict.fromkeys(name for name, _ in entry.names))
+            else:
+                _apply(self.device_names, entry)
+        self.entries = []
+        self.opened.clear()
+        for number in self.inodes:
+            if self.inodes[number].pending or self.inodes[number].cache is not self.inodes[number].device:
+                self.owned(number).power_cut(fates)
+        self.names, self.dirs = dict(self.device_names), dict(self.device_dirs)
+        self._collect()
+
+    def is_quiet(self) -> bool:
+        """Whether a power cut could change nothing."""
+        return not self.entries and not any(inode.pending for inode in self.inodes.values())
+
+    def contents(self) -> dict[str, bytes]:
+        """Every file as the cache has it (for tests and comparisons)."""
+        return {path: self.inodes[self.names[path]].read(0, 1 << 62) for path in sorted(self.names)}
+
+
+def _cut(blocks: Blocks, old_size: int, size: int) -> None:
+    """Forget bytes from `size` on, so that a later growth shows zeros."""
+    if size >= old_size:
+        return
+    block, keep = divmod(size, BLOCK)
+    for number in [number for number in blocks if number >= block + (keep > 0)]:
+        del blocks[number]
+    if keep and block in blocks:
+        blocks[block] = blocks[block][:keep] + bytes(BLOCK - keep)
+
+
+def _apply(names: dict[str, int], entry: Entry) -> None:
+    for name, number in entry.names:
+        if number is None:
+            names.pop(name, None)
+        else:
+            names[name] = number
+
+
+def _inside(path: str, directory: str) -> bool:
+    return path.startswith(directory + "/")
+
+
+def clean(path: str) -> str:
+    """An absolute path without empty or single-dot parts; relative ones start at the root."""
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def parent(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
