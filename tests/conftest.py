@@ -29,9 +29,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # The doors of the machine, as (module, function). Called from engine code in a simulated run, each is a violation.
 DOORS: tuple[tuple[Any, str], ...] = (
-    *((time, name) for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")),
-    *((random, name) for name in ("random", "randint", "randrange", "choice", "choices", "shuffle", "sample", "getrandbits")),
-    *((os, name) for name in ("urandom", "open", "listdir", "rename", "replace", "unlink", "remove", "mkdir", "makedirs", "stat")),
+    *((time, name) for name in "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns sleep".split()),
+    *((random, name) for name in "random randint randrange choice choices shuffle sample getrandbits".split()),
+    *((os, name) for name in "urandom open listdir rename replace unlink remove mkdir makedirs stat".split()),
     *((uuid, name) for name in ("uuid1", "uuid4")),
     (builtins, "open"),
     (socket, "create_connection"),

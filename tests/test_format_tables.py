@@ -80,7 +80,8 @@ def fields_of(layout: struct.Struct) -> list[tuple[int, int]]:
 
 
 def source_modules() -> list[tuple[str, Path]]:
-    return [(".".join(path.relative_to(ROOT).with_suffix("").parts), path) for path in sorted(ENGINE.rglob("*.py")) if path.name != "__init__.py"]
+    paths = [path for path in sorted(ENGINE.rglob("*.py")) if path.name != "__init__.py"]
+    return [(".".join(path.relative_to(ROOT).with_suffix("").parts), path) for path in paths]
 
 
 def all_tables() -> list[Table]:
@@ -132,12 +133,13 @@ def test_codes_have_explicit_numbers_used_once() -> None:
         if module.split(".")[1] not in DURABLE:
             continue
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "IntEnum" for base in node.bases):
-                kinds = getattr(importlib.import_module(module), node.name)
-                explicit = [s for s in node.body if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, int)]
-                if len(explicit) != len(kinds.__members__) or len({member.value for member in kinds}) != len(kinds.__members__):
-                    wrong.append(f"{module}.{node.name}")
-                assert issubclass(kinds, enum.IntEnum)
+            if not isinstance(node, ast.ClassDef) or not any(getattr(base, "id", "") == "IntEnum" for base in node.bases):
+                continue
+            kinds = getattr(importlib.import_module(module), node.name)
+            assert issubclass(kinds, enum.IntEnum)
+            values = [s.value.value for s in node.body if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant)]
+            if len(values) != len(kinds.__members__) or len(set(values)) != len(values):
+                wrong.append(f"{module}.{node.name}")
     assert not wrong, wrong
 
 

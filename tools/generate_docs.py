@@ -21,8 +21,8 @@ defaults. An empty file is valid. A key is overridden by its environment variabl
     THUNDERDB_PG_PORT=15432 thunderdb --config thunderdb.toml           # over the file
     thunderdb --config thunderdb.toml --pg-port 15433                   # over both
 
-`thunderdb --check-config --config FILE` reads all of it, starts nothing, and exits with 0, or with 2 and one line that names the
-key, its value and what is allowed. An unknown key is an error, never ignored.
+`thunderdb --check-config --config FILE` reads all of it, starts nothing, and exits with 0, or with 2 and one line that names
+the key, its value and what is allowed. An unknown key is an error, never ignored.
 
 Sizes are written `"16KB"`, `"128MB"`, `"1GB"` (powers of 1024), durations `"500ms"`, `"30s"`, `"5min"`, `"6h"`, `"7d"`.
 """
