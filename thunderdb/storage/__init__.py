@@ -1,0 +1,1 @@
+"""Pages on disk and in memory: codec, files, space map, buffer pool, control file."""
