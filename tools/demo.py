@@ -123,9 +123,8 @@ def kill_under_load(server: Server, seconds: float, clients: int, book: dict[int
         raise DemoFailed(f"the load was not running at the kill: {busy} of {clients} clients, {acknowledged} commits")
     retries = sum(worker.retries for worker in workers)
     rate = acknowledged / seconds
-    say(
-        f"kill -9 after {seconds:.0f} s: {acknowledged:,} commits acknowledged ({rate:,.0f}/s, {clients} clients, {retries} retried)"
-    )
+    told = f"{acknowledged:,} commits acknowledged ({rate:,.0f}/s, {clients} clients, {retries} retried)"
+    say(f"kill -9 after {seconds:.0f} s: {told}")
 
 
 def restart(server: Server) -> None:
