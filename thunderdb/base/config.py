@@ -46,7 +46,9 @@ class Spec:
         return _ALLOWED[self.kind](self)
 
 
-def _key(section: str, kind: str, default: Any, doc: str, *, least: int = 0, most: int = 0, choices: tuple[Any, ...] = ()) -> Any:
+def _key(
+    section: str, kind: str, default: Any, doc: str, *, least: int = 0, most: int = 0, choices: tuple[Any, ...] = ()
+) -> Any:
     return field(default=default, metadata={"spec": Spec(section, kind, doc, least, most, choices)})
 
 
@@ -61,13 +63,17 @@ class Config:
         "Address for SQL clients. Anything but loopback is refused until clients can be authenticated.",
     )  # fmt: skip
     pg_port: int = _key("network", "port", 5432, "Port for SQL clients (PostgreSQL protocol); 0 takes any free port.")
-    http_listen_addr: str = _key("network", "address", "127.0.0.1", "Address of the HTTP admin API and of /metrics; loopback only, too.")
+    http_listen_addr: str = _key(
+        "network", "address", "127.0.0.1", "Address of the HTTP admin API and of /metrics; loopback only, too."
+    )
     http_port: int = _key("network", "port", 8088, "Port of the HTTP admin API and of /metrics; 0 takes any free port.")
     max_connections: int = _key(
         "network", "count", 500, "SQL connections served at a time; one more is answered 53300.", least=1, most=100_000
     )
 
-    data_dir: str = _key("storage", "path", "/var/lib/thunderdb/data", "Directory of pages and control file; made on the first start.")
+    data_dir: str = _key(
+        "storage", "path", "/var/lib/thunderdb/data", "Directory of pages and control file; made on the first start."
+    )
     wal_dir: str = _key(
         "storage", "path", "/var/lib/thunderdb/wal", "Directory of the write-ahead log; best on a device of its own."
     )
@@ -81,15 +87,11 @@ class Config:
         "storage", "size", 16 * _KB, "Size of a page; fixed when the database is made.",
         choices=(4 * _KB, 8 * _KB, 16 * _KB, 32 * _KB),
     )  # fmt: skip
-    checkpoint_interval: int = _key(
-        "storage", "duration", 60_000, "Time between checkpoints.", least=1000, most=86_400_000
-    )
+    checkpoint_interval: int = _key("storage", "duration", 60_000, "Time between checkpoints.", least=1000, most=86_400_000)
     max_wal_size: int = _key(
         "storage", "size", _GB, "Log since the last checkpoint that starts the next one early.", least=_MB, most=1 << 44
     )
-    wal_segment_size: int = _key(
-        "storage", "size", 16 * _MB, "Largest log file; at most max_wal_size.", least=_MB, most=_GB
-    )
+    wal_segment_size: int = _key("storage", "size", 16 * _MB, "Largest log file; at most max_wal_size.", least=_MB, most=_GB)
     recovery_target: int | None = _key(
         "storage", "duration_or_off", 30_000,
         "Wished time of a restart after a crash; the page cleaner works towards it.",
@@ -122,7 +124,16 @@ class KeyDoc:
 def describe() -> list[KeyDoc]:
     """Every key in the order of the table, for docs, --help and the sample file."""
     return [
-        KeyDoc(spec.section, name, spec.kind, format_value(name, default), spec.allowed(), spec.doc, env_name(name), flag_name(name))
+        KeyDoc(
+            spec.section,
+            name,
+            spec.kind,
+            format_value(name, default),
+            spec.allowed(),
+            spec.doc,
+            env_name(name),
+            flag_name(name),
+        )
         for name, (spec, default) in _TABLE.items()
     ]
 
@@ -158,7 +169,9 @@ def format_value(name: str, value: Any) -> str:
     return str(value) if kind in ("port", "count") else f'"{value}"'
 
 
-def parse(text: str = "", env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, source: str = "") -> Config:
+def parse(
+    text: str = "", env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, source: str = ""
+) -> Config:
     """Build a checked configuration from a file's text, the environment and flags (None values are absent).
 
     Raises: ConfigError, naming key, value and what is allowed (K2).
@@ -190,13 +203,17 @@ def _from_toml(text: str, source: str) -> dict[str, tuple[Any, str]]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"configuration is not valid TOML{where}: {error}", "see docs/configuration.md for a sample") from None
+        raise ConfigError(
+            f"configuration is not valid TOML{where}: {error}", "see docs/configuration.md for a sample"
+        ) from None
     given: dict[str, tuple[Any, str]] = {}
     for section, table in document.items():
         if section not in SECTIONS:
             raise _unknown_section(section, table, where)
         if not isinstance(table, dict):
-            raise ConfigError(f"{section} must be a section{where}, not the value {table!r}", f"write [{section}] on a line of its own")
+            raise ConfigError(
+                f"{section} must be a section{where}, not the value {table!r}", f"write [{section}] on a line of its own"
+            )
         for name, value in table.items():
             given[_known_key(section, name, where)] = (value, f"{section}.{name}{where}")
     return given
@@ -207,7 +224,9 @@ def _known_key(section: str, name: str, where: str) -> str:
     if known is not None and known[0].section == section:
         return name
     if known is not None:
-        raise ConfigError(f"key {name} belongs in section [{known[0].section}], not in [{section}]{where}", f"move it to [{known[0].section}]")
+        raise ConfigError(
+            f"key {name} belongs in section [{known[0].section}], not in [{section}]{where}", f"move it to [{known[0].section}]"
+        )
     raise ConfigError(f"unknown key {section}.{name}{where}", _did_you_mean(name, list(_TABLE), "key", _keys_of(section)))
 
 
@@ -252,9 +271,13 @@ def _check_together(config: Config) -> None:
             f'expected at least 64 pages, "{format_size(64 * config.page_size)}" with this page_size'
         )
     if config.pg_port == config.http_port != 0 and config.listen_addr == config.http_listen_addr:
-        raise ConfigError(f"http_port = {config.http_port} is not allowed: pg_port has the same value", "give each its own port")
+        raise ConfigError(
+            f"http_port = {config.http_port} is not allowed: pg_port has the same value", "give each its own port"
+        )
     if config.data_dir == config.wal_dir:
-        raise ConfigError(f'wal_dir = "{config.wal_dir}" is not allowed: data_dir has the same value', "give each its own directory")
+        raise ConfigError(
+            f'wal_dir = "{config.wal_dir}" is not allowed: data_dir has the same value', "give each its own directory"
+        )
     for name in ("listen_addr", "http_listen_addr"):
         address = getattr(config, name)
         if not is_loopback(address):  # K3
@@ -347,7 +370,9 @@ _CONVERTERS = {
 
 
 def _duration_range(spec: Spec) -> str:
-    return f'a duration from "{format_duration_ms(spec.least)}" to "{format_duration_ms(spec.most)}" (units ms, s, min, h, d, w)'
+    return (
+        f'a duration from "{format_duration_ms(spec.least)}" to "{format_duration_ms(spec.most)}" (units ms, s, min, h, d, w)'
+    )
 
 
 def _size_range(spec: Spec) -> str:

@@ -2,9 +2,10 @@
 
 A message is kind (1 byte), length (4 bytes, big-endian, counts itself but not the kind), body. A start-up packet has no kind.
 
-B1. `Decoder.feed` never copies a byte more than twice, however the stream is cut: pieces wait in a list until a message is whole.
-B2. A length that no message of its kind can have, an unknown kind and a body that does not parse are `ProtocolViolation`
-    (08P01); after one the stream's framing is unknown, so the connection ends.
+B1. `Decoder.feed` never copies a byte more than twice, however the stream is cut: pieces wait until a message is whole.
+B2. A length that no message of its kind can have or an unknown kind ends the stream: the messages before it are returned, then
+    one of kind BROKEN with the reason as its body, then nothing ever again. A body that does not parse is a
+    `ProtocolViolation` (08P01). Either way the connection ends.
 B3. Nothing here decides what a message means; that is session.py.
 
 Source: PostgreSQL 15 manual, chapter 55 "Frontend/Backend Protocol" (message flow, message formats, error fields).
@@ -13,8 +14,9 @@ Source: PostgreSQL 15 manual, chapter 55 "Frontend/Backend Protocol" (message fl
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from thunderdb.base.errors import SqlError, ThunderError
 
@@ -22,13 +24,13 @@ from thunderdb.base.errors import SqlError, ThunderError
 BIND, CLOSE, COPY_DATA, COPY_DONE, COPY_FAIL = 0x42, 0x43, 0x64, 0x63, 0x66
 DESCRIBE, EXECUTE, FLUSH, FUNCTION_CALL, PARSE = 0x44, 0x45, 0x48, 0x46, 0x50
 PASSWORD, QUERY, SYNC, TERMINATE = 0x70, 0x51, 0x53, 0x58
+BROKEN = 0x00  # not the client's: the decoder's last word
 
 SSL_REQUEST, GSSENC_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 PROTOCOL_3_0 = 0x00030000
 MAX_STARTUP_BYTES = 10_000
 MAX_SMALL_BYTES = 10_000
 MAX_MESSAGE_BYTES = 256 << 20
-MAX_FIELDS = 0x7FFF
 
 _LARGE = frozenset((QUERY, PARSE, BIND, COPY_DATA, FUNCTION_CALL))
 _SMALL = frozenset((CLOSE, COPY_DONE, COPY_FAIL, DESCRIBE, EXECUTE, FLUSH, PASSWORD, SYNC, TERMINATE))
@@ -36,8 +38,6 @@ _LIMITS = [MAX_MESSAGE_BYTES if kind in _LARGE else MAX_SMALL_BYTES if kind in _
 
 _I16, _I32, _U32 = struct.Struct(">h"), struct.Struct(">i"), struct.Struct(">I")
 _HEAD = struct.Struct(">BI")
-_ROW_HEAD = struct.Struct(">BIH")
-_FIELD_TAIL = struct.Struct(">IhIhih")
 
 
 class ProtocolViolation(ThunderError):
@@ -74,9 +74,10 @@ Message = tuple[int, bytes]
 class Decoder:
     """Cuts the byte stream into messages. Starts in start-up framing; `begin_session` switches to framing with kinds."""
 
-    __slots__ = ("_pieces", "_have", "_need", "_started")
+    __slots__ = ("_pieces", "_have", "_need", "_started", "_broken")
 
     def __init__(self) -> None:
+        self._broken = False
         self._pieces: list[bytes] = []
         self._have = 0
         self._need = 0
@@ -91,7 +92,9 @@ class Decoder:
         self._need = 0
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the messages that are now whole, in order. Raises: ProtocolViolation (B2)."""
+        """Return the messages that are now whole, in order; never raises (B2)."""
+        if self._broken:
+            return []
         if self._pieces:
             self._pieces.append(data)
             self._have += len(data)
@@ -105,7 +108,9 @@ class Decoder:
             kind = data[position]
             length = _U32.unpack_from(data, position + 1)[0]
             if not 4 <= length <= _LIMITS[kind]:
-                raise _bad_frame(kind, length)
+                self._broken = True
+                messages.append((BROKEN, _bad_frame(kind, length).encode()))
+                return messages
             end = position + 1 + length
             if end > size:
                 break
@@ -143,10 +148,10 @@ class Decoder:
             self._need = 0
 
 
-def _bad_frame(kind: int, length: int) -> ProtocolViolation:
+def _bad_frame(kind: int, length: int) -> str:
     if not _LIMITS[kind]:
-        return ProtocolViolation(f"invalid frontend message type {kind}")
-    return ProtocolViolation(f"invalid message length {length} for message type {chr(kind)!r}, at most {_LIMITS[kind]} allowed")
+        return f"invalid frontend message type {kind}"
+    return f"invalid message length {length} for message type {chr(kind)!r}, at most {_LIMITS[kind]} allowed"
 
 
 # ---- bodies of what the client sends ------------------------------------------------------------------------------------
@@ -280,27 +285,24 @@ def _formats(body: bytes, position: int) -> tuple[tuple[int, ...], int]:
     return formats, position + 2 * count
 
 
-# ---- what the server answers --------------------------------------------------------------------------------------------
+# ---- what the server answers; RowDescription and DataRow are made beside the types, in sql/result.py
 
 AUTHENTICATION_OK = b"R\0\0\0\x08\0\0\0\0"
 PARSE_COMPLETE = b"1\0\0\0\x04"
 BIND_COMPLETE = b"2\0\0\0\x04"
 CLOSE_COMPLETE = b"3\0\0\0\x04"
-NO_DATA = b"n\0\0\0\x04"
 EMPTY_QUERY = b"I\0\0\0\x04"
 PORTAL_SUSPENDED = b"s\0\0\0\x04"
 COPY_DONE_REPLY = b"c\0\0\0\x04"
 READY = {status: b"Z\0\0\0\x05" + status.encode() for status in "ITE"}
 NO_ENCRYPTION = b"N"
 
-_SIZES = [_I32.pack(size) for size in range(1024)]
-_NULL = _I32.pack(-1)
-
 
 def message(kind: bytes, body: bytes) -> bytes:
     return kind + _U32.pack(len(body) + 4) + body
 
 
+@lru_cache(maxsize=512)
 def command_complete(tag: str) -> bytes:
     body = tag.encode()
     return _HEAD.pack(0x43, len(body) + 5) + body + b"\0"
@@ -317,47 +319,6 @@ def backend_key_data(process_id: int, secret: bytes) -> bytes:
 def negotiate_protocol_version(unknown_options: Sequence[str]) -> bytes:
     options = b"".join(option.encode() + b"\0" for option in unknown_options)
     return message(b"v", _U32.pack(PROTOCOL_3_0) + _U32.pack(len(unknown_options)) + options)
-
-
-def parameter_description(type_oids: Sequence[int]) -> bytes:
-    return message(b"t", struct.pack(f">H{len(type_oids)}I", len(type_oids), *type_oids))
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A column of a result: `table_oid` and `column` are 0 for an expression; `typlen` is -1 for variable size."""
-
-    name: str
-    type_oid: int
-    typlen: int = -1
-    typmod: int = -1
-    format: int = 0
-    table_oid: int = 0
-    column: int = 0
-
-
-def row_description(columns: Iterable[Field]) -> bytes:
-    parts = [
-        column.name.encode()
-        + b"\0"
-        + _FIELD_TAIL.pack(column.table_oid, column.column, column.type_oid, column.typlen, column.typmod, column.format)
-        for column in columns
-    ]
-    return message(b"T", struct.pack(">H", len(parts)) + b"".join(parts))
-
-
-def data_row(values: Sequence[bytes | None]) -> bytes:
-    """Encode one row of already formatted values (None = NULL)."""
-    parts = []
-    for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            size = len(value)
-            parts.append(_SIZES[size] if size < 1024 else _I32.pack(size))
-            parts.append(value)
-    body = b"".join(parts)
-    return _ROW_HEAD.pack(0x44, len(body) + 6, len(values)) + body
 
 
 def copy_in_response(columns: int, binary: bool = False) -> bytes:
@@ -377,9 +338,16 @@ def copy_data(data: bytes) -> bytes:
 
 
 def error_response(
-    severity: str, sqlstate: str, text: str, *, detail: str = "", hint: str = "", position: int = 0, extra: dict[str, str] | None = None
+    severity: str,
+    sqlstate: str,
+    text: str,
+    *,
+    detail: str = "",
+    hint: str = "",
+    position: int = 0,
+    extra: dict[str, str] | None = None,
 ) -> bytes:
-    """Encode ErrorResponse. `extra` holds further fields by their letter (s schema, t table, c column, d type, n constraint …)."""
+    """Encode ErrorResponse. `extra`: further fields by letter (s schema, t table, c column, d type, n constraint …)."""
     return _response(b"E", severity, sqlstate, text, detail, hint, position, extra)
 
 

@@ -14,13 +14,22 @@ def test_an_empty_file_is_valid_and_is_the_defaults() -> None:
 
 
 def test_values_of_the_file_are_converted() -> None:
-    config = parse('[storage]\nbuffer_pool_size = "64MB"\ncheckpoint_interval = "30s"\nrecovery_target = "off"\nsync_commit = false\n')
-    assert (config.buffer_pool_size, config.checkpoint_interval, config.recovery_target, config.sync_commit) == (64 << 20, 30_000, None, False)
+    config = parse(
+        '[storage]\nbuffer_pool_size = "64MB"\ncheckpoint_interval = "30s"\nrecovery_target = "off"\nsync_commit = false\n'
+    )
+    assert (config.buffer_pool_size, config.checkpoint_interval, config.recovery_target, config.sync_commit) == (
+        64 << 20,
+        30_000,
+        None,
+        False,
+    )
 
 
 def test_flags_beat_the_environment_which_beats_the_file() -> None:
     text = "[network]\npg_port = 1\nhttp_port = 11\nmax_connections = 111\n"
-    config = parse(text, {"THUNDERDB_PG_PORT": "2", "THUNDERDB_HTTP_PORT": "22", "PG_PORT": "9"}, {"pg_port": 3, "http_port": None})
+    config = parse(
+        text, {"THUNDERDB_PG_PORT": "2", "THUNDERDB_HTTP_PORT": "22", "PG_PORT": "9"}, {"pg_port": 3, "http_port": None}
+    )
     assert (config.pg_port, config.http_port, config.max_connections) == (3, 22, 111)
 
 

@@ -9,7 +9,15 @@ from thunderdb.base.units import format_duration_ms, format_size, parse_duration
 
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
-    [("128MB", 128 << 20), ("16KB", 16384), ("1.5GB", 3 << 29), ("0", 0), (4096, 4096), ("2 tb", 2 << 40), ("512 kiB", 512 << 10)],
+    [
+        ("128MB", 128 << 20),
+        ("16KB", 16384),
+        ("1.5GB", 3 << 29),
+        ("0", 0),
+        (4096, 4096),
+        ("2 tb", 2 << 40),
+        ("512 kiB", 512 << 10),
+    ],
 )
 def test_sizes(text: str, size_bytes: int) -> None:
     assert parse_size(text) == size_bytes
@@ -17,7 +25,16 @@ def test_sizes(text: str, size_bytes: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "duration_ms"),
-    [("60s", 60_000), ("6h", 21_600_000), ("1d", 86_400_000), ("500ms", 500), (30, 30_000), ("1.5s", 1500), ("2min", 120_000), ("7d", 604_800_000)],
+    [
+        ("60s", 60_000),
+        ("6h", 21_600_000),
+        ("1d", 86_400_000),
+        ("500ms", 500),
+        (30, 30_000),
+        ("1.5s", 1500),
+        ("2min", 120_000),
+        ("7d", 604_800_000),
+    ],
 )
 def test_durations(text: str, duration_ms: int) -> None:
     assert parse_duration_ms(text) == duration_ms

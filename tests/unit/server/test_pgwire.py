@@ -51,18 +51,16 @@ def test_a_ten_megabyte_statement_in_pieces_is_joined_once() -> None:
     "data",
     [b"Q\0\0\0\x03", b"Q\xff\xff\xff\xff", b"S\0\0\xff\xff", b"@\0\0\0\x04", b"\0\0\0\0\x08", b"E\x00\x10\x00\x00"],
 )
-def test_impossible_frames_are_violations(data: bytes) -> None:
-    with pytest.raises(pgwire.ProtocolViolation) as caught:
-        started().feed(data)
-    assert caught.value.sqlstate == "08P01"
+def test_an_impossible_frame_is_the_last_word(data: bytes) -> None:
+    decoder = started()
+    kinds = [kind for kind, _ in decoder.feed(frame(b"S", b"") + data)]
+    assert kinds == [pgwire.SYNC, pgwire.BROKEN]
+    assert decoder.feed(frame(b"S", b"")) == []
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_messages_or_a_violation(data: bytes) -> None:
-    try:
-        started().feed(data)
-    except pgwire.ProtocolViolation:
-        pass
+    started().feed(data)
     try:
         pgwire.Decoder().feed_startup(data)
     except (pgwire.ProtocolViolation, SqlError):
@@ -96,7 +94,12 @@ def test_startup_packets() -> None:
 
 @pytest.mark.parametrize(
     "packet",
-    [startup(2 << 16), startup(pgwire.PROTOCOL_3_0, b"user\0ada"), startup(pgwire.PROTOCOL_3_0, b"user\0\0"), b"GET / HTTP/1.1\r\n\r\n"],
+    [
+        startup(2 << 16),
+        startup(pgwire.PROTOCOL_3_0, b"user\0ada"),
+        startup(pgwire.PROTOCOL_3_0, b"user\0\0"),
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
 )
 def test_bad_startup_packets(packet: bytes) -> None:
     with pytest.raises((pgwire.ProtocolViolation, SqlError)):
@@ -121,10 +124,6 @@ def test_bad_text_names_the_bytes() -> None:
 
 def test_replies_are_the_bytes_of_the_manual() -> None:
     assert pgwire.command_complete("SELECT 1") == frame(b"C", b"SELECT 1\0")
-    assert pgwire.data_row([b"1", None, b""]) == frame(b"D", b"\0\x03\0\0\0\x011\xff\xff\xff\xff\0\0\0\0")
-    assert pgwire.data_row([b"y" * 5000]) == frame(b"D", b"\0\x01\0\0\x13\x88" + b"y" * 5000)
     assert pgwire.READY["T"] == frame(b"Z", b"T")
-    described = pgwire.row_description([pgwire.Field("a", 23, 4, -1, 0, 9, 1)])
-    assert described == frame(b"T", b"\0\x01a\0" + struct.pack(">IhIhih", 9, 1, 23, 4, -1, 0))
     error = pgwire.error_response("ERROR", "42601", "no\0pe", position=3, extra={"n": "pk"})
     assert error == frame(b"E", b"SERROR\0VERROR\0C42601\0Mno\\0pe\0P3\0npk\0\0")

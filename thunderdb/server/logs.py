@@ -1,0 +1,127 @@
+"""Log lines on stderr, made from events: `[LEVEL] message` as the manual prints them, or one JSON object a line.
+
+G1. A line is made from an event and nothing else; what a person reads and what a machine counts are the same fact.
+G2. Events that have no line of their own are debug lines with their fields, so that nothing is ever hidden.
+G3. Logging never fails the node: a broken stderr is ignored (E1).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from thunderdb.base.ids import format_lsn
+from thunderdb.base.units import format_size
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+_LABELS = {DEBUG: "DEBUG", INFO: "INFO", WARNING: "WARN", ERROR: "ERROR"}
+
+Fields = dict[str, Any]
+
+
+def _lsn(fields: Fields, name: str) -> str:
+    value = fields.get(name, 0)
+    return value if isinstance(value, str) else format_lsn(int(value))
+
+
+def _recovery_started(f: Fields) -> str:
+    return f"Crash recovery initiated\nLast checkpoint LSN: {_lsn(f, 'checkpoint_lsn')}"
+
+
+def _recovery_analysis(f: Fields) -> str:
+    dirty, active = f.get("dirty_pages", 0), f.get("active_transactions", 0)
+    return f"Phase 1 (Analysis): Scanning WAL... {dirty:,} dirty pages, {active:,} active transactions"
+
+
+def _recovery_redo(f: Fields) -> str:
+    return f"Phase 2 (Redo): Replaying from LSN {_lsn(f, 'redo_lsn')}... {f.get('records', 0):,} records replayed"
+
+
+def _recovery_undo(f: Fields) -> str:
+    return f"Phase 3 (Undo): Rolling back {f.get('transactions', 0):,} active transactions... done"
+
+
+def _recovery_complete(f: Fields) -> str:
+    return f"Recovery complete in {f.get('duration_s', 0.0):.2f}s"
+
+
+def _with_hint(template: str) -> Callable[[Fields], str]:
+    def render(f: Fields) -> str:
+        text = template.format(**f)
+        return f"{text}\nHINT: {f['hint']}" if f.get("hint") else text
+
+    return render
+
+
+# Event → level and line. A line break starts another line with its own [LEVEL].
+LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
+    "recovery.started": (INFO, _recovery_started),
+    "recovery.analysis": (INFO, _recovery_analysis),
+    "recovery.redo": (INFO, _recovery_redo),
+    "recovery.undo": (INFO, _recovery_undo),
+    "recovery.complete": (INFO, _recovery_complete),
+    "database.created": (INFO, lambda f: "New database created"),
+    "checkpoint.complete": (INFO, lambda f: f"Checkpoint complete: redo LSN {_lsn(f, 'redo_lsn')}"),
+    "wal.disk_full": (WARNING, lambda f: "Disk full: the log cannot grow, writes are refused (53100) until there is space"),
+    "wal.disk_ok": (INFO, lambda f: "Disk has space again: writes are accepted"),
+    "control.slot_bad": (WARNING, lambda f: "One control file slot is damaged; the other one is used"),
+    "server.starting": (INFO, lambda f: f"ThunderDB {f['version']} starting, node {f['node_id']}"),
+    "server.http_listening": (INFO, lambda f: f"HTTP admin API on http://{f['host']}:{f['port']}"),
+    "server.ready": (INFO, lambda f: f"Ready for connections on {f['host']}:{f['port']} (started in {f['duration_s']:.2f}s)"),
+    "server.connect_line": (INFO, lambda f: f"Connect with: {f['command']}"),
+    "server.stopping": (INFO, lambda f: f"Shutting down ({f['reason']})"),
+    "server.stopped": (INFO, lambda f: "Shutdown complete"),
+    "server.failed": (ERROR, _with_hint("{message}")),
+    "server.connection_refused": (WARNING, lambda f: f"Connection from {f['peer']} refused: {f['reason']}"),
+    "server.protocol_violation": (WARNING, lambda f: f"Connection from {f['peer']} ended: {f['reason']}"),
+    "server.statement_crashed": (ERROR, lambda f: f"Statement failed with an internal error: {f['error']}\n{f['where']}"),
+}
+
+
+def log_writer(level: str, shape: str, stream: TextIO | None = None) -> Callable[[str, Fields], None]:
+    """Return a subscriber that writes events at or above `level` in `shape` ("text" or "json")."""
+    out = stream if stream is not None else sys.stderr
+    least = LEVELS[level]
+    write = _write_json if shape == "json" else _write_text
+
+    def on_event(name: str, fields: Fields) -> None:
+        known = LINES.get(name)
+        if known is None:
+            if least > DEBUG:
+                return
+            known = (DEBUG, lambda f: _plain(name, f))
+        severity, render = known
+        if severity >= least:
+            try:
+                write(out, severity, name, fields, render(fields))
+                out.flush()
+            except (OSError, ValueError, KeyError, TypeError):
+                pass  # G3: a broken pipe or an event with other fields than expected must not stop the node.
+
+    return on_event
+
+
+def _plain(name: str, fields: Fields) -> str:
+    return " ".join([name, *(f"{key}={_show(key, value)}" for key, value in fields.items())])
+
+
+def _show(key: str, value: Any) -> str:
+    if key.endswith("lsn") and isinstance(value, int):
+        return format_lsn(value)
+    return format_size(value) if key.endswith("size_bytes") and isinstance(value, int) else str(value)
+
+
+def _write_text(out: TextIO, severity: int, name: str, fields: Fields, text: str) -> None:
+    label = _LABELS[severity]
+    out.write("".join(f"[{label}] {line}\n" for line in text.split("\n")))
+
+
+def _write_json(out: TextIO, severity: int, name: str, fields: Fields, text: str) -> None:
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+    record = {"time": stamp, "level": _LABELS[severity].lower(), "event": name, "message": text, **fields}
+    out.write(json.dumps(record, default=str) + "\n")

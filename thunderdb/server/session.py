@@ -1,0 +1,573 @@
+"""A client's connection: wire messages in, the SQL session's results out. Runs in the daemon and in the simulator alike.
+
+    on_data → Decoder → queue of messages → `_serve` (one coroutine, runs eagerly) → one write per batch of messages
+
+V1. A statement that never waits runs to its end inside `on_data`; its replies, and those of every message that came with it,
+    leave in one write. When it must wait, what is ready is written first, and input queues up meanwhile (V3).
+V2. Messages of one client are handled strictly in order, one at a time.
+V3. Memory is bounded: input beyond a limit pauses the connection, large results wait for the peer (`drain`).
+V4. After an error in the extended protocol every message up to Sync is skipped. Bytes that are not the protocol end the
+    connection.
+V5. A client that vanishes is cancelled if it waits, and then closed: its transaction is rolled back.
+
+Source: PostgreSQL 15 manual, chapter 55.2 "Message Flow".
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from thunderdb.base.errors import InvariantViolated, NodeStopped, SqlError, ThunderError
+from thunderdb.base.events import Events
+from thunderdb.runtime.ports import Connection, Random
+from thunderdb.runtime.sync import Future, Tasks
+from thunderdb.server import pgwire
+from thunderdb.sql.executor import SqlSession
+from thunderdb.sql.result import CopyIn, Result
+
+DATABASE = "thunderdb"
+STARTUP_TIMEOUT_NS = 60_000_000_000
+MAX_QUEUED_INPUT_BYTES = 1 << 20
+WRITE_CHUNK_BYTES = 128 << 10
+MAX_WRITE_BUFFER_BYTES = 1 << 20
+# A COPY hands its input on in pieces of about this size, however small the client's messages are.
+COPY_PIECE_BYTES = 256 << 10
+
+# A long pipeline lets other clients have a turn after this many messages.
+FAIR_MESSAGES = 256
+
+SqlFactory = Callable[[str, Mapping[str, str], int], SqlSession]
+_NOT_SETTINGS = frozenset(("user", "database", "replication"))
+
+
+class _ClientGone(Exception):
+    """The connection ended while a statement waited for more of its input."""
+
+
+class Sessions:
+    """All sessions of a node: admission, cancel keys, shutdown. `open` lets clients in; before that they get 57P03."""
+
+    def __init__(self, tasks: Tasks, random: Random, events: Events, max_connections: int) -> None:
+        self.tasks = tasks
+        self.random = random
+        self.events = events
+        self.max_connections = max_connections
+        self.make_sql: SqlFactory | None = None
+        self.closing = False
+        self.by_pid: dict[int, Session] = {}
+        self.connections: dict[Session, None] = {}
+        self.statements = 0
+        self.errors = 0
+        self.refused = 0
+        self._next_pid = 1
+        self._quiet: Future[None] | None = None
+
+    def open(self, make_sql: SqlFactory) -> None:
+        """Let clients in."""
+        self.make_sql = make_sql
+
+    def accept(self, connection: Connection) -> None:
+        """The listener's on_connect."""
+        self.connections[Session(self, connection)] = None
+
+    def admit(self, session: Session) -> int:
+        """Give a session its process id. Raises: SqlError 57P03 or 53300."""
+        if self.closing or self.make_sql is None:
+            self.refused += 1
+            raise SqlError("57P03", f"the database system is {'shutting down' if self.closing else 'starting up'}")
+        if len(self.by_pid) >= self.max_connections:
+            self.refused += 1
+            self.events.emit("server.connection_refused", peer=session.peer, reason="max_connections reached")
+            raise SqlError(
+                "53300",
+                "sorry, too many clients already",
+                f"max_connections is {self.max_connections}",
+                "raise max_connections in section [network], or pool connections",
+            )
+        pid = self._next_pid
+        self._next_pid = pid % 0x7FFFFFFF + 1
+        while pid in self.by_pid:
+            pid += 1
+        self.by_pid[pid] = session
+        return pid
+
+    def cancel(self, request: pgwire.CancelRequest) -> None:
+        """Cancel what the session with this key runs; a wrong key is ignored, as in PostgreSQL."""
+        session = self.by_pid.get(request.process_id)
+        if session is not None and session.secret == request.secret:
+            session.cancel()
+
+    def forget(self, session: Session) -> None:
+        self.connections.pop(session, None)
+        if self.by_pid.get(session.pid) is session:
+            del self.by_pid[session.pid]
+        if self._quiet is not None and not self.connections:
+            self._quiet.set_result(None)
+
+    async def shut_down(self, timeout_ns: int) -> None:
+        """Cancel what runs, end every session with 57P01, wait for their rollbacks for at most `timeout_ns`."""
+        self.closing = True
+        for session in list(self.connections):
+            session.terminate()
+        if self.connections:
+            self._quiet = self.tasks.future()
+            try:
+                await self.tasks.wait_for(self._quiet, timeout_ns)
+            except TimeoutError:
+                for session in list(self.connections):
+                    session.abort()
+
+
+class Session:
+    """One connection, from its first byte to its rollback."""
+
+    __slots__ = (
+        "peer", "pid", "secret", "_sessions", "_tasks", "_connection", "_decoder", "_queue", "_queued_bytes", "_paused", "_out",
+        "_sql", "_serving", "_waited", "_skipping", "_input", "_closed", "_terminating", "_timer", "_admitted",
+    )  # fmt: skip
+
+    def __init__(self, sessions: Sessions, connection: Connection) -> None:
+        self.peer = connection.peer
+        self.pid = 0
+        self.secret = b""
+        self._sessions = sessions
+        self._tasks = sessions.tasks
+        self._connection = connection
+        self._decoder = pgwire.Decoder()
+        self._queue: deque[pgwire.Message] = deque()
+        self._queued_bytes = 0
+        self._paused = False
+        self._out: list[bytes] = []
+        self._sql: Any = None  # SqlSession once start-up is done
+        self._serving = False
+        self._waited = False
+        self._skipping = False
+        self._input: Future[None] | None = None
+        self._closed = False
+        self._terminating = False
+        self._admitted = False
+        self._timer = sessions.tasks.scheduler.call_later(STARTUP_TIMEOUT_NS, self._startup_timed_out)
+        connection.set_callbacks(self._on_startup_data, self._on_close)
+
+    # ---- what the outside calls -----------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        if self._sql is not None:
+            self._sql.cancel()
+
+    def terminate(self) -> None:
+        """End this session at the next point between statements, cancelling what runs."""
+        self._terminating = True
+        if self._closed:
+            return
+        if self._sql is None:
+            self._connection.close()
+        elif self._serving:
+            self.cancel()
+            self._wake()
+        else:
+            self._start_serving()
+
+    def abort(self) -> None:
+        self._connection.abort()
+
+    # ---- start-up -------------------------------------------------------------------------------------------------------
+
+    def _startup_timed_out(self) -> None:
+        if not self._admitted and not self._closed:
+            self._connection.abort()
+
+    def _on_startup_data(self, data: bytes) -> None:
+        try:
+            while not self._closed and not self._admitted:
+                message = self._decoder.feed_startup(data)
+                if message is None:
+                    return
+                data = b""
+                self._on_startup_message(message)
+        except ThunderError as error:
+            self._fatal(error)
+
+    def _on_startup_message(self, message: pgwire.StartupMessage) -> None:
+        if isinstance(message, pgwire.EncryptionRequest):
+            self._connection.write(pgwire.NO_ENCRYPTION)
+        elif isinstance(message, pgwire.CancelRequest):
+            self._sessions.cancel(message)
+            self._closed = True
+            self._connection.close()
+        else:
+            self._begin(message)
+
+    def _begin(self, startup: pgwire.Startup) -> None:
+        """Admit the client and answer with its parameters. Raises: SqlError, which is fatal here."""
+        parameters = startup.parameters
+        user = parameters.get("user", "")
+        if not user:
+            raise SqlError("28000", "no PostgreSQL user name specified in startup packet")
+        if parameters.get("replication", "").lower() not in ("", "off", "false", "no", "0"):
+            raise SqlError("0A000", "streaming replication is not served on this port")
+        database = parameters.get("database") or user
+        if database not in (DATABASE, user):
+            hint = f"this daemon has one database, named {DATABASE}"
+            raise SqlError("3D000", f'database "{database}" does not exist', "", hint)
+        self.pid = self._sessions.admit(self)
+        self._admitted = True
+        make_sql = self._sessions.make_sql
+        if make_sql is None:
+            raise SqlError("57P03", "the database system is starting up")
+        settings = {name: value for name, value in parameters.items() if name not in _NOT_SETTINGS and name[:5] != "_pq_."}
+        self._sql = make_sql(user, settings, self.pid)
+        self.secret = self._sessions.random.bits(32).to_bytes(4, "big")
+        self._timer.cancel()
+        self._greet(startup)
+        self._decoder.begin_session()
+        self._connection.set_callbacks(self._on_data, self._on_close)
+        self._on_data(b"")
+
+    def _greet(self, startup: pgwire.Startup) -> None:
+        out = self._out
+        unknown = [name for name in startup.parameters if name.startswith("_pq_.")]
+        if startup.version != pgwire.PROTOCOL_3_0 or unknown:
+            out.append(pgwire.negotiate_protocol_version(unknown))
+        out.append(pgwire.AUTHENTICATION_OK)
+        out.extend(pgwire.parameter_status(name, value) for name, value in self._sql.parameter_statuses().items())
+        out.append(pgwire.backend_key_data(self.pid, self.secret))
+        out.append(pgwire.READY["I"])
+        self._flush()
+
+    # ---- bytes in, bytes out --------------------------------------------------------------------------------------------
+
+    def _on_data(self, data: bytes) -> None:
+        messages = self._decoder.feed(data)
+        if not messages or self._closed:
+            return
+        self._queue.extend(messages)
+        if not self._serving:
+            self._start_serving()
+            return
+        self._queued_bytes += len(data)
+        if self._queued_bytes > MAX_QUEUED_INPUT_BYTES and not self._paused:  # V3
+            self._paused = True
+            self._connection.pause()
+        self._wake()
+
+    def _start_serving(self) -> None:
+        self._serving = True
+        self._waited = False
+        self._tasks.detach(self._serve(), "session")
+        if self._serving:  # V1: it waits now
+            self._waited = True
+            self._flush()
+
+    def _wake(self) -> None:
+        if self._input is not None:
+            self._input.set_result(None)
+            self._input = None
+
+    def _on_close(self, error: BaseException | None) -> None:
+        self._closed = True
+        self._timer.cancel()
+        if self._sql is None:
+            self._sessions.forget(self)
+        elif self._serving:  # V5
+            self.cancel()
+            self._wake()
+        else:
+            self._start_serving()
+
+    def _flush(self) -> None:
+        if self._out:
+            self._connection.write(b"".join(self._out))
+            self._out.clear()
+
+    def _resume(self) -> None:
+        self._queued_bytes = 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume()
+
+    async def _next_message(self) -> pgwire.Message:
+        """Wait for the client's next message, inside a statement. Raises: _ClientGone."""
+        while not self._queue:
+            if self._closed or self._terminating:
+                raise _ClientGone
+            self._flush()
+            self._resume()
+            self._input = self._tasks.future()
+            await self._input
+        return self._queue.popleft()
+
+    # ---- the loop over messages -----------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        queue, handled = self._queue, 0
+        while not self._closed and not self._terminating:
+            if not queue:
+                self._flush()
+                if self._waited:
+                    self._resume()
+                self._serving = False
+                return
+            kind, body = queue.popleft()
+            handled += 1
+            if handled % FAIR_MESSAGES == 0:
+                await self._tasks.yield_now()
+            try:
+                if kind == pgwire.QUERY and not self._skipping:
+                    await self._query(body)
+                else:
+                    await self._extended(kind, body)
+            except pgwire.ProtocolViolation as violation:
+                self._sessions.events.emit("server.protocol_violation", peer=self.peer, reason=violation.message)
+                self._report(violation, "FATAL")
+                break
+            except (NodeStopped, InvariantViolated) as error:
+                self._report(error, "FATAL")
+                if isinstance(error, InvariantViolated):
+                    self._tasks.scheduler.crashed(error)
+                break
+            except _ClientGone:
+                break
+        await self._end()
+
+    async def _end(self) -> None:
+        """Say good-bye if anyone listens, roll back, and be forgotten (V5)."""
+        if self._terminating and not self._closed:
+            self._report(SqlError("57P01", "terminating connection due to administrator command"), "FATAL")
+        self._flush()
+        self._closed = True
+        self._queue.clear()
+        self._connection.close()
+        try:
+            await self._sql.close()
+        except NodeStopped:
+            pass  # There is no engine left to roll back in; restart does it.
+        except ThunderError as error:
+            self._sessions.events.emit("server.rollback_failed", peer=self.peer, error=error.message)
+        self._sessions.forget(self)
+
+    # ---- simple protocol ------------------------------------------------------------------------------------------------
+
+    async def _query(self, body: bytes) -> None:
+        self._sessions.statements += 1
+        results: Any = None
+        try:
+            results = self._sql.simple(pgwire.parse_query(body))
+            async for result in results:
+                if result.more is None and result.copy_in is None and result.copy_out is None and not result.empty:
+                    notices = self._sql.take_notices()
+                    if notices:
+                        self._notices(notices)
+                    self._out.append(result.description + result.data + pgwire.command_complete(result.tag))
+                else:
+                    await self._write_result(result, result.description)
+        except (pgwire.ProtocolViolation, NodeStopped, InvariantViolated):
+            raise
+        except _ClientGone:
+            await results.aclose()
+            raise
+        except Exception as error:
+            if results is not None:
+                await results.aclose()
+            await self._failed(error)
+        self._ready()
+
+    def _ready(self) -> None:
+        out = self._out
+        for name, value in self._sql.take_parameter_changes():
+            out.append(pgwire.parameter_status(name, value))
+        out.append(pgwire.READY[self._sql.status])
+        if self._waited:
+            self._flush()
+
+    async def _write_result(self, result: Result, description: bytes) -> None:
+        """Write a result's parts as they come; the general form of what `_query` does in one line."""
+        if result.empty:
+            self._out.append(pgwire.EMPTY_QUERY)
+            return
+        if result.copy_in is not None:
+            await self._copy_in(result.copy_in)
+        elif result.copy_out is not None:
+            await self._copy_out(result)
+        else:
+            self._out.append(description + result.data)
+            if result.more is not None:
+                async for chunk in result.more:
+                    await self._write_chunk(chunk)
+        self._notices(self._sql.take_notices())
+        self._out.append(pgwire.PORTAL_SUSPENDED if result.suspended else pgwire.command_complete(result.tag))
+
+    async def _write_chunk(self, chunk: bytes) -> None:
+        """Pass on part of a large result; wait while the client is slow (V3)."""
+        self._out.append(chunk)
+        if len(chunk) >= WRITE_CHUNK_BYTES or len(self._out) > 16:
+            if self._closed:
+                raise _ClientGone
+            self._flush()
+            if self._connection.write_buffer_bytes > MAX_WRITE_BUFFER_BYTES:
+                await self._connection.drain()
+
+    # ---- extended protocol ----------------------------------------------------------------------------------------------
+
+    async def _extended(self, kind: int, body: bytes) -> None:
+        if kind == pgwire.BROKEN:
+            raise pgwire.ProtocolViolation(body.decode())
+        if kind == pgwire.TERMINATE:
+            raise _ClientGone
+        if kind == pgwire.SYNC:
+            await self._sync()
+            return
+        if self._skipping:  # V4
+            return
+        try:
+            await self._extended_message(kind, body)
+        except (_ClientGone, pgwire.ProtocolViolation, NodeStopped, InvariantViolated):
+            raise
+        except Exception as error:
+            self._skipping = True
+            await self._failed(error)
+
+    async def _extended_message(self, kind: int, body: bytes) -> None:
+        sql = self._sql
+        if kind == pgwire.BIND:
+            portal, statement, formats, values, results = pgwire.parse_bind(body)
+            sql.bind(portal, statement, formats, values, results)
+            self._out.append(pgwire.BIND_COMPLETE)
+        elif kind == pgwire.DESCRIBE:
+            target, name = pgwire.parse_target(body)
+            if target == "P":
+                self._out.append(sql.describe_portal(name))
+            else:
+                self._out.extend(sql.describe_statement(name))
+        elif kind == pgwire.EXECUTE:
+            portal, max_rows = pgwire.parse_execute(body)
+            self._sessions.statements += 1
+            await self._write_result(await sql.execute(portal, max_rows), b"")
+        elif kind == pgwire.PARSE:
+            name, text, oids = pgwire.parse_parse(body)
+            await sql.parse(name, text, oids)
+            self._out.append(pgwire.PARSE_COMPLETE)
+        elif kind == pgwire.CLOSE:
+            target, name = pgwire.parse_target(body)
+            (sql.close_portal if target == "P" else sql.close_statement)(name)
+            self._out.append(pgwire.CLOSE_COMPLETE)
+        elif kind == pgwire.FLUSH:
+            self._flush()
+        elif kind in (pgwire.COPY_DATA, pgwire.COPY_DONE, pgwire.COPY_FAIL):
+            pass  # The client has not noticed yet that its COPY failed.
+        elif kind == pgwire.FUNCTION_CALL:
+            await self._failed(SqlError("0A000", "function calls by protocol message are not supported"))
+            self._ready()
+        else:
+            raise pgwire.ProtocolViolation(f"unexpected message type {kind:#04x}")
+
+    async def _sync(self) -> None:
+        self._skipping = False
+        try:
+            await self._sql.sync()
+        except (NodeStopped, InvariantViolated):
+            raise
+        except Exception as error:
+            await self._failed(error)
+        self._ready()
+
+    # ---- COPY -----------------------------------------------------------------------------------------------------------
+
+    async def _copy_in(self, copy: CopyIn) -> None:
+        """Carry the client's data to a COPY … FROM STDIN until CopyDone. Raises: SqlError, _ClientGone."""
+        self._out.append(pgwire.copy_in_response(copy.column_count, copy.binary))
+        self._flush()
+        while True:
+            try:
+                kind, body = await self._next_message()
+            except _ClientGone:
+                await self._fail_copy(copy, "the client's connection ended")
+                raise
+            if kind == pgwire.COPY_DATA:
+                await copy.feed(self._take_copy_data(body))
+                if self._queue:
+                    # A fast client must not keep the loop from others: they have a turn after each piece.
+                    await self._tasks.work("copy_in", 1)
+            elif kind == pgwire.COPY_DONE:
+                await copy.finish()
+                return
+            elif kind == pgwire.COPY_FAIL:
+                await copy.fail(f"COPY from stdin failed: {pgwire.parse_copy_fail(body)}")
+                return
+            elif kind not in (pgwire.FLUSH, pgwire.SYNC):
+                await self._fail_copy(copy, f"unexpected message type {kind:#04x} during COPY from stdin")
+                if kind == pgwire.TERMINATE:
+                    raise _ClientGone
+                raise pgwire.ProtocolViolation(f"unexpected message type {kind:#04x} during COPY from stdin")
+
+    async def _fail_copy(self, copy: CopyIn, reason: str) -> None:
+        try:
+            await copy.fail(reason)
+        except SqlError:
+            pass  # `fail` always raises; the caller has its own way to end.
+
+    def _take_copy_data(self, first: bytes) -> bytes:
+        """Join the CopyData that has arrived: clients send one message a row, and a row is too small a piece to work on."""
+        queue = self._queue
+        if not queue or queue[0][0] != pgwire.COPY_DATA:
+            return first
+        pieces, size = [first], len(first)
+        while queue and queue[0][0] == pgwire.COPY_DATA and size < COPY_PIECE_BYTES:
+            piece = queue.popleft()[1]
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+    async def _copy_out(self, result: Result) -> None:
+        copy = result.copy_out
+        if copy is None:
+            return
+        self._out.append(pgwire.copy_out_response(copy.column_count, copy.binary))
+        if result.data:
+            self._out.append(pgwire.copy_data(result.data))
+        if result.more is not None:
+            async for chunk in result.more:
+                rows = [chunk] if isinstance(chunk, bytes) else chunk
+                await self._write_chunk(b"".join([pgwire.copy_data(row) for row in rows]))
+        self._out.append(pgwire.COPY_DONE_REPLY)
+
+    # ---- errors and notices ---------------------------------------------------------------------------------------------
+
+    async def _failed(self, error: Exception) -> None:
+        """Report a statement's error. What is not a ThunderError is a bug of ours: the client gets XX000, the log the place."""
+        self._sessions.errors += 1
+        if isinstance(error, ThunderError):
+            self._notices(self._sql.take_notices())
+            self._report(error, "ERROR")
+        else:
+            where = "".join(traceback.format_exception(error)).rstrip()
+            self._sessions.events.emit("server.statement_crashed", error=f"{type(error).__name__}: {error}", where=where)
+            self._report(SqlError("XX000", f"internal error: {type(error).__name__}: {error}"), "ERROR")
+        await self._sql.failed()
+
+    def _fatal(self, error: ThunderError) -> None:
+        """Refuse a connection during start-up."""
+        self._report(error, "FATAL")
+        self._flush()
+        self._closed = True
+        self._connection.close()
+
+    def _report(self, error: Exception, severity: str) -> None:
+        if isinstance(error, ThunderError):
+            detail, position = getattr(error, "detail", ""), getattr(error, "position", 0)
+            extra = getattr(error, "fields", None)
+            reply = pgwire.error_response(
+                severity, error.sqlstate, error.message, detail=detail, hint=error.hint, position=position, extra=extra
+            )
+        else:
+            reply = pgwire.error_response(severity, "XX000", f"internal error: {error}")
+        self._out.append(reply)
+
+    def _notices(self, notices: Any) -> None:
+        for notice in notices:
+            self._out.append(
+                pgwire.notice_response(notice.severity, notice.sqlstate, notice.message, detail=notice.detail, hint=notice.hint)
+            )
