@@ -1,8 +1,8 @@
 """The buffer pool: decoded pages in memory, the dirty page table, write-back and eviction.
 
 An operation runs in one synchronous step. It takes pages with `get`, which raises a `Miss` for what is not in memory; its
-caller awaits `Miss.resolve` and runs it again (`retry` does both, pages stay pinned in between). It changes a page through
-access/apply and calls `changed` in the same step.
+caller awaits `Miss.resolve` and runs it again, with what was loaded pinned meanwhile. It changes a page through access/apply and
+calls `changed` in the same step.
 
 What a page may be, and where it is in the dirty page table:
 
@@ -60,8 +60,8 @@ class LogPort(Protocol):
 class Miss(Exception):
     """Something that an operation needs is not in memory. Nothing was changed: resolve it, then run the operation again."""
 
-    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
-        """Fetch it. Pages are pinned and added to `pins`, if given, for the caller to unpin after the operation."""
+    async def resolve(self, pool: BufferPool) -> None:
+        """Fetch it."""
         raise NotImplementedError
 
 
@@ -72,22 +72,19 @@ class PageMiss(Miss):
         super().__init__(page_no)
         self.page_no = page_no
 
-    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
-        if pins is None:
-            await pool.load(self.page_no)
-        else:
-            pins.append(await pool.load(self.page_no, pin=True))
+    async def resolve(self, pool: BufferPool) -> None:
+        await pool.load(self.page_no)
 
 
 class RoomMiss(Miss):
-    """There is no room for the fresh pages that an operation wants. `args` is (size_bytes,)."""
+    """There is no room for the fresh pages that an operation wants. `args` is (page_count,)."""
 
-    def __init__(self, size_bytes: int) -> None:
-        super().__init__(size_bytes)
-        self.size_bytes = size_bytes
+    def __init__(self, page_count: int) -> None:
+        super().__init__(page_count)
+        self.page_count = page_count
 
-    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
-        await pool.make_room(self.size_bytes)
+    async def resolve(self, pool: BufferPool) -> None:
+        await pool.make_room(self.page_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +110,12 @@ class _Write:
 
 
 class _Load:
-    """A load under way, and how many of those waiting for it want the page pinned."""
+    """A load under way, and how many wait for it."""
 
-    __slots__ = ("pins", "page", "task")
+    __slots__ = ("waiters", "page", "task")
 
     def __init__(self) -> None:
-        self.pins = 0
+        self.waiters = 0
         self.page: Page | None = None
         self.task: Task[None] | None = None
 
@@ -150,6 +147,7 @@ class BufferPool:
         self._loading_bytes = 0
         self._progress: list[Future[None]] = []
         self._shrinking = False
+        self._estimate = _LOAD_ESTIMATE * page_size
 
     # -- What operations call: synchronous, hot
 
@@ -178,9 +176,8 @@ class BufferPool:
 
     def reserve(self, page_count: int) -> None:
         """Ask for room for fresh pages, before anything is changed. Raises: RoomMiss (B5)."""
-        size = page_count * _LOAD_ESTIMATE * self.page_size
-        if self.used_bytes + self._loading_bytes + size > self.capacity_bytes:
-            raise RoomMiss(size)
+        if not self._fits(page_count * self._estimate, self.capacity_bytes):
+            raise RoomMiss(page_count)
 
     def pin(self, page: Page) -> None:
         page.pins += 1
@@ -261,7 +258,7 @@ class BufferPool:
     # -- Loading
 
     async def load(self, page_no: int, pin: bool = False) -> Page:
-        """The page, read and verified if need be; pinned if asked for.
+        """The page, read and verified if need be; pinned if asked for. Otherwise it is there until the caller waits again.
 
         Raises: Corruption if it is damaged and cannot be repaired; LimitExceeded if all of the pool is pinned.
         """
@@ -273,36 +270,37 @@ class BufferPool:
         load = self._loads.get(page_no)
         if load is None:
             load = self._loads[page_no] = _Load()
-            load.pins += pin
+            load.waiters = 1
             # A task of its own: whoever waits may be cancelled, others wait for the same page.
             load.task = self._tasks.spawn(self._load(page_no, load), "pool.load")
         else:
-            load.pins += pin
+            load.waiters += 1
         try:
             if load.task is None:
                 raise InvariantViolated(f"page {page_no} is loaded by its own loading")
             await load.task
         except Cancelled:
+            load.waiters -= 1
             if load.page is not None:
-                load.page.pins -= pin
-            load.pins -= pin
+                load.page.pins -= 1
             raise
         if load.page is None:
             raise InvariantViolated(f"page {page_no} was loaded to nothing")
+        # It was pinned for each waiter, since other tasks may have had their turn between the load's end and this one.
+        load.page.pins -= not pin
         return load.page
 
     async def _load(self, page_no: int, load: _Load) -> None:
-        estimate = _LOAD_ESTIMATE * self.page_size
         charged = 0
         try:
-            await self.make_room(estimate)
-            charged = estimate
+            await self._make_room(self._estimate)
+            charged = self._estimate
             self._loading_bytes += charged
             page = await self._read(page_no)
             if self._pages.get(page_no) is not page:
                 self._note_written(self.written_lsns, page_no, page.page_lsn)
                 self._put(page)
-            page.pins += load.pins
+            page.pins += load.waiters
             load.page = page
         finally:
             self._loading_bytes -= charged
@@ -437,8 +435,11 @@ class BufferPool:
 
     # -- Room
 
-    async def make_room(self, size: int) -> None:
-        """Evict and write back until `size` more bytes fit. Raises: LimitExceeded if what is in the way is all pinned."""
+    async def make_room(self, page_count: int) -> None:
+        """Evict and write back until so many more pages fit. Raises: LimitExceeded if what is in the way is all pinned."""
+        await self._make_room(page_count * self._estimate)
+
+    async def _make_room(self, size: int) -> None:
         while not self._fits(size, self.capacity_bytes):
             self._evict(size)
             if self._fits(size, self.capacity_bytes) or await self._clean_some():
@@ -559,17 +560,3 @@ class BufferPool:
             raise InvariantViolated("the dirty pages are not those with a rec_lsn")
         if any(page.page_no != page_no or page.pins < 0 for page_no, page in self._pages.items()):
             raise InvariantViolated("a page is in the pool under another number, or has negative pins")
-
-
-async def retry(pool: BufferPool, operation: Callable[..., T], *args: Any) -> T:
-    """Run a synchronous operation until nothing that it needs is missing; what was loaded for it stays pinned meanwhile."""
-    pins: list[Page] = []
-    try:
-        while True:
-            try:
-                return operation(*args)
-            except Miss as miss:
-                await miss.resolve(pool, pins)
-    finally:
-        for page in pins:
-            pool.unpin(page)
