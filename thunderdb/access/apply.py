@@ -48,6 +48,8 @@ from backports import zstd
 
 from thunderdb.base.errors import Corruption, InvariantViolated
 from thunderdb.storage.page import (
+    GHOST,
+    LARGE,
     VALUE_HEADER,
     Page,
     PageKind,
@@ -56,7 +58,7 @@ from thunderdb.storage.page import (
     inner_entry_size,
     leaf_entry_size,
 )
-from thunderdb.storage.spacemap import clear_bits, set_bits
+from thunderdb.storage.spacemap import set_allocated, set_free
 
 ROW_CHANGE = struct.Struct("<IHBBI")
 RESTORE_CHANGE = struct.Struct("<IHBB")
@@ -68,8 +70,8 @@ _KEY_SIZE = struct.Struct("<H")
 IMAGE_RAW = 0
 IMAGE_ZSTD = 1
 
-GHOST = 1
-LARGE = 2
+__all__ = ["GHOST", "LARGE"]  # the value flags are the page format's; changes read them from here
+
 VALUE_HEADER_SIZE = VALUE_HEADER.size
 
 
@@ -163,9 +165,11 @@ def apply(page: Page, op: int, payload: bytes, lsn: int, txn: int) -> None:
     elif op == PageOp.RESTORE:
         _apply_restore(page, payload)
     elif op == PageOp.MAP_SET:
-        set_bits(page, [number[0] for number in struct.iter_unpack("<I", payload)])
+        for (page_no,) in struct.iter_unpack("<I", payload):
+            set_allocated(page, page_no)
     elif op == PageOp.MAP_CLEAR:
-        clear_bits(page, [number[0] for number in struct.iter_unpack("<I", payload)])
+        for (page_no,) in struct.iter_unpack("<I", payload):
+            set_free(page, page_no)
     elif op == PageOp.PURGE:
         _apply_purge(page, payload)
     elif op == PageOp.CHILD_INSERT:

@@ -100,7 +100,7 @@ async def append_all(access: Access, root: int, leaves: Sequence[LeafContent]) -
     done = 0
     while done < len(leaves):
         access.log.admit()
-        await access.pool.make_room(BATCH_PAGES + 8)
+        await access.log.wait_for_room()
         done += await access.run(append, access, root, leaves[done : done + BATCH_PAGES])
 
 

@@ -15,7 +15,7 @@ from thunderdb.base.ids import LSN, NO_LSN
 from thunderdb.runtime.sync import Semaphore, Tasks
 from thunderdb.storage.files import PageFiles
 from thunderdb.storage.page import Page
-from thunderdb.storage.pool import BufferPool, Miss, PageMiss
+from thunderdb.storage.pool import BufferPool, Miss
 from thunderdb.wal.record import RecordKind
 from thunderdb.wal.writer import LogWriter
 
@@ -36,7 +36,7 @@ class Chain(Protocol):
 class Access:
     """What every access method works with: pool, log, page files, and the rules that join them."""
 
-    __slots__ = ("tasks", "pool", "log", "files", "page_size", "image_floor", "purgeable", "map_hints", "_admission")
+    __slots__ = ("tasks", "pool", "log", "files", "page_size", "image_floor", "purgeable", "map_hints", "first_free_group", "_admission")
 
     def __init__(self, tasks: Tasks, pool: BufferPool, log: LogWriter, files: PageFiles, page_size: int) -> None:
         self.tasks = tasks
@@ -47,7 +47,9 @@ class Access:
         self.image_floor: LSN = NO_LSN
         self.purgeable: Callable[[int], bool] = lambda stamp_txn: False
         self.map_hints: dict[int, int] = {}
-        pages = max(OPERATION_PAGES, pool.capacity_bytes // (2 * page_size) - OPERATION_PAGES)
+        self.first_free_group = 0
+        # Half of the pool, at three times a page's size decoded, may be pinned by operations that had to wait for a page.
+        pages = max(OPERATION_PAGES, pool.capacity_bytes // (6 * page_size))
         self._admission = Semaphore(tasks, pages)
 
     def log_image(self, page: Page) -> None:
@@ -103,20 +105,15 @@ class Access:
 
     async def _run_missing(self, miss: Miss, operation: Callable[..., T], args: tuple[Any, ...]) -> T:
         await self._admission.acquire(OPERATION_PAGES)
-        pinned: list[Page] = []
+        pins: list[Page] = []
         try:
             while True:
-                if type(miss) is PageMiss:
-                    page = await self.pool.load(miss.page_no)
-                    self.pool.pin(page)
-                    pinned.append(page)
-                else:
-                    await miss.resolve(self.pool)
+                await miss.resolve(self.pool, pins)
                 try:
                     return operation(*args)
                 except Miss as again:
                     miss = again
         finally:
-            for page in pinned:
+            for page in pins:
                 self.pool.unpin(page)
             self._admission.release(OPERATION_PAGES)

@@ -1,0 +1,50 @@
+"""Undo: take back one transaction's changes, newest first. Rollback, savepoints and restart all use this.
+
+U1. (W5) Each undone change writes a CLR whose undo_next_lsn is the prev_lsn of the record it undid; an undo is never undone, and
+    a crash in the middle goes on where the last CLR points.
+U2. Undo is logical: the row is found by its key, wherever splits have moved it.
+
+Source: ARIES (1992) sections 3 and 10.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thunderdb.access.btree import undo_row
+from thunderdb.access.context import Access, Chain
+from thunderdb.base.errors import Corruption
+from thunderdb.recovery.extras import UNDO_NEXT
+from thunderdb.wal.record import RecordKind
+
+
+@dataclass(slots=True)
+class Loser:
+    """A transaction that restart found active: just its log chain."""
+
+    id: int
+    first_lsn: int
+    last_lsn: int
+
+
+async def rollback(access: Access, chain: Chain, until_lsn: int) -> int:
+    """Undo the chain's changes above `until_lsn` (0: all); return how many were undone.
+
+    Crash: restart goes on from the last CLR that is in the log. Raises: DiskFull (call again), Corruption.
+    """
+    lsn = chain.last_lsn
+    undone = 0
+    while lsn > until_lsn:
+        record = await access.log.read_record(lsn)
+        if record.txn != chain.id:
+            raise Corruption(f"the log record at {lsn} belongs to transaction {record.txn}, not to {chain.id}")
+        if record.kind == RecordKind.ROW:
+            undo_next = UNDO_NEXT.pack(record.prev_lsn)
+            await access.run(undo_row, access, record.changes[0].payload, chain, undo_next)
+            undone += 1
+            lsn = record.prev_lsn
+        elif record.kind == RecordKind.CLR:
+            (lsn,) = UNDO_NEXT.unpack(record.extra)
+        else:
+            lsn = record.prev_lsn
+    return undone

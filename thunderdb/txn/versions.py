@@ -1,0 +1,107 @@
+"""Row versions: which one a snapshot sees. The page has the newest, the log has the older ones.
+
+A value's stamp is (transaction, LSN of the record that wrote it); that record holds the value before it, stamp included.
+
+N1. A snapshot sees a transaction that had committed, durably, when it was taken; and its own transaction.
+N2. A page whose greatest transaction id is below the snapshot's xmin is visible whole (its ghosts are deleted rows).
+N3. A stamp LSN of 0 means that there is no older version.
+N4. A transaction id that is not active has committed, or left no trace: rollback restores old stamps.
+
+Source: DESIGN of InnoDB's and Oracle's undo-based snapshots; here the log is the undo store.
+"""
+
+from __future__ import annotations
+
+from thunderdb.access.apply import GHOST, PageOp, parse_row
+from thunderdb.base.errors import Corruption, SnapshotTooOld
+from thunderdb.storage.page import VALUE_HEADER, Page
+from thunderdb.storage.pool import BufferPool, Miss
+from thunderdb.wal.record import LogGone
+from thunderdb.wal.writer import LogWriter
+
+CACHE_ENTRIES = 100_000
+CACHE_BYTES = 16 << 20
+_ENTRY_BYTES = 150
+
+
+class Snapshot:
+    """The set of transactions whose effects a statement sees (N1)."""
+
+    __slots__ = ("xmin", "xmax", "active", "log_floor", "refs")
+
+    def __init__(self, xmin: int, xmax: int, active: frozenset[int], log_floor: int) -> None:
+        self.xmin = xmin
+        self.xmax = xmax
+        self.active = active
+        self.log_floor = log_floor
+        self.refs = 0
+
+    def sees(self, txn: int) -> bool:
+        return txn < self.xmin or (txn < self.xmax and txn not in self.active)
+
+
+class Versions:
+    """Old values by the LSN of the record that replaced them: a bounded cache in front of the log."""
+
+    __slots__ = ("log", "_cache", "_bytes")
+
+    def __init__(self, log: LogWriter) -> None:
+        self.log = log
+        self._cache: dict[int, bytes | None] = {}
+        self._bytes = 0
+
+    def remember(self, lsn: int, old: bytes | None) -> None:
+        if lsn in self._cache:
+            return
+        self._cache[lsn] = old
+        self._bytes += _ENTRY_BYTES + (len(old) if old is not None else 0)
+        if self._bytes > CACHE_BYTES:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        cache = self._cache
+        while self._bytes > CACHE_BYTES and cache:
+            old = cache.pop(next(iter(cache)))
+            self._bytes -= _ENTRY_BYTES + (len(old) if old is not None else 0)
+
+    def before(self, lsn: int) -> bytes | None:
+        """The value that the record at `lsn` replaced. Raises: VersionMiss."""
+        try:
+            return self._cache[lsn]
+        except KeyError:
+            raise VersionMiss(self, lsn) from None
+
+    def visible(self, value: bytes | None, snapshot: Snapshot, own: int) -> bytes | None:
+        """The version that the snapshot sees, with its stamp; None if there is none or it is a ghost. Raises: VersionMiss."""
+        while value is not None:
+            txn, lsn, flags = VALUE_HEADER.unpack_from(value)
+            if (own and txn == own) or snapshot.sees(txn):
+                return None if flags & GHOST else value
+            if not lsn:
+                return None
+            value = self.before(lsn)
+        return None
+
+    async def fetch(self, lsn: int) -> None:
+        """Bring the version that the record at `lsn` replaced from the log into the cache."""
+        try:
+            record = await self.log.read_record(lsn)
+        except LogGone as error:
+            raise SnapshotTooOld(
+                "snapshot too old: the log with its row versions has been removed", hint="Run shorter transactions."
+            ) from error
+        if len(record.changes) != 1 or record.changes[0].op != PageOp.ROW:
+            raise Corruption(f"the log record at {lsn} is not a row change, but a row's stamp names it")
+        self.remember(lsn, parse_row(record.changes[0].payload)[2])
+
+
+class VersionMiss(Miss):
+    """An older version is not in memory."""
+
+    def __init__(self, versions: Versions, lsn: int) -> None:
+        super().__init__(versions, lsn)
+        self.versions = versions
+        self.lsn = lsn
+
+    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
+        await self.versions.fetch(self.lsn)
