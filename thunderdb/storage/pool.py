@@ -1,8 +1,8 @@
 """The buffer pool: decoded pages in memory, the dirty page table, write-back and eviction.
 
 An operation runs in one synchronous step. It takes pages with `get`, which raises a `Miss` for what is not in memory; its
-caller awaits `Miss.resolve` and runs it again, with what was loaded pinned meanwhile. It changes a page through access/apply and
-calls `changed` in the same step.
+caller awaits `Miss.resolve` and runs it again, with what was loaded pinned meanwhile. It changes a page through access/apply
+and calls `changed` in the same step.
 
 What a page may be, and where it is in the dirty page table:
 
@@ -31,7 +31,7 @@ from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from thunderdb.base.errors import Corruption, DiskFull, InvariantViolated, LimitExceeded, StorageError
 from thunderdb.base.events import Events
@@ -40,7 +40,6 @@ from thunderdb.runtime.sync import Cancelled, Future, Task, Tasks
 from thunderdb.storage.files import PageFiles
 from thunderdb.storage.page import Damage, Page, PageCorruption, PageKind, decode_page, decoded_size, encode_page, new_page
 
-T = TypeVar("T")
 Repair = Callable[[int, Corruption], Awaitable[Page]]
 
 # A decoded page takes up to five times its encoded size (tiny entries), usually less than two.
@@ -60,8 +59,8 @@ class LogPort(Protocol):
 class Miss(Exception):
     """Something that an operation needs is not in memory. Nothing was changed: resolve it, then run the operation again."""
 
-    async def resolve(self, pool: BufferPool) -> None:
-        """Fetch it."""
+    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
+        """Fetch it. Pages are pinned and added to `pins`, if given, for the caller to unpin after the operation."""
         raise NotImplementedError
 
 
@@ -72,19 +71,22 @@ class PageMiss(Miss):
         super().__init__(page_no)
         self.page_no = page_no
 
-    async def resolve(self, pool: BufferPool) -> None:
-        await pool.load(self.page_no)
+    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
+        if pins is None:
+            await pool.load(self.page_no)
+        else:
+            pins.append(await pool.load(self.page_no, pin=True))
 
 
 class RoomMiss(Miss):
-    """There is no room for the fresh pages that an operation wants. `args` is (page_count,)."""
+    """There is no room for the fresh pages that an operation wants. `args` is (size_bytes,)."""
 
-    def __init__(self, page_count: int) -> None:
-        super().__init__(page_count)
-        self.page_count = page_count
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.size_bytes = size_bytes
 
-    async def resolve(self, pool: BufferPool) -> None:
-        await pool.make_room(self.page_count)
+    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
+        await pool.make_room(self.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +178,9 @@ class BufferPool:
 
     def reserve(self, page_count: int) -> None:
         """Ask for room for fresh pages, before anything is changed. Raises: RoomMiss (B5)."""
-        if not self._fits(page_count * self._estimate, self.capacity_bytes):
-            raise RoomMiss(page_count)
+        size = page_count * self._estimate
+        if not self._fits(size, self.capacity_bytes):
+            raise RoomMiss(size)
 
     def pin(self, page: Page) -> None:
         page.pins += 1
@@ -293,7 +296,7 @@ class BufferPool:
     async def _load(self, page_no: int, load: _Load) -> None:
         charged = 0
         try:
-            await self._make_room(self._estimate)
+            await self.make_room(self._estimate)
             charged = self._estimate
             self._loading_bytes += charged
             page = await self._read(page_no)
@@ -435,11 +438,8 @@ class BufferPool:
 
     # -- Room
 
-    async def make_room(self, page_count: int) -> None:
-        """Evict and write back until so many more pages fit. Raises: LimitExceeded if what is in the way is all pinned."""
-        await self._make_room(page_count * self._estimate)
-
-    async def _make_room(self, size: int) -> None:
+    async def make_room(self, size: int) -> None:
+        """Evict and write back until `size` more bytes fit. Raises: LimitExceeded if what is in the way is all pinned."""
         while not self._fits(size, self.capacity_bytes):
             self._evict(size)
             if self._fits(size, self.capacity_bytes) or await self._clean_some():
