@@ -66,7 +66,7 @@ class SqlSession:
         raise NotImplementedError
 
     def simple(self, sql: str) -> AsyncIterator[Result]:
-        """Run a simple query string, statement by statement. A result must be consumed (its `more`) before the next is asked for."""
+        """Run a simple query string, statement by statement. Consume a result (its `more`) before asking for the next."""
         raise NotImplementedError
 
     async def parse(self, name: str, sql: str, param_oids: Sequence[int] = ()) -> Prepared:
@@ -108,7 +108,7 @@ class SqlSession:
         raise NotImplementedError
 
     async def failed(self) -> None:
-        """The wire layer itself found an error in an extended-protocol message: roll back or fail the block as for any error."""
+        """The wire layer itself found an error in an extended-protocol message: roll back or fail the block."""
         raise NotImplementedError
 
     def cancel(self) -> None:
