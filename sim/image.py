@@ -62,6 +62,7 @@ class Pending:
 class Entry:
     """A change to names: (name -> inode or None) for each name touched, in the directories named."""
 
+    number: int
     dirs: tuple[str, ...]
     names: tuple[tuple[str, int | None], ...]
 
@@ -69,7 +70,7 @@ class Entry:
 class Inode:
     """One file's contents. `shared` means that another image has it too: copy before a change (G6)."""
 
-    __slots__ = ("cache", "cache_size", "device", "device_size", "pending", "shared", "bad")
+    __slots__ = ("cache", "cache_size", "device", "device_size", "pending", "shared", "diverged", "bad")
 
     def __init__(self) -> None:
         self.cache: Blocks = {}
@@ -78,6 +79,7 @@ class Inode:
         self.device_size = 0
         self.pending: list[Pending] = []
         self.shared = False
+        self.diverged = False  # The cache has what neither the device nor `pending` has (G5).
         self.bad: dict[int, None] = {}
 
     def copy(self) -> Inode:
@@ -85,6 +87,7 @@ class Inode:
         other.cache, other.cache_size = dict(self.cache), self.cache_size
         other.device, other.device_size = dict(self.device), self.device_size
         other.pending = list(self.pending)
+        other.diverged = self.diverged
         other.bad = dict(self.bad)
         return other
 
@@ -139,6 +142,7 @@ class Inode:
         """G5: some of it reaches the device, all of it counts as clean."""
         covered = [operation for operation in self.pending if operation.number < below]
         self.pending = self.pending[len(covered) :]
+        self.diverged = self.diverged or bool(covered)
         for operation in covered:
             self._land_partly(operation, fates)
 
@@ -147,6 +151,7 @@ class Inode:
         for operation in self.pending:
             self._land_partly(operation, fates)
         self.pending = []
+        self.diverged = False
         self.cache, self.cache_size = dict(self.device), self.device_size
 
     def _land(self, operation: Pending) -> None:
@@ -240,12 +245,15 @@ class DiskImage:
 
     def truncate(self, number: int, size: int) -> None:
         inode = self.owned(number)
-        self._claim(size - inode.cache_size)
+        if size > inode.cache_size:
+            self._claim(size - inode.cache_size)
+        else:
+            self.used_bytes -= inode.cache_size - size
         inode.truncate(self._number, size)
         self._number += 1
 
     def _claim(self, size_bytes: int) -> None:
-        if size_bytes > 0 and self.used_bytes + size_bytes > self.capacity_bytes:
+        if self.used_bytes + size_bytes > self.capacity_bytes:
             raise DiskFull("no space left on device", hint="free some space on the device")
         self.used_bytes += size_bytes
 
@@ -255,15 +263,15 @@ class DiskImage:
         number = self._next_inode
         self._next_inode += 1
         self.inodes[number] = Inode()
-        self._enter(Entry((parent(path),), ((path, number),)))
+        self._enter(Entry(self._number, (parent(path),), ((path, number),)))
         return number
 
     def unlink(self, path: str) -> None:
-        self._enter(Entry((parent(path),), ((path, None),)))
+        self._enter(Entry(self._number, (parent(path),), ((path, None),)))
 
     def rename(self, old: str, new: str) -> None:
         number = self.names[old]
-        self._enter(Entry((parent(old), parent(new)), ((old, None), (new, number))))
+        self._enter(Entry(self._number, (parent(old), parent(new)), ((old, None), (new, number))))
 
     def rename_dir(self, old: str, new: str) -> None:
         """Move a directory with all that is in it; durable at once (the engine only does it to publish synced trees)."""
@@ -284,13 +292,20 @@ class DiskImage:
     def _enter(self, entry: Entry) -> None:
         _apply(self.names, entry)
         self.entries.append(entry)
+        self._number += 1
         self._collect()
 
-    def sync_dir(self, path: str) -> None:
-        """G3: every change in this directory is durable, and each earlier one that it builds on."""
+    def entry_mark(self) -> int:
+        """The number below which all changes to names so far lie."""
+        return self._number
+
+    def sync_dir(self, path: str, below: int) -> None:
+        """G3: every change in this directory numbered below the mark is durable, and each earlier one that it builds on."""
         wanted: dict[str, None] = {}
         landed: list[Entry] = []
         for entry in reversed(self.entries):
+            if entry.number >= below:
+                continue
             if path in entry.dirs or any(name in wanted for name, _ in entry.names):
                 landed.append(entry)
                 wanted.update(dict.fromkeys(name for name, _ in entry.names))
@@ -307,6 +322,9 @@ class DiskImage:
         alive.update(number for entry in self.entries for _, number in entry.names if number is not None)
         for number in [number for number in self.inodes if number not in alive]:
             del self.inodes[number]
+        self._recount()
+
+    def _recount(self) -> None:
         named = {*self.names.values(), *self.opened}
         self.used_bytes = sum(inode.cache_size for number, inode in self.inodes.items() if number in named)
 
@@ -337,10 +355,11 @@ class DiskImage:
         self.entries = []
         self.opened.clear()
         for number in self.inodes:
-            if self.inodes[number].pending or self.inodes[number].cache is not self.inodes[number].device:
+            if self.inodes[number].pending or self.inodes[number].diverged:
                 self.owned(number).power_cut(fates)
         self.names, self.dirs = dict(self.device_names), dict(self.device_dirs)
         self._collect()
+        self._recount()
 
     def is_quiet(self) -> bool:
         """Whether a power cut could change nothing."""

@@ -55,7 +55,7 @@ class SimTimer(Event):
         if self.function is not None:
             self.function = None
             self.args = ()
-            self.env.cancelled()  # type: ignore[attr-defined]
+            self.env.cancelled()
 
 
 class Kernel(simpy.Environment):
@@ -63,11 +63,11 @@ class Kernel(simpy.Environment):
 
     def __init__(self, ties: Stream) -> None:
         super().__init__(initial_time=0)
+        self._now: int = 0
+        self._queue: list[Any] = []
         self._bits = ties.getrandbits
         self._serial = 0
         self._cancelled = 0
-        self._now: int = 0
-        self._queue: list[tuple[int, int, int, Event]]
         self.steps = 0
 
     @property
@@ -91,7 +91,7 @@ class Kernel(simpy.Environment):
         self._cancelled += 1
         if self._cancelled > _SWEEP_MINIMUM and self._cancelled * 2 > len(self._queue):
             # In place: `run_until` holds the list.
-            self._queue[:] = [e for e in self._queue if not (e[3].__class__ is SimTimer and e[3].function is None)]  # type: ignore[attr-defined]
+            self._queue[:] = [e for e in self._queue if not (e[3].__class__ is SimTimer and e[3].function is None)]
             heapq.heapify(self._queue)
             self._cancelled = 0
 
@@ -99,7 +99,7 @@ class Kernel(simpy.Environment):
         if self._queue and self._queue[0][3].__class__ is SimTimer:
             self._now, _, _, timer = heapq.heappop(self._queue)
             self.steps += 1
-            _fire(timer)  # type: ignore[arg-type]
+            _fire(timer)
         else:
             super().step()
 
@@ -116,7 +116,7 @@ class Kernel(simpy.Environment):
             if queue[0][3].__class__ is SimTimer:
                 self._now, _, _, timer = pop(queue)
                 self.steps += 1
-                _fire(timer)  # type: ignore[arg-type]
+                _fire(timer)
             else:
                 super().step()
         return True
@@ -125,7 +125,7 @@ class Kernel(simpy.Environment):
 def _fire(timer: SimTimer) -> None:
     function = timer.function
     if function is None:
-        timer.env._cancelled -= 1  # type: ignore[attr-defined]
+        timer.env._cancelled -= 1
         return
     timer.function = None
     scheduler = timer.scheduler

@@ -8,9 +8,11 @@ offset  size  name
 8       2     node
 10      2     op
 12      4     size
+16      8     place
 
-followed by `size` bytes of content. The hash is XXH3-128 of all of it in order; equal hashes mean equal runs, byte by byte.
-With a recorder, each event is also kept as a line, so that the first differing event of two runs can be named.
+followed by `size` bytes of content; `place` is the file and offset of a disk operation, the connection of a message. The
+hash is XXH3-128 of all of it in order; equal hashes mean equal runs, byte by byte. With a recorder, each event is also kept as
+a line, so that the first differing event of two runs can be named.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from enum import IntEnum
 
 import xxhash
 
-TRACE_HEADER = struct.Struct("<QHHI")
+TRACE_HEADER = struct.Struct("<QHHIQ")
 _FLUSH_PARTS = 1024
 
 
@@ -65,10 +67,10 @@ class Trace:
         self._hash = xxhash.xxh3_128()
         self._parts: list[bytes] = []
 
-    def event(self, time_ns: int, node: int, op: int, data: bytes = b"") -> None:
+    def event(self, time_ns: int, node: int, op: int, data: bytes = b"", place: int = 0) -> None:
         self.counts[op] += 1
         parts = self._parts
-        parts.append(TRACE_HEADER.pack(time_ns, node, op, len(data)))
+        parts.append(TRACE_HEADER.pack(time_ns, node, op, len(data), place))
         if data:
             parts.append(data)
         if len(parts) > _FLUSH_PARTS:
@@ -76,7 +78,7 @@ class Trace:
         if self.recorded is not None:
             shown = data[:24].hex() + ("…" if len(data) > 24 else "")
             digest = xxhash.xxh3_64_hexdigest(data)
-            self.recorded.append(f"{time_ns} node={node} {Op(op).name} size={len(data)} {digest} {shown}")
+            self.recorded.append(f"{time_ns} node={node} {Op(op).name} place={place:x} size={len(data)} {digest} {shown}")
 
     def _flush(self) -> None:
         self._hash.update(b"".join(self._parts))

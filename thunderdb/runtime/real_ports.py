@@ -1,10 +1,10 @@
 """All of production's ports, made inside a running asyncio loop.
 
-    async def main() -> None:
-        ports = real_ports(on_fatal=stop)
-        await run_engine(ports.tasks, engine_main(ports))
+async def main() -> None:
+    ports = real_ports(on_fatal=stop)
+    await run_engine(ports.tasks, engine_main(ports))
 
-    result = run_real(engine_main)      for tools and tests: a loop of its own, closed at the end
+result = run_real(engine_main)      for tools and tests: a loop of its own, closed at the end
 """
 
 from __future__ import annotations
