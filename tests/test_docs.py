@@ -16,7 +16,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 NAMED = re.compile(
     r"`((?:thunderdb|sim|tools|tests|scenarios|deploy|docs|base|runtime|storage|wal|access|recovery|txn|engine|sql|server)/[\w./*-]*)`"
 )
-TARGET = re.compile(r"`?make ([a-z-]+)")
+TARGET = re.compile(r"(?:^|`)\s*(?:APT=1 )?make ([a-z-]+)", re.M)
 
 
 def roots(name: str) -> list[Path]:
