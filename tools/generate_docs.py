@@ -1,4 +1,4 @@
-"""Write what is generated from the code: docs/configuration.md and deploy/thunderdb.toml. `--check` only compares."""
+"""Write what is generated from the code: configuration and metrics under docs/, deploy/thunderdb.toml. `--check` compares."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from thunderdb.base import config
+from thunderdb.server.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +28,41 @@ the key, its value and what is allowed. An unknown key is an error, never ignore
 Sizes are written `"16KB"`, `"128MB"`, `"1GB"` (powers of 1024), durations `"500ms"`, `"30s"`, `"5min"`, `"6h"`, `"7d"`.
 """
 
+METRICS_HEAD = """\
+# Metrics
+
+Written by `make docs` from `thunderdb/server/metrics.py`; a test compares the two.
+
+`GET /metrics` on `http_listen_addr:http_port` answers in Prometheus's text format, also while the node recovers:
+
+    curl http://127.0.0.1:8088/metrics
+
+Names are in base units (`_seconds`, `_bytes`, `_total`); nothing unbounded (files, pages, users) is ever a label.
+
+| metric | type | labels | meaning |
+|---|---|---|---|
+"""
+
+METRICS_TAIL = """
+The engine adds gauges of its own, `thunderdb_` and the name of what they count, and the process its usual ones:
+`thunderdb_process_resident_memory_bytes`, `thunderdb_process_cpu_seconds_total`, `thunderdb_process_open_fds`.
+
+## What to watch
+
+- `thunderdb_ready == 0` for longer than a restart may take: the node recovers, or it refused to start; the log says which.
+- `rate(thunderdb_events_total{event="wal.disk_full"}[5m]) > 0`: writes are being refused (53100) until there is space.
+- `thunderdb_connections / thunderdb_connections_limit > 0.9`: soon clients will be answered 53300.
+- `rate(thunderdb_statement_errors_total[5m]) / rate(thunderdb_statements_total[5m])`: how much of the work fails.
+- `thunderdb_recovery_duration_seconds` against `recovery_target`: what the last crash cost, beside what was wished.
+
+The events behind `thunderdb_events_total` are the log's lines: whatever is logged is counted, by the same name.
+"""
+
+
+def metrics() -> str:
+    rows = [f"| `{name}` | {kind} | {', '.join(labels)} | {text} |\n" for name, (kind, text, labels) in METRICS.items()]
+    return METRICS_HEAD + "".join(rows) + METRICS_TAIL
+
 
 def configuration() -> str:
     parts = [HEAD]
@@ -44,7 +80,11 @@ def configuration() -> str:
 
 def outputs() -> dict[Path, str]:
     """The generated files and what they must contain."""
-    return {ROOT / "docs" / "configuration.md": configuration(), ROOT / "deploy" / "thunderdb.toml": config.sample()}
+    return {
+        ROOT / "docs" / "configuration.md": configuration(),
+        ROOT / "docs" / "metrics.md": metrics(),
+        ROOT / "deploy" / "thunderdb.toml": config.sample(),
+    }
 
 
 def main() -> int:
