@@ -417,6 +417,10 @@ class BufferPool:
             await self.write_back(page)
             if index % _CLEAN_BATCH == _CLEAN_BATCH - 1:
                 await self._tasks.work("pool.write_back", _CLEAN_BATCH)
+        # Others' writes of old changes too, so that a sync after this covers all that was below the target.
+        for page_no in [page_no for page_no in self._writing if self._dirty_entry(page_no).rec_lsn < target_lsn]:
+            if page_no in self._writing:
+                await self._writing[page_no]
         return len(pages)
 
     # -- Lost writes
