@@ -154,9 +154,7 @@ def prove(server: Server, book: dict[int, list[int]], rounds_done: int) -> None:
         raise DemoFailed(f"{len(missing)} acknowledged commits are MISSING, e.g. (client, number) {missing[:5]}")
     unknown = len(there - written_down)
     if unknown > rounds_done * len(book):
-        raise DemoFailed(
-            f"{unknown} transfers are there that no client sent to its end: more than one for each client and kill"
-        )
+        raise DemoFailed(f"{unknown} transfers are there that nobody was told of: more than one a client and kill")
     expected = dict.fromkeys(range(ACCOUNTS), OPENING_BALANCE)
     for _, _, source, target, amount in ledger:
         expected[source] -= int(amount)
