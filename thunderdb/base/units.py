@@ -51,8 +51,10 @@ def format_size(size_bytes: int) -> str:
 
 
 def format_duration_ms(duration_ms: int) -> str:
-    """Print a duration in its largest whole unit: 60000 is "1min"."""
-    return _format(duration_ms, DURATION_UNITS_MS) if duration_ms else "0s"
+    """Print a duration in its largest whole unit, a single minute as "60s", which is how everybody writes it."""
+    if duration_ms in (0, 60_000):
+        return f"{duration_ms // 1000}s"
+    return _format(duration_ms, DURATION_UNITS_MS)
 
 
 def _scale(value: str | int | float, units: dict[str, int], upper: bool) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from thunderdb.base.ids import format_lsn
 from thunderdb.base.units import format_size
+from thunderdb.server.state import duration_s
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
@@ -46,13 +47,15 @@ def _recovery_undo(f: Fields) -> str:
 
 
 def _recovery_complete(f: Fields) -> str:
-    return f"Recovery complete in {f.get('duration_s', 0.0):.2f}s"
+    return f"Recovery complete in {duration_s(f):.2f}s"
 
 
-def _with_hint(template: str) -> Callable[[Fields], str]:
+def _template(text: str) -> Callable[[Fields], str]:
+    """A line with the event's fields in braces; a hint, if the event has one, follows on its own line."""
+
     def render(f: Fields) -> str:
-        text = template.format(**f)
-        return f"{text}\nHINT: {f['hint']}" if f.get("hint") else text
+        line = text.format_map({name: _show(name, value) for name, value in f.items()})
+        return f"{line}\nHINT: {f['hint']}" if f.get("hint") else line
 
     return render
 
@@ -64,21 +67,25 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "recovery.redo": (INFO, _recovery_redo),
     "recovery.undo": (INFO, _recovery_undo),
     "recovery.complete": (INFO, _recovery_complete),
+    "recovery.lost_write": (WARNING, _template("Lost write found: page {page_no} is at {page_lsn}, expected {expected_lsn}")),
     "database.created": (INFO, lambda f: "New database created"),
-    "checkpoint.complete": (INFO, lambda f: f"Checkpoint complete: redo LSN {_lsn(f, 'redo_lsn')}"),
-    "wal.disk_full": (WARNING, lambda f: "Disk full: the log cannot grow, writes are refused (53100) until there is space"),
+    "wal.disk_full": (WARNING, _template("Disk full: the log cannot grow, writes are refused (53100) until there is space")),
     "wal.disk_ok": (INFO, lambda f: "Disk has space again: writes are accepted"),
-    "control.slot_bad": (WARNING, lambda f: "One control file slot is damaged; the other one is used"),
-    "server.starting": (INFO, lambda f: f"ThunderDB {f['version']} starting, node {f['node_id']}"),
-    "server.http_listening": (INFO, lambda f: f"HTTP admin API on http://{f['host']}:{f['port']}"),
-    "server.ready": (INFO, lambda f: f"Ready for connections on {f['host']}:{f['port']} (started in {f['duration_s']:.2f}s)"),
-    "server.connect_line": (INFO, lambda f: f"Connect with: {f['command']}"),
-    "server.stopping": (INFO, lambda f: f"Shutting down ({f['reason']})"),
+    "wal.failed": (ERROR, _template("The log failed, the node stops: {reason}")),
+    "control.slot_bad": (WARNING, _template("Control file slot {slot} is damaged, the other one is used: {reason}")),
+    "clock.step": (WARNING, _template("The wall clock was set by {step_us} µs")),
+    "pool.page_corrupt": (WARNING, _template("Page {page_no} is damaged: {error}")),
+    "pool.page_repaired": (WARNING, _template("Page {page_no} was rebuilt from the log, up to {page_lsn}")),
+    "server.starting": (INFO, _template("ThunderDB {version} starting, node {node_id}")),
+    "server.http_listening": (INFO, _template("HTTP admin API on http://{address}")),
+    "server.ready": (INFO, lambda f: f"Ready for connections on {f['address']} (started in {duration_s(f):.2f}s)"),
+    "server.stopping": (INFO, _template("Shutting down ({reason})")),
     "server.stopped": (INFO, lambda f: "Shutdown complete"),
-    "server.failed": (ERROR, _with_hint("{message}")),
-    "server.connection_refused": (WARNING, lambda f: f"Connection from {f['peer']} refused: {f['reason']}"),
-    "server.protocol_violation": (WARNING, lambda f: f"Connection from {f['peer']} ended: {f['reason']}"),
-    "server.statement_crashed": (ERROR, lambda f: f"Statement failed with an internal error: {f['error']}\n{f['where']}"),
+    "server.failed": (ERROR, _template("{message}")),
+    "server.connection_refused": (WARNING, _template("Connection from {peer} refused: {reason}")),
+    "server.protocol_violation": (WARNING, _template("Connection from {peer} ended: {reason}")),
+    "server.rollback_failed": (WARNING, _template("Rollback for {peer} failed: {error}")),
+    "server.statement_crashed": (ERROR, _template("Statement failed with an internal error: {error}\n{where}")),
 }
 
 

@@ -51,3 +51,8 @@ class NodeState:
     @property
     def ready(self) -> bool:
         return self.phase == "ready"
+
+
+def duration_s(fields: dict[str, Any]) -> float:
+    """An event's duration in seconds, whichever unit it carries."""
+    return float(fields["duration_ns"]) / 1e9 if "duration_ns" in fields else float(fields.get("duration_s", 0.0))

@@ -10,7 +10,7 @@ from thunderdb.base.errors import InvariantViolated, QueryCancelled, SqlError
 from thunderdb.base.events import Events
 from thunderdb.runtime.inline import InlineWorld
 from thunderdb.runtime.sync import Future
-from thunderdb.server.session import Sessions
+from thunderdb.server.sessions import Sessions
 from thunderdb.sql.result import CopyOut, Notice, Result, ResultColumn, describe, row_encoder
 
 COLUMNS = (ResultColumn("value", "text", 25),)
@@ -38,9 +38,9 @@ class FakeCopyIn:
 
 
 class FakeSql:
-    """Commands: echo X · wait · many N · fail · crash · violate · begin · rollback · notice · set X · copyin · copyout · empty."""
+    """Commands: echo X, wait, many N, fail, crash, violate, begin, rollback, notice X, set X, copyin, copyout, or empty."""
 
-    def __init__(self, user: str, parameters: Mapping[str, str], pid: int, world: InlineWorld) -> None:
+    def __init__(self, user: str, parameters: Mapping[str, str], pid: int, world: Any) -> None:
         if "bad_setting" in parameters:
             raise SqlError("22023", "invalid value for bad_setting")
         self.user, self.parameters, self.pid = user, parameters, pid
@@ -250,9 +250,14 @@ def execute(max_rows: int = 0) -> bytes:
 
 def read(connection: FakeConnection) -> list[tuple[str, bytes]]:
     """Take what the server has written, as messages."""
-    data, found = b"".join(connection.writes), []
+    data = b"".join(connection.writes)
     connection.writes.clear()
-    while data:
+    return messages_of(data)
+
+
+def messages_of(data: bytes) -> list[tuple[str, bytes]]:
+    found = []
+    while len(data) >= 5:
         size = struct.unpack_from(">I", data, 1)[0]
         found.append((chr(data[0]), data[5 : size + 1]))
         data = data[size + 1 :]
@@ -262,6 +267,10 @@ def read(connection: FakeConnection) -> list[tuple[str, bytes]]:
 def kinds(connection: FakeConnection) -> str:
     """The kinds of what the server has written, e.g. "TDCZ"."""
     return "".join(kind for kind, _ in read(connection))
+
+
+def kinds_of(data: bytes) -> str:
+    return "".join(kind for kind, _ in messages_of(data))
 
 
 def error_fields(body: bytes) -> dict[str, str]:

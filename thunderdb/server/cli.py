@@ -1,0 +1,121 @@
+"""The `thunderdb` command. Heavy modules are imported only by what needs them: --version and --check-config answer at once.
+
+Exit codes: 0 done; 1 checked and wrong, or failed; 2 usage or configuration; 3 refused, nothing changed; 4 I/O or store.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import click
+
+from thunderdb import __version__
+from thunderdb.base import config as configuration
+from thunderdb.base.config import Config
+from thunderdb.base.errors import ConfigError, ThunderError
+
+EPILOG = """\b
+Examples:
+  thunderdb                                       run on the built-in defaults
+  thunderdb --config thunderdb.toml               run on a configuration file
+  thunderdb --data-dir ./var/data --wal-dir ./var/wal --pg-port 15432
+  thunderdb --config thunderdb.toml --check-config
+  thunderdb --config thunderdb.toml --check       check a stopped database
+  psql -h 127.0.0.1 -p 5432 thunderdb             connect
+
+\b
+Configuration: --config, else $THUNDERDB_CONFIG, else /etc/thunderdb/thunderdb.toml, else built in.
+Every key can be set as THUNDERDB_<KEY> in the environment, and by the flag of its name.
+
+\b
+Exit codes: 0 done, 1 failed or found wrong, 2 usage or configuration, 3 refused (nothing changed), 4 I/O.
+"""
+
+
+def _with_key_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for every configuration key, from the table."""
+    for row in reversed(configuration.describe()):
+        text = f"{row.doc} [default: {row.default}]"
+        command = click.option(row.flag, row.name, metavar=row.kind.split("_")[0].upper(), help=text)(command)
+    return command
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.version_option(__version__, prog_name="thunderdb", message="%(prog)s %(version)s")
+@click.option("--config", "config_path", metavar="FILE", help="Configuration file (TOML).")
+@click.option("--check-config", is_flag=True, help="Check the configuration and exit.")
+@click.option("--check", is_flag=True, help="Check the whole database, which must be stopped, and exit.")
+@_with_key_flags
+def command(config_path: str | None, check_config: bool, check: bool, **flags: Any) -> int:
+    """ThunderDB: a PostgreSQL-compatible database that comes back.
+
+    Runs one node in the foreground; logs go to stderr. SIGTERM or Ctrl-C stops it cleanly.
+    """
+    config, source = load_config(config_path, os.environ, flags)
+    if check_config:
+        click.echo(f"Configuration is valid ({source})")
+        return 0
+    if check:
+        from thunderdb.server.offline import check_database
+
+        return check_database(config)
+    from thunderdb.server.daemon import run_daemon
+    from thunderdb.server.engine import open_engine
+
+    return run_daemon(config, open_engine).exit_code
+
+
+def load_config(path: str | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Config, str]:
+    """Find, read and check the configuration; also say where it came from.
+
+    A THUNDERDB_CONFIG that is set but empty means: no file at all. Raises: ConfigError.
+    """
+    named = path if path is not None else env.get(configuration.CONFIG_PATH_ENV)
+    if named is None and os.path.exists(configuration.DEFAULT_CONFIG_PATH):
+        named = configuration.DEFAULT_CONFIG_PATH
+    if not named:
+        if path is not None:
+            raise ConfigError("--config names no file", "give the path of a configuration file")
+        return configuration.parse("", env, flags), "built-in defaults"
+    return configuration.parse(_read_text(named), env, flags, named), named
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read configuration file {path}: {error.strerror}", "name another file with --config"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration file {path} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def report(error: ThunderError) -> None:
+    """Print an error the way every command does: one line, then the way out."""
+    click.echo(f"ERROR: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"HINT: {error.hint}", err=True)
+
+
+def main() -> NoReturn:
+    """Entry point; always exits with one of the codes above."""
+    try:
+        code = command.main(prog_name="thunderdb", standalone_mode=False)
+    except ThunderError as error:
+        report(error)
+        code = error.exit_code
+    except click.exceptions.Abort:
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

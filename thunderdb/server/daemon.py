@@ -1,0 +1,276 @@
+"""The daemon: from a configuration to a node that serves, and back to a clean stop. The server's composition root.
+
+    bind SQL and HTTP ports → check directories → open the database (recovery) → let clients in → wait → shut down
+
+D1. Ports are bound before any file is touched: a second daemon, or a taken port, changes nothing.
+D2. HTTP answers from before recovery on; SQL clients are told that the system is starting up (57P03).
+D3. Exactly one empty directory is probably an unmounted disk: refused, nothing changed.
+D4. A clean stop refuses new clients, ends sessions, takes a last checkpoint. After a fatal error nothing more is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from thunderdb import __version__
+from thunderdb.base.config import Config
+from thunderdb.base.errors import Refused, StorageError, ThunderError
+from thunderdb.base.events import Events
+from thunderdb.runtime.ports import Disk, Listener
+from thunderdb.runtime.real_ports import RealPorts, real_ports
+from thunderdb.runtime.real_tasks import run_engine
+from thunderdb.server.admin import AdminApi, CheckpointTaken, NotReady
+from thunderdb.server.logs import log_writer
+from thunderdb.server.metrics import NodeCollector, registry_of
+from thunderdb.server.sessions import Sessions, SqlFactory
+from thunderdb.server.state import NodeState
+
+SESSION_GRACE_NS = 5_000_000_000
+FATAL_GRACE_S = 0.2
+
+
+class Engine(Protocol):
+    """What the daemon needs of an open database."""
+
+    async def checkpoint(self, hold_ns: int = 0) -> CheckpointTaken: ...
+
+    def gauges(self) -> dict[str, float]: ...
+
+    def session_factory(self) -> SqlFactory: ...
+
+    async def close(self) -> None: ...
+
+
+OpenEngine = Callable[[RealPorts, Config, Events], Coroutine[Any, Any, Engine]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a daemon ended: exit code, and the error that ended it, if any."""
+
+    exit_code: int
+    error: ThunderError | None = None
+
+
+class Daemon:
+    """One node. `run` is its whole life."""
+
+    def __init__(self, config: Config, open_engine: OpenEngine) -> None:
+        self.config = config
+        self.state = NodeState()
+        self.events = Events()
+        self.events.subscribe(self.state.on_event)
+        self.events.subscribe(log_writer(config.level, config.format))
+        self.pg_port = 0
+        self._open_engine = open_engine
+        self._began_s = time.monotonic()
+        self._engine: Engine | None = None
+        self._ports: RealPorts | None = None
+        self._stop: asyncio.Future[str] | None = None
+
+    # ---- what the admin API asks ----------------------------------------------------------------------------------------
+
+    async def checkpoint(self, hold_ms: int) -> CheckpointTaken:
+        if self._engine is None or self._ports is None or not self.state.ready:
+            raise NotReady(f"the node is not ready: {self.state.phase}", "wait until /admin/ready answers 200")
+        return await run_engine(self._ports.tasks, self._engine.checkpoint(hold_ms * 1_000_000), "checkpoint")
+
+    def health(self) -> dict[str, Any]:
+        phase = self.state.phase
+        return {
+            "status": "failed" if phase == "failed" else "healthy" if phase == "ready" else "starting",
+            "phase": phase,
+            "node_id": self.config.node_id,
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self._began_s, 3),
+            "error": self.state.error,
+            **({"engine": self._engine.gauges()} if self._engine is not None else {}),
+        }
+
+    # ---- life -----------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> Outcome:
+        """Serve until a signal or a fatal error."""
+        loop = asyncio.get_running_loop()
+        self._stop = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        self.events.emit("server.starting", version=__version__, node_id=self.config.node_id)
+        ports = self._ports = real_ports(on_fatal=self._on_fatal)
+        sessions = Sessions(ports.tasks, ports.random, self.events, self.config.max_connections)
+        collector = NodeCollector(__version__, self.config.node_id, self.state, sessions, self._uptime_s)
+        api = AdminApi(self, registry_of(collector))
+        try:
+            listener = await self._bind(ports, sessions, api)
+            await self._guarded(self._open(ports, sessions, collector))
+            return await self._serve(ports, sessions, listener, api)
+        except _Stopped as stopped:
+            await api.close()
+            return self._fail(stopped.error) if stopped.error else Outcome(0)
+        except ThunderError as error:
+            await api.close()
+            return self._fail(error)
+
+    def _uptime_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    async def _bind(self, ports: RealPorts, sessions: Sessions, api: AdminApi) -> Listener:
+        """D1 and D2. Raises: StorageError, naming host and port."""
+        config = self.config
+        listener = await run_engine(ports.tasks, ports.network.listen(config.listen_addr, config.pg_port, sessions.accept))
+        self.pg_port = listener.port
+        try:
+            await api.start(config.http_listen_addr, config.http_port)
+        except OSError as error:
+            where = f"{config.http_listen_addr}:{config.http_port}"
+            raise StorageError(
+                f"cannot listen on {where}: {os.strerror(error.errno or 0)}",
+                f"another process may use port {config.http_port}: stop it, or choose another with --http-port",
+            ) from None
+        self.events.emit("server.http_listening", address=f"{config.http_listen_addr}:{api.port}")
+        return listener
+
+    async def _open(self, ports: RealPorts, sessions: Sessions, collector: NodeCollector) -> None:
+        await run_engine(ports.tasks, check_directories(ports.disk, self.config))
+        try:
+            self._engine = await run_engine(ports.tasks, self._open_engine(ports, self.config, self.events))
+        except OSError as error:
+            message = error.strerror or str(error)
+            raise StorageError(
+                f"cannot open the database: {message}", "check owner and permissions of its directories"
+            ) from None
+        collector.engine = self._engine.gauges
+        sessions.open(self._engine.session_factory())
+        address = f"{self.config.listen_addr}:{self.pg_port}"
+        self.events.emit("server.ready", address=address, duration_s=self._uptime_s())
+
+    async def _guarded(self, opening: Awaitable[None]) -> None:
+        """Await the start, unless a signal or a fatal error comes first. Raises: _Stopped, ThunderError."""
+        stop = self._stop_future()
+        task = asyncio.ensure_future(opening)
+        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return
+        # A recovery that is cut short is a crash like any other: the next start does it again.
+        raise _Stopped(self._fatal_error())
+
+    async def _serve(self, ports: RealPorts, sessions: Sessions, listener: Listener, api: AdminApi) -> Outcome:
+        stop = self._stop_future()
+        await asyncio.wait([stop])
+        error = self._fatal_error()
+        if error is not None:
+            await api.close()
+            return self._fail(error)
+        self.events.emit("server.stopping", reason=stop.result())
+        self._stop = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(self._shut_down(ports, sessions, listener))
+        await asyncio.wait([task, self._stop], return_when=asyncio.FIRST_COMPLETED)
+        await api.close()
+        if not task.done():
+            return self._fail(
+                self._fatal_error() or StorageError("stopped by a second signal before the shutdown was complete")
+            )
+        task.result()
+        ports.close()
+        self.events.emit("server.stopped")
+        return Outcome(0)
+
+    async def _shut_down(self, ports: RealPorts, sessions: Sessions, listener: Listener) -> None:
+        """D4."""
+        await run_engine(ports.tasks, listener.close())
+        await run_engine(ports.tasks, sessions.shut_down(SESSION_GRACE_NS))
+        if self._engine is not None:
+            await run_engine(ports.tasks, self._engine.close())
+
+    # ---- how it ends ----------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int) -> None:
+        stop = self._stop_future()
+        if not stop.done():
+            stop.set_result(signal.Signals(number).name)
+
+    def _on_fatal(self, error: BaseException) -> None:
+        stop = self._stop_future()
+        if not stop.done():
+            stop.set_exception(error)
+
+    def _stop_future(self) -> asyncio.Future[str]:
+        if self._stop is None:
+            raise RuntimeError("the daemon does not run")
+        return self._stop
+
+    def _fatal_error(self) -> ThunderError | None:
+        stop = self._stop_future()
+        error = stop.exception() if stop.done() else None
+        if error is None or isinstance(error, ThunderError):
+            return error
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        place = f" at {where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else ""
+        return ThunderError(f"the node must stop: {type(error).__name__}: {error}{place}", "this is a bug; please report it")
+
+    def _fail(self, error: ThunderError) -> Outcome:
+        self.events.emit("server.failed", message=error.message, hint=error.hint)
+        return Outcome(error.exit_code, error)
+
+
+class _Stopped(Exception):
+    """The start was interrupted by a signal (no error) or by a fatal error."""
+
+    def __init__(self, error: ThunderError | None) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+async def check_directories(disk: Disk, config: Config) -> None:
+    """Refuse a start on half a database (D3). Raises: Refused, StorageError."""
+    empty = {}
+    for name, path in (("data_dir", config.data_dir), ("wal_dir", config.wal_dir)):
+        try:
+            if await disk.exists(path) and not await disk.is_dir(path):
+                raise StorageError(f"{name} {path} is not a directory", "name a directory, or move the file away")
+            empty[name] = not await disk.is_dir(path) or not _contents(await disk.list(path))
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {name} {path}: {error.strerror or error}", "check its owner and permissions"
+            ) from None
+    if empty["data_dir"] != empty["wal_dir"]:
+        void, full = ("data_dir", "wal_dir") if empty["data_dir"] else ("wal_dir", "data_dir")
+        paths: Mapping[str, str] = {"data_dir": config.data_dir, "wal_dir": config.wal_dir}
+        raise Refused(
+            f"{void} {paths[void]} is empty but {full} {paths[full]} is not: nothing was changed",
+            "is a disk not mounted? For a new database empty both directories; otherwise bring the missing one back",
+        )
+
+
+def _contents(names: list[str]) -> list[str]:
+    """What counts as contents: a fresh file system has a lost+found, and a start that was refused may leave its lock."""
+    return [name for name in names if name != "lost+found" and not name.endswith("lock")]
+
+
+def run_daemon(config: Config, open_engine: OpenEngine) -> Outcome:
+    """Run a daemon on a loop of its own, uvloop's where it is installed."""
+    os.umask(0o077)
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        daemon = Daemon(config, open_engine)
+        outcome = runner.run(daemon.run())
+        if outcome.error is not None:
+            # D4: no thread, no `finally` and no callback may write after this.
+            sys.stderr.flush()
+            os._exit(outcome.exit_code)
+        return outcome

@@ -1,0 +1,43 @@
+"""Joins the daemon to the engine: opens the database and gives each client its SQL session. Imports the heavy parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from thunderdb.base.config import Config
+from thunderdb.base.events import Events
+from thunderdb.engine.database import Database
+from thunderdb.runtime.real_ports import RealPorts
+from thunderdb.server.admin import CheckpointTaken
+from thunderdb.server.sessions import SqlFactory
+from thunderdb.sql.executor import SqlSession
+
+
+class OpenDatabase:
+    """An open database, as the daemon sees it."""
+
+    def __init__(self, database: Database, ports: RealPorts) -> None:
+        self.database = database
+        self._ports = ports
+
+    async def checkpoint(self, hold_ns: int = 0) -> CheckpointTaken:
+        hold_until_ns = self._ports.clock.wall_ns() + hold_ns
+        done = await self.database.checkpoint(hold_ns=hold_ns)
+        return CheckpointTaken(done.begin_lsn, done.redo_lsn, hold_until_ns)
+
+    def gauges(self) -> dict[str, float]:
+        return {}
+
+    def session_factory(self) -> SqlFactory:
+        def make(user: str, parameters: Mapping[str, str], pid: int) -> SqlSession:
+            return SqlSession(self.database, user, self._ports.clock, parameters, pid)
+
+        return make
+
+    async def close(self) -> None:
+        await self.database.close()
+
+
+async def open_engine(ports: RealPorts, config: Config, events: Events) -> OpenDatabase:
+    """Open (or create, or recover) the database."""
+    return OpenDatabase(await Database.open(ports, config, events), ports)
