@@ -31,7 +31,6 @@ class Chunk:
 class RecentLog:
     """Finds the chunk that holds an LSN, and forgets durable chunks beyond `limit_bytes`."""
 
-
     __slots__ = ("_chunks", "_limit_bytes")
 
     def __init__(self, limit_bytes: int) -> None:

@@ -147,6 +147,7 @@ class LogWriter:
         self._numbers: list[int] = []
         self._starts: list[int] = []
         self._obsolete: list[int] = []
+        self._newest_at_removal = 0
         self._read_files: dict[int, File] = {}
         self._seal_timer: Timer | None = None
         self._flush_count = 0
@@ -163,6 +164,7 @@ class LogWriter:
         self._numbers = [number for number, _ in end.segments]
         self._starts = [start_lsn for _, start_lsn in end.segments]
         self._obsolete = list(end.obsolete)
+        self._newest_at_removal = header.number
         self.next_lsn = self.flushed_lsn = LSN(end.lsn)
         self.last_checksum, self.last_lsn = end.last_checksum, LSN(end.last_lsn)
         self._last_kind, self._last_stamp = end.last_kind, end.last_flushed_lsn
@@ -500,13 +502,17 @@ class LogWriter:
         self._file = None
         self._events.emit("wal.segment_closed", number=chunk.number, lsn=chunk.end_lsn)
 
-    async def remove_below(self, lsn: int, keep: int = 0) -> int:
+    async def remove_below(self, lsn: int, keep: int | None = None) -> int:
         """Recycle or remove each segment that ends at or below `lsn`, oldest first; return how many went.
 
-        Up to `keep` spares (at least the usual number) are kept ready. The caller answers for W7.
+        Segments are recycled until there are `keep` spares: by default as many as were used since the last call, so that a
+        steady load never fills a new file. The caller answers for W7.
         Crash: some are gone and some are not; only a suffix without a gap is the log.
         """
         self._check_running()
+        if keep is None:
+            keep = self.spares.target + self.newest_segment - self._newest_at_removal
+        self._newest_at_removal = self.newest_segment
         gone, self._obsolete = self._obsolete, []
         while len(self._starts) > 1 and self._starts[1] <= lsn:
             gone.append(self._numbers.pop(0))
