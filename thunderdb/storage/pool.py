@@ -526,7 +526,7 @@ class BufferPool:
         del self._pages[page.page_no]
         self._dirty.pop(page.page_no, None)
         self.used_bytes -= page.charge
-        page.charge = 0
+        page.charge = page.rec_lsn = 0  # so that a change to it, by who still holds it, is noticed
 
     def _recharge(self, page: Page) -> None:
         charge = decoded_size(page)

@@ -1,0 +1,253 @@
+"""Page files: places, growth, what a sync covers, missing and short files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from thunderdb.base.errors import Corruption, DiskFull, InvariantViolated, StorageError, SyncFailed
+from thunderdb.runtime.inline import InlineWorld
+from thunderdb.storage.files import PageFiles, page_file_name
+from thunderdb.storage.page import Damage, PageCorruption
+
+SIZE = 4096
+PER_FILE = 4
+
+
+def image(number: int) -> bytes:
+    return bytes([number]) * SIZE
+
+
+class FilesWorld(InlineWorld):
+    def __init__(self, capacity_bytes: int | None = None) -> None:
+        super().__init__(suspend=True, capacity_bytes=capacity_bytes)
+        self.run(self.disk.make_dirs("/d"))
+        self.files = self.new_files()
+        self.run(self.files.open())
+
+    def new_files(self) -> PageFiles:
+        return PageFiles(self.tasks, self.disk, "/d", SIZE, PER_FILE * SIZE)
+
+    def sizes(self) -> dict[str, int]:
+        return {path: len(data) // SIZE for path, data in sorted(self.disk.files.items())}
+
+
+class CountingFile:
+    """Counts syncs; a sync may be held, or fail."""
+
+    def __init__(self, world: FilesWorld, file: Any) -> None:
+        self._file = file
+        self._world = world
+        self.syncs = 0
+        self.gate: Any = None
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    async def sync(self) -> None:
+        self.syncs += 1
+        if self.gate is not None:
+            await self.gate
+        if self.error is not None:
+            raise self.error
+
+
+def counted(world: FilesWorld, number: int) -> CountingFile:
+    page_file = world.files._files[number]
+    file = CountingFile(world, page_file.file)
+    page_file.file = file  # type: ignore[assignment]
+    return file
+
+
+def test_growth_goes_over_files_and_is_found_again() -> None:
+    world = FilesWorld()
+    world.run(world.files.grow(3))
+    assert world.sizes() == {"/d/pages.000000": 3}
+    world.run(world.files.grow(9))
+    world.run(world.files.grow(5))
+    assert world.sizes() == {"/d/pages.000000": 4, "/d/pages.000001": 4, "/d/pages.000002": 1}
+    assert world.files.page_count == 9
+    again = world.new_files()
+    world.run(again.open())
+    assert again.page_count == 9
+
+
+@pytest.mark.parametrize("page_no", [0, 3, 4, 8])
+def test_a_page_is_where_its_number_says(page_no: int) -> None:
+    world = FilesWorld()
+    world.run(world.files.grow(9))
+    world.run(world.files.write_page(page_no, image(7)))
+    assert world.run(world.files.read_page(page_no)) == image(7)
+    data = world.disk.files[f"/d/{page_file_name(page_no // PER_FILE)}"]
+    assert data[page_no % PER_FILE * SIZE :][:SIZE] == image(7)
+    assert sum(bytes(data).count(7) for data in world.disk.files.values()) == SIZE
+
+
+def test_reading_behind_the_end_names_the_page() -> None:
+    world = FilesWorld()
+    world.run(world.files.grow(6))
+    for page_no in (6, 8, 100):
+        with pytest.raises(PageCorruption) as caught:
+            world.run(world.files.read_page(page_no))
+        assert (caught.value.page_no, caught.value.damage) == (page_no, Damage.SHORT)
+
+
+def test_writing_behind_the_end_or_a_wrong_size_is_a_bug() -> None:
+    world = FilesWorld()
+    world.run(world.files.grow(2))
+    for page_no, data in [(2, image(1)), (0, image(1)[:-1])]:
+        with pytest.raises(InvariantViolated):
+            world.run(world.files.write_page(page_no, data))
+
+
+def test_a_missing_file_is_named() -> None:
+    world = FilesWorld()
+    world.run(world.files.grow(12))
+    del world.disk.files["/d/pages.000001"]
+    with pytest.raises(Corruption, match="pages.000001 is missing"):
+        world.run(world.new_files().open())
+
+
+def test_part_of_a_page_at_the_end_is_not_a_page() -> None:
+    world = FilesWorld()
+    world.run(world.files.grow(2))
+    world.disk.files["/d/pages.000000"] += b"torn growth"
+    again = world.new_files()
+    world.run(again.open())
+    assert again.page_count == 2
+    world.run(again.grow(3))
+    assert world.run(again.read_page(2)) == bytes(SIZE)
+
+
+def test_growth_on_a_full_disk_can_be_tried_again() -> None:
+    world = FilesWorld(capacity_bytes=6 * SIZE)
+    with pytest.raises(DiskFull):
+        world.run(world.files.grow(8))
+    assert world.files.page_count == 4
+    world.run(world.files.write_page(3, image(1)))
+    world.disk.capacity_bytes = None
+    world.run(world.files.grow(8))
+    assert world.files.page_count == 8
+    assert world.run(world.files.read_page(3)) == image(1)
+
+
+def test_concurrent_growth_does_not_wipe_what_the_first_has_given_out() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        async def first() -> None:
+            await world.files.grow(3)
+            await world.files.write_page(2, image(5))
+
+        tasks = [world.tasks.spawn(first()), world.tasks.spawn(world.files.grow(4)), world.tasks.spawn(world.files.grow(3))]
+        for task in tasks:
+            await task
+        assert await world.files.read_page(2) == image(5)
+
+    world.run(main())
+
+
+def test_a_sync_goes_to_the_files_written_since() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        await world.files.grow(8)
+        first, second = counted(world, 0), counted(world, 1)
+        await world.files.sync()
+        assert (first.syncs, second.syncs) == (0, 0)
+        await world.files.write_page(5, image(1))
+        await world.files.sync()
+        await world.files.sync()
+        assert (first.syncs, second.syncs) == (0, 1)
+
+    world.run(main())
+
+
+def test_opening_counts_everything_as_unsynced() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        await world.files.grow(8)
+        await world.files.close()
+        world.files = world.new_files()
+        await world.files.open()
+        files = [counted(world, 0), counted(world, 1)]
+        await world.files.sync()
+        assert [file.syncs for file in files] == [1, 1]
+
+    world.run(main())
+
+
+def test_a_write_during_a_sync_needs_another_one() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        await world.files.grow(4)
+        file = counted(world, 0)
+        await world.files.write_page(1, image(1))
+        file.gate = world.tasks.future()
+        syncing = world.tasks.spawn(world.files.sync())
+        await world.files.write_page(2, image(2))
+        file.gate.set_result(None)
+        await syncing
+        await world.files.sync()
+        assert file.syncs == 2
+
+    world.run(main())
+
+
+def test_two_syncs_at_a_time_do_not_lean_on_each_other() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        await world.files.grow(4)
+        file = counted(world, 0)
+        await world.files.write_page(1, image(1))
+        file.gate = world.tasks.future()
+        first = world.tasks.spawn(world.files.sync())
+        second = world.tasks.spawn(world.files.sync())
+        for _ in range(5):
+            await world.tasks.yield_now()
+        assert not second.done()
+        file.gate.set_result(None)
+        await first
+        await second
+
+    world.run(main())
+
+
+def test_a_failed_sync_poisons_the_files() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        await world.files.grow(4)
+        file = counted(world, 0)
+        await world.files.write_page(1, image(1))
+        file.error = SyncFailed("fsync failed")
+        with pytest.raises(SyncFailed):
+            await world.files.sync()
+        file.error = None
+        for attempt in (world.files.sync(), world.files.write_page(1, image(1)), world.files.grow(9)):
+            with pytest.raises(SyncFailed):
+                await attempt
+        assert file.syncs == 1
+
+    world.run(main())
+
+
+def test_a_read_error_is_a_damaged_page() -> None:
+    world = FilesWorld()
+
+    async def broken(offset: int, size: int) -> bytes:
+        raise StorageError("medium error")
+
+    async def main() -> None:
+        await world.files.grow(4)
+        counted(world, 0).read = broken  # type: ignore[attr-defined]
+        with pytest.raises(PageCorruption, match="medium error") as caught:
+            await world.files.read_page(1)
+        assert caught.value.damage == Damage.UNREADABLE
+
+    world.run(main())
