@@ -1,0 +1,268 @@
+"""The Disk port: the same behaviour from memory, from the machine and from the simulator."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+import pytest
+
+from thunderdb.base.errors import Refused, StorageError
+
+
+def test_a_new_file_is_empty_and_grows_by_writes(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        sizes = [await file.size()]
+        await file.write(0, b"abc")
+        sizes.append(await file.size())
+        await file.write(10_000, bytearray(b"xyz"))
+        sizes.append(await file.size())
+        return sizes, await file.read(0, 20_000)
+
+    sizes, data = world.run(main)
+    assert sizes == [0, 3, 10_003]
+    assert data == b"abc" + bytes(9_997) + b"xyz"
+
+
+@pytest.mark.parametrize("offset,size", [(0, 0), (0, 5), (4090, 20), (4096, 4096), (8000, 500), (8190, 100), (9000, 10)])
+def test_reads_return_what_was_written_up_to_the_end(world: Any, offset: int, size: int) -> None:
+    content = bytes(range(256)) * 33
+
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        await file.write(0, content)
+        return await file.read(offset, size)
+
+    data = world.run(main)
+    assert isinstance(data, bytes)
+    assert data == content[offset : offset + size]
+
+
+def test_overlapping_writes_and_large_ones(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        model = bytearray()
+        for offset, size in [(0, 700_000), (4095, 2), (100, 9000), (8192, 4096), (699_999, 5), (1, 1)]:
+            data = bytes([offset % 251 + 1]) * size
+            await file.write(offset, memoryview(data))
+            model.extend(bytes(max(0, offset + size - len(model))))
+            model[offset : offset + size] = data
+        return bytes(model), await file.read(0, 1 << 20)
+
+    model, data = world.run(main)
+    assert data == model
+
+
+def test_a_write_does_not_keep_the_buffer_it_was_given(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        buffer = bytearray(b"before")
+        await file.write(0, buffer)
+        buffer[:] = b"after!"
+        await file.sync()
+        return await file.read(0, 10)
+
+    assert world.run(main) == b"before"
+
+
+def test_truncate_shrinks_and_growth_shows_zeros(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        await file.write(0, b"x" * 10_000)
+        await file.truncate(5000)
+        small = await file.size()
+        await file.truncate(9000)
+        await file.write(9500, b"y")
+        return small, await file.read(0, 20_000)
+
+    small, data = world.run(main)
+    assert small == 5000
+    assert data == b"x" * 5000 + bytes(4500) + b"y"
+
+
+def test_two_handles_see_the_same_bytes(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        one = await ports.disk.open(f"{world.dir}/f", create=True)
+        two = await ports.disk.open(f"{world.dir}/f", writable=False)
+        await one.write(0, b"hello")
+        await one.sync()
+        seen = await two.read(0, 10)
+        await one.close()
+        return seen, await two.read(1, 3), await ports.disk.read_file(f"{world.dir}/f")
+
+    assert world.run(main) == (b"hello", b"ell", b"hello")
+
+
+def test_missing_and_existing_names_are_told_apart(world: Any) -> None:
+    async def main(ports: Any) -> None:
+        disk = ports.disk
+        with pytest.raises(FileNotFoundError):
+            await disk.open(f"{world.dir}/none")
+        with pytest.raises(FileNotFoundError):
+            await disk.open(f"{world.dir}/no/such/dir", create=True)
+        with pytest.raises(FileNotFoundError):
+            await disk.read_file(f"{world.dir}/none")
+        with pytest.raises(FileNotFoundError):
+            await disk.list(f"{world.dir}/none")
+        with pytest.raises(FileNotFoundError):
+            await disk.unlink(f"{world.dir}/none")
+        with pytest.raises(FileNotFoundError):
+            await disk.rename(f"{world.dir}/none", f"{world.dir}/other")
+        await (await disk.open(f"{world.dir}/f", create=True, exclusive=True)).close()
+        with pytest.raises(FileExistsError):
+            await disk.open(f"{world.dir}/f", create=True, exclusive=True)
+        assert await disk.exists(f"{world.dir}/f")
+        assert not await disk.exists(f"{world.dir}/none")
+        assert await disk.is_dir(world.dir)
+        assert not await disk.is_dir(f"{world.dir}/f")
+
+    world.run(main)
+
+
+def test_a_directory_cannot_be_opened_for_writing(world: Any) -> None:
+    if world.kind.startswith("inline"):
+        pytest.skip("the memory disk does not tell")
+
+    async def main(ports: Any) -> None:
+        with pytest.raises(StorageError):
+            await ports.disk.open(world.dir, create=True)
+
+    world.run(main)
+
+
+def test_directories_are_made_with_their_parents_and_listed_in_order(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        disk = ports.disk
+        await disk.make_dirs(f"{world.dir}/b/c")
+        await disk.make_dirs(f"{world.dir}/b/c")
+        for name in ("z", "a", "m"):
+            await (await disk.open(f"{world.dir}/{name}", create=True)).close()
+        await disk.sync_dir(world.dir)
+        return await disk.list(world.dir), await disk.list(f"{world.dir}/b"), await disk.list(f"{world.dir}/b/c")
+
+    assert world.run(main) == (["a", "b", "m", "z"], ["c"], [])
+
+
+def test_rename_replaces_and_open_handles_follow_the_file(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        disk = ports.disk
+        old = await disk.open(f"{world.dir}/old", create=True)
+        new = await disk.open(f"{world.dir}/new", create=True)
+        await old.write(0, b"old")
+        await new.write(0, b"replaced")
+        await disk.rename(f"{world.dir}/old", f"{world.dir}/new")
+        await old.write(3, b"er")
+        await old.sync()
+        return await disk.list(world.dir), await disk.read_file(f"{world.dir}/new")
+
+    assert world.run(main) == (["new"], b"older")
+
+
+def test_a_directory_is_renamed_with_its_content(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        disk = ports.disk
+        await disk.make_dirs(f"{world.dir}/tmp/deep")
+        file = await disk.open(f"{world.dir}/tmp/deep/f", create=True)
+        await file.write(0, b"1")
+        await file.close()
+        await disk.rename(f"{world.dir}/tmp", f"{world.dir}/final")
+        return await disk.list(world.dir), await disk.read_file(f"{world.dir}/final/deep/f")
+
+    assert world.run(main) == (["final"], b"1")
+
+
+def test_an_unlinked_file_lives_until_it_is_closed(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        disk = ports.disk
+        file = await disk.open(f"{world.dir}/f", create=True)
+        await file.write(0, b"still here")
+        await disk.unlink(f"{world.dir}/f")
+        await disk.sync_dir(world.dir)
+        data = await file.read(0, 100)
+        await file.write(0, b"S")
+        await file.sync()
+        await file.close()
+        return data, await disk.list(world.dir)
+
+    assert world.run(main) == (b"still here", [])
+
+
+def test_a_read_only_handle_does_not_write(world: Any) -> None:
+    async def main(ports: Any) -> None:
+        await (await ports.disk.open(f"{world.dir}/f", create=True)).close()
+        file = await ports.disk.open(f"{world.dir}/f", writable=False)
+        with pytest.raises((PermissionError, StorageError)):
+            await file.write(0, b"x")
+
+    world.run(main)
+
+
+def test_a_closed_file_is_closed_and_closing_twice_is_fine(world: Any) -> None:
+    async def main(ports: Any) -> None:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        await file.close()
+        await file.close()
+        with pytest.raises(ValueError):
+            await file.read(0, 1)
+
+    world.run(main)
+
+
+def test_close_waits_for_a_sync_under_way(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        await file.write(0, b"x" * 100_000)
+        syncing = ports.tasks.spawn(file.sync())
+        await file.close()
+        await syncing
+        return syncing.error()
+
+    assert world.run(main) is None
+
+
+def test_a_lock_excludes_until_released(world: Any) -> None:
+    async def main(ports: Any) -> None:
+        lock = await ports.disk.lock(f"{world.dir}/lock")
+        with pytest.raises(Refused) as refused:
+            await ports.disk.lock(f"{world.dir}/lock")
+        assert "lock" in str(refused.value) and refused.value.hint
+        await lock.release()
+        await (await ports.disk.lock(f"{world.dir}/lock")).release()
+
+    world.run(main)
+
+
+def test_free_space_is_told(world: Any) -> None:
+    async def main(ports: Any) -> int:
+        free: int = await ports.disk.free_bytes(world.dir)
+        return free
+
+    assert world.run(main) > 0
+
+
+def test_many_syncs_at_once(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        files = [await ports.disk.open(f"{world.dir}/{number}", create=True) for number in range(10)]
+        for file in files:
+            await file.write(0, b"x" * 5000)
+        for task in [ports.tasks.spawn(file.sync()) for file in files for _ in range(3)]:
+            await task
+        await ports.disk.sync_dir(world.dir)
+        return [await file.size() for file in files]
+
+    assert world.run(main) == [5000] * 10
+
+
+def test_modes_are_private(world: Any) -> None:
+    if world.kind != "real":
+        pytest.skip("only the machine has modes")
+
+    async def main(ports: Any) -> None:
+        await ports.disk.make_dirs(f"{world.dir}/d")
+        await (await ports.disk.open(f"{world.dir}/d/f", create=True)).close()
+
+    world.run(main)
+    assert stat.S_IMODE(os.stat(f"{world.dir}/d").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(f"{world.dir}/d/f").st_mode) == 0o600
