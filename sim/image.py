@@ -170,8 +170,8 @@ class Inode:
         first, last = operation.start // SECTOR, (operation.end - 1) // SECTOR
         count = last - first + 1
         landed = fates.sectors(count)
-        if landed == (1 << count) - 1:
-            self._land(operation)
+        if landed == (1 << count) - 1 and operation.start % BLOCK == operation.end % BLOCK == 0:
+            self._land(operation)  # Whole blocks only: others would bring their neighbours' bytes along.
             return
         device = self.device
         end = 0

@@ -108,10 +108,10 @@ class Kernel(simpy.Environment):
         queue = self._queue
         pop = heapq.heappop
         while not done():
-            if not queue:
-                return False
-            if until_ns is not None and queue[0][0] > until_ns:
+            if until_ns is not None and (not queue or queue[0][0] > until_ns):
                 self._now = max(self._now, until_ns)
+                return False
+            if not queue:
                 return False
             if queue[0][3].__class__ is SimTimer:
                 self._now, _, _, timer = pop(queue)

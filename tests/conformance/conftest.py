@@ -68,6 +68,12 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Conformanc
     yield _worlds(("inline", "inline-suspend", "real", "sim"), request, tmp_path)
 
 
+@pytest.fixture(params=["real"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Conformance]:
+    """The machine alone, for what only it has."""
+    yield _worlds(("real",), request, tmp_path)
+
+
 @pytest.fixture(params=["real", "sim:1", "sim:2", "sim:3"])
 def networked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Conformance]:
     """A world with a network too."""

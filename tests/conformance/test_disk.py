@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from thunderdb.base.errors import Refused, StorageError
+from thunderdb.base.errors import DiskFull, Refused, StorageError, SyncFailed
 
 
 def test_a_new_file_is_empty_and_grows_by_writes(world: Any) -> None:
@@ -122,9 +122,6 @@ def test_missing_and_existing_names_are_told_apart(world: Any) -> None:
 
 
 def test_a_directory_cannot_be_opened_for_writing(world: Any) -> None:
-    if world.kind.startswith("inline"):
-        pytest.skip("the memory disk does not tell")
-
     async def main(ports: Any) -> None:
         with pytest.raises(StorageError):
             await ports.disk.open(world.dir, create=True)
@@ -255,14 +252,58 @@ def test_many_syncs_at_once(world: Any) -> None:
     assert world.run(main) == [5000] * 10
 
 
-def test_modes_are_private(world: Any) -> None:
-    if world.kind != "real":
-        pytest.skip("only the machine has modes")
-
+def test_modes_are_private(machine: Any) -> None:
     async def main(ports: Any) -> None:
-        await ports.disk.make_dirs(f"{world.dir}/d")
-        await (await ports.disk.open(f"{world.dir}/d/f", create=True)).close()
+        await ports.disk.make_dirs(f"{machine.dir}/d")
+        await (await ports.disk.open(f"{machine.dir}/d/f", create=True)).close()
 
-    world.run(main)
-    assert stat.S_IMODE(os.stat(f"{world.dir}/d").st_mode) == 0o700
-    assert stat.S_IMODE(os.stat(f"{world.dir}/d/f").st_mode) == 0o600
+    machine.run(main)
+    assert stat.S_IMODE(os.stat(f"{machine.dir}/d").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(f"{machine.dir}/d/f").st_mode) == 0o600
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+def test_no_space_is_disk_full_and_names_the_file(machine: Any, size: int) -> None:
+    async def main(ports: Any) -> None:
+        file = await ports.disk.open("/dev/full")
+        with pytest.raises(DiskFull, match="/dev/full") as caught:
+            await file.write(0, bytes(size))
+        assert caught.value.hint
+
+    machine.run(main)
+
+
+def test_a_sync_that_the_system_refuses_is_sync_failed(machine: Any) -> None:
+    async def main(ports: Any) -> None:
+        file = await ports.disk.open("/dev/null")
+        with pytest.raises(SyncFailed, match="/dev/null"):
+            await file.sync()
+
+    machine.run(main)
+
+
+def test_the_lock_names_the_process_that_holds_it(machine: Any) -> None:
+    async def main(ports: Any) -> None:
+        await ports.disk.lock(f"{machine.dir}/lock")
+        with pytest.raises(Refused, match=str(os.getpid())):
+            await ports.disk.lock(f"{machine.dir}/lock")
+
+    machine.run(main)
+
+
+def test_reads_past_the_cache_go_through_a_thread(machine: Any) -> None:
+    """RWF_NOWAIT says no for what is not cached: drop the file from the cache, then read it."""
+
+    async def main(ports: Any) -> Any:
+        path = f"{machine.dir}/f"
+        file = await ports.disk.open(path, create=True)
+        await file.write(0, b"cold" * 50_000)
+        await file.sync()
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+        first = await file.read(100_000, 4)
+        ports.disk.nowait_reads = False
+        return first, await file.read(199_996, 100)
+
+    assert machine.run(main) == (b"cold", b"cold")

@@ -226,13 +226,10 @@ def test_work_lets_others_run(world: Any) -> None:
     assert world.run(main) == ["other", "me"]
 
 
-def test_a_command_reports_status_and_stderr(networked: Any) -> None:
-    if networked.kind != "real":
-        pytest.skip("simulated commands are the scenario's to answer")
-
+def test_a_command_reports_status_and_stderr(machine: Any) -> None:
     async def main(ports: Any) -> Any:
         with pytest.raises(TimeoutError):
             await ports.command.run("sleep 10", 0.05)
         return await ports.command.run("echo problem >&2; exit 7", 10.0)
 
-    assert networked.run(main) == (7, "problem\n")
+    assert machine.run(main) == (7, "problem\n")

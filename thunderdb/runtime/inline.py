@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from thunderdb.base.errors import DiskFull, InvariantViolated, Refused
+from thunderdb.base.errors import DiskFull, InvariantViolated, Refused, StorageError
 from thunderdb.runtime.ports import Connection, Listener
 from thunderdb.runtime.sync import Task, Tasks
 
@@ -240,6 +240,8 @@ class MemoryDisk:
         path = _clean(path)
         data = self.files.get(path)
         if data is None:
+            if path in self.dirs:
+                raise StorageError(f"cannot open {path}: Is a directory")
             if not create:
                 raise FileNotFoundError(f"no such file: {path}")
             self._require_dir(_parent(path))
