@@ -18,15 +18,12 @@ from thunderdb.storage.page import PAGE_HEADER, PageKind
 PAGES = range(1, 9)
 CHANGE, WRITE, SYNC, CLEAN, DROP, LOAD, CREATE, TURN, HOLD, RELEASE = range(10)
 
+WEIGHTED = [CHANGE] * 3 + [WRITE] * 2 + [SYNC] * 2 + [CLEAN, DROP, LOAD, CREATE] + [TURN] * 3 + [HOLD, RELEASE]
 ACTIONS = st.lists(
-    st.tuples(
-        st.sampled_from([CHANGE, CHANGE, CHANGE, WRITE, WRITE, SYNC, SYNC, CLEAN, DROP, LOAD, CREATE, TURN, TURN, TURN, HOLD, RELEASE]),
-        st.sampled_from(PAGES),
-        st.integers(1, 6),
-    ),
+    st.tuples(st.sampled_from(WEIGHTED), st.sampled_from(PAGES), st.integers(1, 6)),
     min_size=1,
     max_size=120,
-)  # fmt: skip
+)
 
 
 class TrackedFile:

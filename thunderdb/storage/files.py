@@ -105,14 +105,18 @@ class PageFiles:
             raise self._failed
         pending = [(page_file, page_file.writes) for page_file in self._files if page_file.writes > page_file.synced]
         for page_file, writes in pending:
-            try:
-                await page_file.file.sync()
-            except SyncFailed as error:
-                self._failed = error
-                raise
-            page_file.synced = max(page_file.synced, writes)
+            await self._sync_file(page_file, writes)
+
+    async def _sync_file(self, page_file: _PageFile, writes: int) -> None:
+        """Sync one file that had taken so many writes when its sync was called."""
+        try:
+            await page_file.file.sync()
+        except SyncFailed as error:
+            self._failed = error
+            raise
         if self._failed is not None:  # another sync failed meanwhile; it may have taken the error that was ours
             raise self._failed
+        page_file.synced = max(page_file.synced, writes)
 
     async def grow(self, page_count: int) -> None:
         """Extend with pages of zeros to at least `page_count`.
@@ -142,7 +146,7 @@ class PageFiles:
             await page_file.file.write(offset, bytes(size))
             page_file.writes += 1
             offset += size
-        await self.sync()
+        await self._sync_file(page_file, page_file.writes)
         # Also when the file is not new: an earlier growth may have created it and then failed.
         await self._disk.sync_dir(self._directory)
         self.page_count = end_page

@@ -45,6 +45,7 @@ Repair = Callable[[int, Corruption], Awaitable[Page]]
 # A decoded page takes up to five times its encoded size (tiny entries), usually less than two.
 _LOAD_ESTIMATE = 3
 _CLEAN_BATCH = 8
+_SLACK = 128
 
 
 class LogPort(Protocol):
@@ -459,10 +460,14 @@ class BufferPool:
         return self.used_bytes + self._loading_bytes + size <= capacity
 
     def _evict(self, size: int, keep: Page | None = None) -> None:
-        """CLOCK: go round at most twice; pages with the reference bit get a second chance."""
+        """CLOCK: go round at most twice; pages with the reference bit get a second chance.
+
+        It makes a little more room than asked for, so that a pool full of dirty pages is not gone round for each load.
+        """
         clock = self._clock
+        target = self.capacity_bytes - self.capacity_bytes // _SLACK
         for _ in range(2 * len(clock)):
-            if self._fits(size, self.capacity_bytes):
+            if self._fits(size, target):
                 return
             page = clock.popleft()
             if self._pages.get(page.page_no) is not page:

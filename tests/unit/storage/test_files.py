@@ -34,17 +34,23 @@ class FilesWorld(InlineWorld):
 
 
 class CountingFile:
-    """Counts syncs; a sync may be held, or fail."""
+    """Counts syncs; a sync may be held, or fail; a write of more than two pages may be held."""
 
     def __init__(self, world: FilesWorld, file: Any) -> None:
         self._file = file
         self._world = world
         self.syncs = 0
         self.gate: Any = None
+        self.write_gate: Any = None
         self.error: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+    async def write(self, offset: int, data: bytes) -> None:
+        if self.write_gate is not None and len(data) > 2 * SIZE:
+            await self.write_gate
+        await self._file.write(offset, data)
 
     async def sync(self) -> None:
         self.syncs += 1
@@ -137,14 +143,22 @@ def test_concurrent_growth_does_not_wipe_what_the_first_has_given_out() -> None:
     world = FilesWorld()
 
     async def main() -> None:
-        async def first() -> None:
-            await world.files.grow(3)
-            await world.files.write_page(2, image(5))
+        await world.files.grow(1)
+        file = counted(world, 0)
+        file.write_gate = world.tasks.future()
 
-        tasks = [world.tasks.spawn(first()), world.tasks.spawn(world.files.grow(4)), world.tasks.spawn(world.files.grow(3))]
-        for task in tasks:
-            await task
-        assert await world.files.read_page(2) == image(5)
+        async def user() -> None:
+            await world.files.grow(2)
+            await world.files.write_page(1, image(5))
+
+        slow = world.tasks.spawn(world.files.grow(4))
+        using = world.tasks.spawn(user())
+        for _ in range(20):
+            await world.tasks.yield_now()
+        file.write_gate.set_result(None)
+        await slow
+        await using
+        assert await world.files.read_page(1) == image(5)
 
     world.run(main())
 

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.storage.world import DATA, PAGE_SIZE, PoolWorld
 from thunderdb.base.errors import Corruption, InvariantViolated, LimitExceeded, StorageError, SyncFailed
 from thunderdb.runtime.inline import MemoryFile
+from thunderdb.runtime.sync import Future
 from thunderdb.storage.page import Damage, Page, PageCorruption, PageKind, copy_page, decode_page, encode_page
 from thunderdb.storage.pool import BufferPool, DirtyPage, PageMiss, RoomMiss
 
@@ -205,6 +206,7 @@ class FailingFile:
         self.fail_write: Exception | None = None
         self.fail_sync: Exception | None = None
         self.fail_read: Exception | None = None
+        self.hold_read: Future[None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -225,7 +227,10 @@ class FailingFile:
     async def read(self, offset: int, size: int) -> bytes:
         if self.fail_read is not None:
             raise self.fail_read
-        return await self._file.read(offset, size)
+        data = await self._file.read(offset, size)
+        if self.hold_read is not None:
+            await self.hold_read
+        return data
 
 
 def failing(world: PoolWorld) -> FailingFile:
@@ -415,6 +420,62 @@ def test_a_page_created_while_it_is_loaded_is_the_truth() -> None:
         assert (await loading) is fresh
         assert world.pool.get(3) is fresh
         world.pool.check()
+
+    world.run(main())
+
+
+def test_a_page_created_written_and_evicted_while_it_is_loaded_is_the_truth() -> None:
+    world = PoolWorld()
+
+    async def main() -> None:
+        await written(world, 3)
+        world.pool.drop(3)
+        file = failing(world)
+        file.hold_read = world.tasks.future()
+        loading = world.tasks.spawn(world.pool.load(3))
+        await world.tasks.yield_now()
+        fresh = world.new_leaf(3, key=b"fresh")
+        await world.pool.write_back(fresh)
+        assert not world.pool.drop(3)
+        file.hold_read.set_result(None)
+        assert (await loading).keys == [b"fresh"]
+
+    world.run(main())
+
+
+def test_a_page_stays_while_it_is_written_since_the_write_may_fail() -> None:
+    world = PoolWorld()
+
+    async def main() -> None:
+        page = world.new_leaf(3)
+        failing(world).fail_write = StorageError("I/O error")
+        world.log.hold()
+        writing = world.tasks.spawn(world.pool.write_back(page))
+        assert page.rec_lsn == 0
+        assert not world.pool.drop(3)
+        world.log.release()
+        with pytest.raises(StorageError):
+            await writing
+        assert world.pool.get(3) is page
+        assert page.rec_lsn == page.page_lsn
+
+    world.run(main())
+
+
+def test_a_sync_saves_the_lsn_of_the_write_that_it_covered() -> None:
+    world = PoolWorld()
+
+    async def main() -> None:
+        page = world.new_leaf(3)
+        first_lsn = page.page_lsn
+        await world.pool.write_back(page)
+        world.put(page, b"k2", b"v")
+        world.log.hold()
+        writing = world.tasks.spawn(world.pool.write_back(page))
+        await world.pool.sync()
+        assert world.pool.synced_lsns()[3] == first_lsn
+        world.log.release()
+        await writing
 
     world.run(main())
 
