@@ -14,7 +14,7 @@ import difflib
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -381,7 +381,7 @@ def _size_range(spec: Spec) -> str:
     return f'a size from "{format_size(spec.least)}" to "{format_size(spec.most)}" (units B, KB, MB, GB, TB)'
 
 
-_ALLOWED = {
+_ALLOWED: dict[str, Callable[[Spec], str]] = {
     "name": lambda spec: "1 to 63 letters, digits, dots, dashes and underscores",
     "address": lambda spec: "an IP address or host name",
     "port": lambda spec: "a port from 0 to 65535",

@@ -155,7 +155,7 @@ class Daemon:
         """Await the start, unless a signal or a fatal error comes first. Raises: _Stopped, ThunderError."""
         stop = self._stop_future()
         task = asyncio.ensure_future(opening)
-        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        await _first_of(task, stop)
         if task.done():
             task.result()
             return
@@ -172,7 +172,7 @@ class Daemon:
         self.events.emit("server.stopping", reason=stop.result())
         self._stop = asyncio.get_running_loop().create_future()
         task = asyncio.ensure_future(self._shut_down(ports, sessions, listener))
-        await asyncio.wait([task, self._stop], return_when=asyncio.FIRST_COMPLETED)
+        await _first_of(task, self._stop)
         await api.close()
         if not task.done():
             return self._fail(
@@ -221,6 +221,10 @@ class Daemon:
     def _fail(self, error: ThunderError) -> Outcome:
         self.events.emit("server.failed", message=error.message, hint=error.hint)
         return Outcome(error.exit_code, error)
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Stopped(Exception):
