@@ -22,7 +22,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
 
-from thunderdb.base.errors import Corruption, LogHole
+from thunderdb.base.errors import Corruption, InvariantViolated, LogHole
 from thunderdb.base.ids import FIRST_LSN, format_lsn
 from thunderdb.runtime.ports import Disk, File
 from thunderdb.wal.record import H_FLUSHED, H_LSN
@@ -68,7 +68,7 @@ class LogEnd:
     segments: tuple[tuple[int, int], ...]
     """(number, start LSN) of each segment up to this one, without a gap in between."""
     obsolete: tuple[int, ...]
-    """Numbers of segments before a gap: left-overs of a removal that a crash undid."""
+    """Numbers of segments before a gap, or without a readable header: left-overs of a removal that a crash undid."""
 
     def check(self) -> None:
         """Raises: LogHole, naming the place, if this is not where the log ends."""
@@ -202,7 +202,7 @@ class LogScan:
     @property
     def end(self) -> LogEnd:
         if self._end is None:
-            raise RuntimeError("the scan is not through")
+            raise InvariantViolated("the log's end was asked for before the scan was through")
         return self._end
 
     def __aiter__(self) -> LogScan:
@@ -291,10 +291,11 @@ class LogScan:
                 run.append((header.number, header.start_lsn))
             else:
                 obsolete.append(header.number)
+        obsolete += [number for number in self._reader.bad if number <= current.header.number - len(run)]
         last_lsn, last_kind, last_flushed_lsn = self._last
         self._end = LogEnd(
             kind, current.lsn, current.prev_checksum, last_lsn, last_kind, min(last_flushed_lsn, current.lsn), current.header,
-            current.closed, detail, later, tuple(reversed(run)), tuple(reversed(obsolete)),
+            current.closed, detail, later, tuple(reversed(run)), tuple(sorted(obsolete)),
         )  # fmt: skip
 
 

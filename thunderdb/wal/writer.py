@@ -513,7 +513,9 @@ class LogWriter:
         if keep is None:
             keep = self.spares.target + self.newest_segment - self._newest_at_removal
         self._newest_at_removal = self.newest_segment
-        gone, self._obsolete = self._obsolete, []
+        gone: list[int] = []
+        if self._starts[0] <= lsn:  # left-overs lie below all that the log holds
+            gone, self._obsolete = self._obsolete, []
         while len(self._starts) > 1 and self._starts[1] <= lsn:
             gone.append(self._numbers.pop(0))
             self._starts.pop(0)

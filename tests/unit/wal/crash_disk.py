@@ -2,7 +2,8 @@
 
 K1. Each operation is one boundary: with `cut_at=n` the n-th one raises PowerCut instead of happening.
 K2. A sync covers the writes that completed before it was called; a name is durable only after sync_dir.
-K3. `after_power_cut(fate)` gives the disk that the next start finds; `fate()` says of each sector and each name whether it landed.
+K3. `after_power_cut(fate)` gives the disk that the next start finds; `fate()` says whether a sector, or a name,
+    landed.
 K4. `after_kill()` gives what the next process finds after kill -9: the cache, with nothing more durable than before.
 """
 

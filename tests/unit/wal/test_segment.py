@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from thunderdb.base.errors import Corruption
 from thunderdb.wal.record import H_LSN, RecordKind, encode
@@ -60,6 +61,23 @@ def test_header_of_something_else(timeline: int, number: int, system: int, word:
     raw = encode_segment_header(SegmentHeader(2, 7, 0x1000, 1, 0, 1 << 24))
     with pytest.raises(Corruption, match=word):
         decode_segment_header(raw, timeline, number, system)
+
+
+def test_header_of_a_later_version() -> None:
+    raw = bytearray(encode_segment_header(SegmentHeader(2, 7, 0x1000, 1, 0, 1 << 24))[:56])
+    raw[8] = 9
+    raw += xxh3_64_intdigest(bytes(raw)).to_bytes(8, "little")
+    with pytest.raises(Corruption, match="format version 9"):
+        decode_segment_header(bytes(raw), 2, 7, 1)
+
+
+def test_scan_from_the_middle_believes_no_ghost() -> None:
+    """There the predecessor is unknown, and a recycled file has valid records of other LSNs at the same offsets."""
+    header, _, lsns = segment(0x9000, [10, 10])
+    _, old, _ = segment(0x1000, [10, 10])
+    ghost = SegmentScan(header, old, from_lsn=lsns[1])
+    assert ghost.batch() == [] and "another place" in ghost.why_it_ends()
+    assert [h[H_LSN] for h in SegmentScan(header, segment(0x9000, [10, 10])[1], from_lsn=lsns[1])] == lsns[1:]
 
 
 def test_short_header() -> None:

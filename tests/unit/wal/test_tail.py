@@ -1,4 +1,4 @@
-"""The log's tail: cut, torn, reordered, haunted. What was acknowledged stays, what was not is dropped whole, damage is named."""
+"""The log's tail: cut, torn, reordered, haunted. What was acknowledged stays, what was not goes whole, damage is named."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_garbage_from_every_byte_of_the_last_batch() -> None:
 
 @pytest.mark.parametrize("background", ["zeros", "ghosts"])
 def test_every_subset_of_the_last_batchs_sectors(background: str) -> None:
-    """Sectors of the unsynced batch land in any order: the log ends before the first that is missing, and it is never a hole."""
+    """Sectors of the unsynced batch land in any order: the log ends before the first missing one; never a hole."""
     before = bytearray(DATA[: LAST_BATCH + BIAS].ljust(len(DATA), b"\0"))
     if background == "ghosts":
         ghosts = DATA[SEGMENT_HEADER_SIZE : LAST_BATCH + BIAS]
@@ -213,7 +213,7 @@ def test_a_log_that_was_cut_and_grew_again() -> None:
 
 
 def test_the_tail_is_zeroed_before_the_first_append() -> None:
-    """Otherwise: a record of the unsynced batch that landed behind a gap, believed once the new life has filled the gap alike."""
+    """Otherwise a record that landed behind a gap is believed once the new life has filled the gap with the same bytes."""
     data = bytearray(DATA)
     data[LSNS[8] + BIAS + 20] ^= 1
     disk = bare_disk({FIRST: bytes(data)})
@@ -341,6 +341,17 @@ def test_left_overs_before_a_gap_are_not_the_log() -> None:
     end = find_end(files, 5, from_lsn=start)
     assert end.kind is EndKind.CLEAN_TAIL
     assert [number for number, _ in end.segments] == [3, 4, 5] and end.obsolete == (1,)
+    files[NAMES[1]] = bytes(SEGMENT_SIZE)  # its file came back under its old name, with its bytes already overwritten
+    log = Log(bare_disk(files), newest=5)
+
+    async def go() -> None:
+        end = await log.recover(start)
+        assert end.obsolete == (1, 2)
+        assert await log.writer.remove_below(start - 1) == 0
+        assert await log.writer.remove_below(start) == 2
+        assert not [name for name in log.disk.durable_names if name in (f"wal/{NAMES[0]}", f"wal/{NAMES[1]}")]
+
+    log.run(go())
 
 
 def test_until_stops_before_a_break_behind_it() -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from tests.unit.wal.helpers import SEGMENT_SIZE, Log, build
 from thunderdb.base.errors import Corruption, DiskFull, InvariantViolated, LimitExceeded, NodeStopped, StorageError, SyncFailed
+from thunderdb.base.events import Events
 from thunderdb.base.ids import FIRST_LSN
+from thunderdb.runtime.inline import InlineClock
 from thunderdb.wal.reader import create_log
 from thunderdb.wal.record import LogGone, RecordKind
 from thunderdb.wal.segment import segment_name
@@ -181,7 +183,8 @@ def test_a_closed_last_segment_is_gone_on_from() -> None:
         await log.writer.close()
 
     first = run(script)
-    first.disk.names[FIRST].cached.extend(bytes(100))  # as if the truncate had been lost
+    for data in (first.disk.names[FIRST].cached, first.disk.names[FIRST].durable):
+        data.extend(bytes(100))  # as if the truncate had been lost
     log = Log(first.disk)
 
     async def again() -> None:
@@ -363,7 +366,8 @@ def test_a_failed_sync_is_for_ever() -> None:
         good = log.add(b"good")
         await log.writer.flush_to(good)
         await log.writer.spares.filled()
-        log.disk.fail_sync = lambda path: path == FIRST
+        failures = iter([True])
+        log.disk.fail_sync = lambda path: path == FIRST and next(failures, False)  # trying again would succeed, and lie
         bad = log.add(b"bad")
         waiting = [log.tasks.spawn(log.writer.flush_to(lsn)) for lsn in (bad, log.add(b"too"))]
         for task in waiting:
@@ -404,6 +408,97 @@ def test_a_failed_sync_of_a_spare_stops_the_log_too() -> None:
 
     log = run(script)
     assert len(log.fatal) == 1
+
+
+def test_after_a_failed_sync_the_next_life_does_not_trust_the_cache() -> None:
+    """The cache still has the record, the disk never got it, and its pages count as clean: only writing it again helps (W4)."""
+
+    async def script(log: Log) -> None:
+        log.add(b"good")
+        await log.writer.flush_all()
+        log.add(b"in doubt" * 200)
+        log.writer.switch_segment()
+        log.disk.fail_sync = lambda path: path == FIRST
+        with pytest.raises(SyncFailed):
+            await log.writer.flush_all()
+
+    first = run(script)
+    second = Log(first.disk.after_kill())
+
+    async def again() -> None:
+        assert list((await second.records()).values()) == [b"good", b"in doubt" * 200]
+        await second.recover()
+
+    second.run(again())
+    third = Log(second.disk.after_power_cut(lambda: False))
+    assert list(third.run(third.records()).values()) == [b"good", b"in doubt" * 200]
+
+
+def test_a_failed_write_stops_the_log_and_close_tells() -> None:
+    async def script(log: Log) -> None:
+        log.add(b"x")
+        file = log.writer._file
+        assert file is not None
+
+        async def broken(offset: int, data: bytes) -> None:
+            raise OSError(5, "Input/output error")
+
+        file.write = broken  # type: ignore[method-assign,assignment]
+        with pytest.raises(OSError, match="Input/output"):
+            await log.writer.close()
+        assert len(log.fatal) == 1
+
+    run(script)
+
+
+def test_a_disk_that_fills_up_while_a_spare_is_made_leaves_none_behind() -> None:
+    async def script(log: Log) -> None:
+        await log.writer.spares.filled()
+        log.disk.room = 3 * SEGMENT_SIZE
+        real = log.disk.claim
+
+        def lied(size: int) -> None:  # free_bytes promised more than there is
+            if size > 0:
+                raise DiskFull("quota")
+            real(size)
+
+        log.disk.claim = lied  # type: ignore[method-assign]
+        log.add(b"x")
+        log.writer.switch_segment()
+        log.add(b"y")
+        await log.writer.flush_all()
+        await log.tasks.sleep(10**9)
+        assert sum("spare" in name for name in log.disk.names) == len(log.writer.spares) == 2
+        assert log.writer.spares.low
+
+    run(script, seal_after_ns=0)
+
+
+def test_no_room_for_a_seal_is_no_reason_for_a_new_segment() -> None:
+    async def script(log: Log) -> None:
+        log.add(b"x" * (log.writer.max_record_size - 84 - 10))
+        await log.writer.flush_all()
+        await log.tasks.sleep(10**9)
+        assert log.writer.record_count == 1 and log.writer.segment_number == 1
+
+    run(script)
+
+
+def test_the_control_file_is_optional() -> None:
+    """Without a hook the log works; a tool that only rewrites a log has no control file."""
+
+    async def script(log: Log) -> None:
+        writer = LogWriter(
+            log.tasks, InlineClock(log.scheduler), log.disk, "other", Events(), segment_size=SEGMENT_SIZE, system_id=1
+        )
+        await writer.resume(await create_log(log.disk, "other", 1, SEGMENT_SIZE))
+        writer.append(RecordKind.ROW, 1, 0)
+        writer.switch_segment()
+        writer.append(RecordKind.ROW, 1, 0)
+        await writer.close()
+        assert writer.newest_segment == 2
+
+    run(script)
 
 
 def test_an_error_of_the_hook_stops_the_log() -> None:
@@ -514,7 +609,8 @@ def test_spares_of_the_life_before_are_filled_again_before_use() -> None:
 
     first = run(script)
     spares = [name for name in first.disk.names if "spare" in name]
-    first.disk.names[spares[0]].cached[:] = b"?" * 3000
+    for data in (first.disk.names[spares[0]].cached, first.disk.names[spares[0]].durable):
+        data[:] = b"?" * 3000
     log = Log(first.disk)
 
     async def again() -> None:
