@@ -177,10 +177,7 @@ def parse(
     Raises: ConfigError, naming key, value and what is allowed (K2).
     """
     given = _from_toml(text, source)
-    for name in _TABLE:
-        value = (env or {}).get(env_name(name))
-        if value is not None:
-            given[name] = (value, env_name(name))
+    given.update(_from_env(env or {}))
     for name, value in (flags or {}).items():
         if value is not None:
             given[name] = (value, flag_name(name))
@@ -216,6 +213,20 @@ def _from_toml(text: str, source: str) -> dict[str, tuple[Any, str]]:
             )
         for name, value in table.items():
             given[_known_key(section, name, where)] = (value, f"{section}.{name}{where}")
+    return given
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    names = {env_name(name): name for name in _TABLE}
+    given: dict[str, tuple[Any, str]] = {}
+    for variable, value in sorted(env.items()):
+        if variable in names:
+            given[names[variable]] = (value, variable)
+        elif variable.startswith(ENV_PREFIX) and variable != CONFIG_PATH_ENV:
+            # Others may own variables with our prefix (a Kubernetes service does); only what looks like a slip is an error.
+            close = difflib.get_close_matches(variable, names, n=1, cutoff=0.94)
+            if close:
+                raise ConfigError(f"unknown key {variable} in the environment", f"did you mean {close[0]}?")
     return given
 
 

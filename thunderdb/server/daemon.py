@@ -53,9 +53,10 @@ OpenEngine = Callable[[RealPorts, Config, Events], Coroutine[Any, Any, Engine]]
 
 @dataclass(slots=True)
 class Outcome:
-    """How a daemon ended: exit code, and the error that ended it, if any."""
+    """How a daemon ended: exit code, whether by a clean shutdown, and the error that ended it, if any."""
 
     exit_code: int
+    clean: bool
     error: ThunderError | None = None
 
 
@@ -113,7 +114,7 @@ class Daemon:
             return await self._serve(ports, sessions, listener, api)
         except _Stopped as stopped:
             await api.close()
-            return self._fail(stopped.error) if stopped.error else Outcome(0)
+            return self._fail(stopped.error) if stopped.error else Outcome(0, clean=False)
         except ThunderError as error:
             await api.close()
             return self._fail(error)
@@ -181,7 +182,7 @@ class Daemon:
         task.result()
         ports.close()
         self.events.emit("server.stopped")
-        return Outcome(0)
+        return Outcome(0, clean=True)
 
     async def _shut_down(self, ports: RealPorts, sessions: Sessions, listener: Listener) -> None:
         """D4."""
@@ -220,7 +221,7 @@ class Daemon:
 
     def _fail(self, error: ThunderError) -> Outcome:
         self.events.emit("server.failed", message=error.message, hint=error.hint)
-        return Outcome(error.exit_code, error)
+        return Outcome(error.exit_code, False, error)
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:
@@ -273,7 +274,7 @@ def run_daemon(config: Config, open_engine: OpenEngine) -> Outcome:
     with asyncio.Runner(loop_factory=factory) as runner:
         daemon = Daemon(config, open_engine)
         outcome = runner.run(daemon.run())
-        if outcome.error is not None:
+        if not outcome.clean:
             # D4: no thread, no `finally` and no callback may write after this.
             sys.stderr.flush()
             os._exit(outcome.exit_code)

@@ -77,6 +77,14 @@ def test_mistakes_in_the_environment_name_the_variable() -> None:
         parse("", {"THUNDERDB_PAGE_SIZE": "3KB"})
 
 
+def test_a_slip_in_a_variables_name_is_an_error_but_other_peoples_variables_are_not() -> None:
+    with pytest.raises(ConfigError, match="THUNDERDB_PGPORT") as caught:
+        parse("", {"THUNDERDB_PGPORT": "1"})
+    assert "THUNDERDB_PG_PORT" in caught.value.hint
+    others = {"THUNDERDB_PORT": "tcp://10.0.0.1:5432", "THUNDERDB_PORT_5432_TCP": "x", "THUNDERDB_SERVICE_HOST": "x"}
+    assert parse("", others | {"THUNDERDB_CONFIG": "/x"}) == Config()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_loopback_needs_no_authentication(address: str) -> None:
     assert parse("", {}, {"listen_addr": address}).listen_addr == address

@@ -124,7 +124,7 @@ def test_start_answer_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         status, health = await node.call("GET", "/admin/health")
         assert (status, health["status"], health["version"]) == (200, "healthy", "0.1.0")
 
-    assert with_daemon(tmp_path, engine, body) == Outcome(0)
+    assert with_daemon(tmp_path, engine, body) == Outcome(0, clean=True)
     assert engine.closed
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "[INFO] ThunderDB 0.1.0 starting, node node-1"
@@ -146,7 +146,7 @@ def test_while_recovering_http_says_so_and_sql_is_57p03(tmp_path: Path) -> None:
         writer.write(startup(b"user\0ada\0"))
         assert b"C57P03\0" in await asyncio.wait_for(reader.read(), 5)
 
-    assert with_daemon(tmp_path, engine, body).exit_code == 0
+    assert with_daemon(tmp_path, engine, body) == Outcome(0, clean=False)
     assert not engine.closed, "a start that is interrupted is a crash, not a clean stop"
 
 
