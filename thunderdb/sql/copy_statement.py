@@ -105,7 +105,8 @@ class _Reader:
         self._expect("copy")
         if self._at("binary"):
             self._next += 1
-        schema, table, columns, query = "", "", (), ""
+        schema, table, query = "", "", ""
+        columns: tuple[str, ...] = ()
         if self._at("("):
             query = self._query()
         else:
