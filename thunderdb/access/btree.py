@@ -189,10 +189,15 @@ def purge(access: Access, leaf: Page) -> int:
     return len(keys)
 
 
-def _check_size(access: Access, key: bytes, payload: bytes) -> None:
+def check_key_size(access: Access, key: bytes) -> None:
+    """Raises: LimitExceeded."""
     limit = max_key_size(access.page_size)
     if len(key) > limit:
         raise LimitExceeded(f"index row size {len(key)} exceeds maximum {limit}", hint="Use a shorter key, or a larger page_size.")
+
+
+def _check_size(access: Access, key: bytes, payload: bytes) -> None:
+    check_key_size(access, key)
     if len(payload) > max_inline_value(access.page_size):
         raise LimitExceeded(f"row size {len(payload)} exceeds maximum {max_inline_value(access.page_size)} of an inline row")
 

@@ -133,12 +133,10 @@ class Restart:
 
     async def _undo(self, analysis: Analysis) -> None:
         """Roll back the losers, the one with the newest record first."""
-        if self.crashed:
-            self.events.emit("recovery.undo", active_transactions=len(analysis.losers), phase="start")
         losers = sorted(analysis.losers.items(), key=lambda item: -item[1][1])
         for txn, (first_lsn, last_lsn) in losers:
             loser = Loser(txn, first_lsn, last_lsn)
             await rollback(self.access, loser, 0)
             self.access.log.append(RecordKind.ABORT, txn, loser.last_lsn, ())
         if self.crashed:
-            self.events.emit("recovery.undo", active_transactions=len(analysis.losers), phase="done")
+            self.events.emit("recovery.undo", transactions=len(analysis.losers))

@@ -1,0 +1,392 @@
+"""The database: everything below it put together, opened, kept tidy in the background, and closed.
+
+    open:  lock ─▶ (make a new database) ─▶ control file ─▶ restart ─▶ catalog ─▶ checkpoint ─▶ background work
+    close: stop background work ─▶ roll back what is open ─▶ write every page ─▶ checkpoint ─▶ CLEAN
+
+O1. A missing or empty data directory *and* log directory make a new database; exactly one of them empty is refused.
+O2. Making a new database is marked by a file, so that a crash in it starts over instead of looking like damage.
+O3. After any failure of the log or of a sync, `failure` is set, `on_fatal` is called once, and nothing more is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from thunderdb.access import btree
+from thunderdb.access.apply import GHOST, PageOp, image_payload
+from thunderdb.access.context import Access
+from thunderdb.access.garbage import GARBAGE_ROOT
+from thunderdb.base.config import Config
+from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError
+from thunderdb.base.events import Events
+from thunderdb.base.ids import FIRST_LSN, LSN
+from thunderdb.engine.background import Background
+from thunderdb.engine.catalog import (
+    CATALOG_ROOT,
+    FIRST_OBJECT_ID,
+    Catalog,
+    Definition,
+    EntryKey,
+    TableDef,
+    decode_entry,
+)
+from thunderdb.engine.ddl import Ddl
+from thunderdb.engine.rows import Rows
+from thunderdb.recovery.checkpoint import Checkpointer, Done
+from thunderdb.recovery.restart import Restart, Restarted
+from thunderdb.runtime.ports import DirLock, Disk, Ports
+from thunderdb.runtime.sync import Tasks
+from thunderdb.storage.control import ControlFile, ControlState, DatabaseState
+from thunderdb.storage.files import PageFiles
+from thunderdb.storage.page import PAGE_HEADER_SIZE, VALUE_HEADER_SIZE, PageKind
+from thunderdb.storage.pool import BufferPool
+from thunderdb.storage.spacemap import format_map, set_allocated
+from thunderdb.storage.written import WrittenFile
+from thunderdb.txn.manager import READ_COMMITTED, REPEATABLE_READ, Txn, TxnManager
+from thunderdb.wal.reader import LogReader, create_log
+from thunderdb.wal.record import RecordKind
+from thunderdb.wal.writer import LogWriter
+
+T = TypeVar("T")
+
+LOCK_FILE = "lock"
+MARKER_FILE = "initialising"
+CONTROL_FILE = "control"
+FIRST_PAGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """The answer to a checkpoint that somebody asked for. `hold_until_ns` is wall time, 0 without a hold."""
+
+    checkpoint_lsn: int
+    redo_lsn: int
+    hold_until_ns: int
+
+
+class Database:
+    """An open database. Made by `Database.open`."""
+
+    def __init__(self, ports: Ports, config: Config, events: Events, state: ControlState, control: ControlFile, lock: DirLock) -> None:
+        tasks: Tasks = ports.tasks
+        self.ports = ports
+        self.config = config
+        self.events = events
+        self.control = control
+        self.failure: BaseException | None = None
+        self.on_fatal: Callable[[BaseException], None] | None = None
+        self.closing = False
+        self._lock = lock
+        self.files = PageFiles(tasks, ports.disk, config.data_dir, state.page_size)
+        self.log = LogWriter(
+            tasks, ports.clock, ports.disk, config.wal_dir, events,
+            segment_size=config.wal_segment_size, system_id=state.system_id, timeline=state.timeline,
+            buffer_size=config.wal_buffer_size, recent_size=config.wal_buffer_size,
+            on_new_segment=self._on_new_segment, on_fatal=self._fatal,
+        )  # fmt: skip
+        self.pool = BufferPool(tasks, self.files, config.buffer_pool_size, state.page_size, self.log, events)
+        self.access = Access(tasks, self.pool, self.log, self.files, state.page_size)
+        self.written = WrittenFile(ports.disk, config.data_dir, state.system_id, events)
+        self.restarted: Restarted | None = None
+        self.catalog = Catalog({}, 0)
+        self.manager = TxnManager(self.access, ports.clock, events)
+        self.rows = Rows(self)
+        self.ddl = Ddl(self)
+        self.checkpointer = Checkpointer(
+            self.access, control, self.written, ports.clock, events,
+            self.manager.table, lambda: (self.manager.next_txn, self.manager.order.last_us), self.manager.log_floor,
+        )  # fmt: skip
+        self.background = Background(self)
+        self._next_version = 1
+        self._next_object_id = FIRST_OBJECT_ID
+        self.open_txns: dict[int, Txn] = {}
+
+    # -- Opening and closing
+
+    @classmethod
+    async def open(cls, ports: Ports, config: Config, events: Events) -> Database:
+        """Open the database of a configuration, making or recovering it as need be.
+
+        Raises: Refused (one directory empty, locked, other page size), LogHole, Corruption, DiskFull, StorageError.
+        """
+        disk = ports.disk
+        await disk.make_dirs(config.data_dir)
+        await disk.make_dirs(config.wal_dir)
+        lock = await disk.lock(f"{config.data_dir}/{LOCK_FILE}")
+        try:
+            if await _is_new(disk, config):
+                await _create(ports, config, events)
+                events.emit("database.created", data_dir=config.data_dir)
+            control = ControlFile(ports.tasks, disk, f"{config.data_dir}/{CONTROL_FILE}", events)
+            state = await control.load()
+            if state.page_size != config.page_size:
+                raise Refused(
+                    f"page_size is {config.page_size}, but the database was made with {state.page_size}",
+                    f'Set page_size = "{state.page_size // 1024}KB" in [storage].',
+                )
+            db = cls(ports, config, events, state, control, lock)
+            await db._start(state)
+        except BaseException:
+            await lock.release()
+            raise
+        return db
+
+    async def _start(self, state: ControlState) -> None:
+        await self.files.open()
+        if state.copy_floors:
+            await self.written.remove()  # perhaps a copy by hand: its page files may be older than what was known of them
+        else:
+            self.pool.restore_written(await self.written.load())
+        reader = LogReader(self.ports.disk, self.config.wal_dir, state.system_id, state.timeline)
+        if state.state == DatabaseState.CLEAN:
+            pass
+        restart = Restart(self.access, reader, self.ports.clock, self.events, state)
+        self.restarted = await restart.run()
+        self.manager.next_txn = self.restarted.next_txn
+        self.manager.order.last_us = max(self.manager.order.last_us, self.restarted.order_us)
+        await self._load_catalog()
+        await self.control.update(state=DatabaseState.RUNNING, wal_segment_size=self.config.wal_segment_size)
+        if self.restarted.crashed:
+            await self.checkpointer.run()
+        self.background.start()
+
+    async def close(self) -> None:
+        """Shut down cleanly: nothing to recover at the next start. Sessions must have ended. Raises: what the disk raises."""
+        if self.closing:
+            return
+        self.closing = True
+        await self.background.stop()
+        try:
+            if self.failure is None:
+                await self._close_clean()
+        finally:
+            await self.files.close()
+            await self.control.close()
+            await self._lock.release()
+
+    async def _close_clean(self) -> None:
+        for txn in list(self.manager.active.values()):
+            if txn.id not in self.manager.committing:
+                await txn.rollback()
+        await self.checkpointer.run(flush_all=True)
+        while self.pool.dirty_table():
+            await self.pool.clean(self.log.next_lsn, 1 << 30)
+            await self.pool.sync()
+        done = await self.checkpointer.run(flush_all=True)
+        await self.log.close()
+        now_ns = self.ports.clock.wall_ns()
+        floors = tuple(floor for floor in self.control.state.copy_floors if floor.expires_wall_ns > now_ns)
+        clean = done.redo_lsn == done.begin_lsn
+        await self.control.update(
+            state=DatabaseState.CLEAN if clean else DatabaseState.RUNNING, wal_end_lsn=self.log.flushed_lsn, copy_floors=floors
+        )
+
+    async def _on_new_segment(self, number: int) -> None:
+        await self.control.update(newest_segment=number)
+
+    def _fatal(self, error: BaseException) -> None:
+        """O3: the node cannot go on."""
+        if self.failure is None:
+            self.failure = error
+            self.events.emit("engine.failed", message=str(error))
+            if self.on_fatal is not None:
+                self.on_fatal(error)
+
+    # -- Transactions
+
+    def begin(self, isolation: str = READ_COMMITTED, read_only: bool = False, sync_commit: bool | None = None) -> Txn:
+        """Begin a transaction. Raises: NodeStopped; SqlError 0A000 for SERIALIZABLE, which a later release brings."""
+        if self.closing or self.failure is not None:
+            raise NodeStopped("the database system is shutting down")
+        if isolation not in (READ_COMMITTED, REPEATABLE_READ):
+            raise SqlError("0A000", f"isolation level {isolation} is not supported yet", hint="Use REPEATABLE READ.")
+        return self.manager.begin(isolation, read_only, self.config.sync_commit if sync_commit is None else sync_commit)
+
+    def catalog_for(self, txn: Txn | None) -> Catalog:
+        """The definitions as a transaction sees them: the committed ones and its own."""
+        if txn is None or txn.ddl is None:
+            return self.catalog
+        if txn.ddl.cached is None or txn.ddl.cached[0] is not self.catalog:
+            return txn.ddl.apply_to(self.catalog, self.new_version())  # type: ignore[no-any-return]
+        return txn.ddl.cached[1]  # type: ignore[no-any-return]
+
+    def watch_ddl(self, txn: Txn) -> None:
+        """Publish the transaction's definitions when it has durably committed."""
+        if self.open_txns.get(id(txn)) is txn:
+            return
+        self.open_txns[id(txn)] = txn
+
+        def ended(committed: bool) -> None:
+            del self.open_txns[id(txn)]
+            if committed and txn.ddl is not None:
+                self.catalog = Catalog(txn.ddl.apply_to(self.catalog, 0).entries, self.new_version())
+                self.background.garbage_soon()
+
+        txn.on_end.append(ended)
+
+    def new_version(self) -> int:
+        self._next_version += 1
+        return self._next_version
+
+    def new_object_id(self) -> int:
+        self._next_object_id += 1
+        return self._next_object_id - 1
+
+    # -- What SQL uses (shortcuts)
+
+    async def run(self, operation: Callable[..., T], *args: Any) -> T:
+        """Run a synchronous operation until nothing that it needs is missing."""
+        return await self.access.run(operation, *args)
+
+    def scan(
+        self, txn: Txn, root: int, low: bytes | None = None, high: bytes | None = None, reverse: bool = False
+    ) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+        return self.rows.scan(txn, root, low, high, reverse)
+
+    async def insert(self, txn: Txn, table: TableDef, values: Sequence[Any]) -> bytes:
+        return await self.rows.insert(txn, table, values)
+
+    async def checkpoint(self, hold_ns: int = 0) -> Checkpointed:
+        """A checkpoint now; with `hold_ns`, no log of it is removed for that long, so that files may be copied by hand."""
+        done: Done = await self.checkpointer.run(hold_ns)
+        until_ns = self.ports.clock.wall_ns() + hold_ns if hold_ns else 0
+        return Checkpointed(done.begin_lsn, done.redo_lsn, until_ns)
+
+    def gauges(self) -> dict[str, float]:
+        """Numbers for metrics, by name without prefix."""
+        log, pool, manager = self.log, self.pool, self.manager
+        last = self.checkpointer.last
+        return {
+            "wal_next_lsn": log.next_lsn,
+            "wal_flushed_lsn": log.flushed_lsn,
+            "wal_records_total": log.record_count,
+            "wal_segments": len(log.segments),
+            "pool_used_bytes": pool.used_bytes,
+            "pool_capacity_bytes": pool.capacity_bytes,
+            "pool_dirty_pages": pool.dirty_count(),
+            "pool_loads_total": pool.loads,
+            "pool_evictions_total": pool.evictions,
+            "pool_writes_total": pool.writes,
+            "transactions_active": len(manager.active),
+            "transactions_committed_total": manager.commits,
+            "transactions_rolled_back_total": manager.rollbacks,
+            "locks_held": len(manager.locks),
+            "lock_waits_total": manager.locks.waits,
+            "deadlocks_total": manager.locks.deadlocks,
+            "checkpoints_total": self.checkpointer.count,
+            "checkpoint_redo_lsn": last.redo_lsn if last else 0,
+            "database_pages": self.files.page_count,
+        }
+
+    # -- The catalog
+
+    async def _load_catalog(self) -> None:
+        entries: dict[EntryKey, Definition] = {}
+        low: bytes | None = None
+        while True:
+            found, low = await self.access.run(self._catalog_leaf, low)
+            for key, value in found:
+                payload = value[VALUE_HEADER_SIZE:]
+                if value[16] & 2:
+                    from thunderdb.access import large
+
+                    payload = await large.load(self.access, payload)
+                entry, definition = decode_entry(key, payload)
+                if definition is not None:
+                    entries[entry] = definition
+            if low is None:
+                break
+        for (_kind, object_id), definition in entries.items():
+            self._next_object_id = max(self._next_object_id, object_id + 1)
+            if isinstance(definition, TableDef):
+                self._next_version = max(self._next_version, definition.version)
+                ids = [definition.pk_id, *(index.id for index in definition.indexes)]
+                self._next_object_id = max(self._next_object_id, *(object_id + 1 for object_id in ids))
+        self.catalog = Catalog(entries, self.new_version())
+
+    def _catalog_leaf(self, low: bytes | None) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        leaf, start, fence = btree.leaf_from(self.access, CATALOG_ROOT, low)
+        rows = zip(leaf.keys[start:], leaf.vals[start:], strict=True)
+        return [(key, value) for key, value in rows if not value[16] & GHOST], fence
+
+
+async def _is_new(disk: Disk, config: Config) -> bool:
+    """O1 and O2. Raises: Refused."""
+    data = [name for name in await disk.list(config.data_dir) if name != LOCK_FILE]
+    wal = await disk.list(config.wal_dir)
+    if MARKER_FILE in data:
+        for directory, names in ((config.data_dir, data), (config.wal_dir, wal)):
+            for name in names:
+                if name != MARKER_FILE:
+                    await disk.unlink(f"{directory}/{name}")
+        return True
+    if not data and not wal:
+        return True
+    if not data or not wal:
+        empty, full = (config.data_dir, config.wal_dir) if not data else (config.wal_dir, config.data_dir)
+        raise Refused(
+            f"{empty} is empty, but {full} is not: it is probably a disk that is not mounted",
+            "Mount it, or restore the missing directory from a backup; to start anew, empty both.",
+        )
+    if CONTROL_FILE not in data:
+        raise Refused(f"{config.data_dir} is not a ThunderDB data directory: it has no control file", "Check data_dir.")
+    return False
+
+
+async def _create(ports: Ports, config: Config, events: Events) -> None:
+    """Make an empty database: space map, catalog and garbage trees, and its first log."""
+    disk, tasks = ports.disk, ports.tasks
+    marker = await disk.open(f"{config.data_dir}/{MARKER_FILE}", create=True)
+    await marker.close()
+    await disk.sync_dir(config.data_dir)
+    system_id = ports.random.bits(63) | 1
+    end = await create_log(disk, config.wal_dir, system_id, config.wal_segment_size, start_lsn=FIRST_LSN)
+    log = LogWriter(
+        tasks, ports.clock, disk, config.wal_dir, events, segment_size=config.wal_segment_size, system_id=system_id, seal_after_ns=0
+    )
+    await log.resume(end)
+    files = PageFiles(tasks, disk, config.data_dir, config.page_size)
+    await files.open()
+    await files.grow(FIRST_PAGES)
+    pool = BufferPool(tasks, files, config.buffer_pool_size, config.page_size, log, events)
+    access = Access(tasks, pool, log, files, config.page_size)
+    _first_pages(access)
+    control = ControlFile(tasks, disk, f"{config.data_dir}/{CONTROL_FILE}", events)
+    await control.create(
+        ControlState(
+            system_id, config.page_size, config.wal_segment_size, 1, newest_segment=end.header.number,
+            created_wall_ns=ports.clock.wall_ns(),
+        )  # fmt: skip
+    )
+    written = WrittenFile(disk, config.data_dir, system_id, events)
+    checkpointer = Checkpointer(access, control, written, ports.clock, events, list, lambda: (1, 0), lambda: 0)
+    await checkpointer.run(flush_all=True)
+    await log.close()
+    await files.close()
+    await control.update(state=DatabaseState.CLEAN, wal_end_lsn=log.flushed_lsn)
+    await control.close()
+    await disk.unlink(f"{config.data_dir}/{MARKER_FILE}")
+    await disk.sync_dir(config.data_dir)
+
+
+def _first_pages(access: Access) -> None:
+    pool = access.pool
+    space_map = pool.create(0, PageKind.MAP)
+    format_map(space_map)
+    for page_no in (CATALOG_ROOT, GARBAGE_ROOT):
+        set_allocated(space_map, page_no)
+    pages = [space_map]
+    for root in (CATALOG_ROOT, GARBAGE_ROOT):
+        page = pool.create(root, PageKind.LEAF)
+        page.tree, page.used = root, PAGE_HEADER_SIZE
+        pages.append(page)
+    access.change(RecordKind.STRUCT, [(page, PageOp.IMAGE, image_payload(page, access.page_size)) for page in pages])
+
+
+def require_lsn(lsn: int) -> LSN:
+    """An LSN that a caller got from outside. Raises: Corruption."""
+    if lsn <= 0:
+        raise Corruption(f"not an LSN: {lsn}")
+    return LSN(lsn)

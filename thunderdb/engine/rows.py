@@ -1,0 +1,381 @@
+"""Reading and writing rows in transactions: what SQL stands on.
+
+E1. Locks come first, then one synchronous step that checks everything again and changes; nothing that was checked before an
+    await is believed after it.
+E2. Under its lock, the newest version of a row is committed or the transaction's own. At READ COMMITTED it is the row; at
+    REPEATABLE READ a version that the snapshot does not see is 40001.
+E3. A statement that fails is undone by its caller to the savepoint that it took.
+E4. Index entries carry stamps like rows, so a snapshot sees exactly the entries of the row versions that it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from thunderdb.access import btree, large
+from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE
+from thunderdb.base.errors import SerializationFailure, SqlError, UniqueViolation
+from thunderdb.engine.table import IndexAccess, TableAccess
+from thunderdb.storage.page import VALUE_HEADER, Page
+from thunderdb.storage.pool import BufferPool, Miss
+from thunderdb.txn.locks import Mode
+from thunderdb.txn.manager import READ_COMMITTED, Txn
+
+if TYPE_CHECKING:
+    from thunderdb.engine.catalog import TableDef
+    from thunderdb.engine.database import Database
+
+Row = tuple[bytes, bytes]
+"""(key, payload)"""
+
+LARGE_CACHE_BYTES = 64 << 20
+ROWID = 8
+
+
+class StalePlan(Exception):
+    """The table changed while a statement waited for its lock: plan the statement again."""
+
+
+class LargeMiss(Miss):
+    """A row's payload is a large value that is not in memory. `args` is (rows, reference)."""
+
+    def __init__(self, rows: Rows, reference: bytes) -> None:
+        super().__init__(rows, reference)
+        self.rows = rows
+        self.reference = reference
+
+    async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
+        await self.rows.load_large(self.reference)
+
+
+class Rows:
+    """Row operations of a database."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.access = db.access
+        self.manager = db.manager
+        self.versions = db.manager.versions
+        self._tables: dict[tuple[int, int], TableAccess] = {}
+        self._next_rowid: dict[int, int] = {}
+        self._large: dict[bytes, bytes] = {}
+        self._inline_limit = btree.max_inline_value(db.access.page_size)
+
+    def table(self, definition: TableDef) -> TableAccess:
+        """The codecs of a table version."""
+        key = (definition.id, definition.version)
+        found = self._tables.get(key)
+        if found is None or found.definition is not definition:
+            if len(self._tables) > 1000:
+                self._tables.clear()
+            found = self._tables[key] = TableAccess(definition)
+        return found
+
+    # -- Reading
+
+    def try_get(self, txn: Txn, root: int, key: bytes) -> bytes | None:
+        """The payload at `key` as the transaction's snapshot sees it. Raises: Miss."""
+        leaf = btree.find_leaf(self.access, root, key)
+        keys = leaf.keys
+        index = btree.bisect_left(keys, key)
+        if index == len(keys) or keys[index] != key:
+            return None
+        value = leaf.vals[index]
+        snapshot = txn.snapshot
+        if snapshot is None:
+            snapshot = txn.new_snapshot()
+        if leaf.max_txn < snapshot.xmin:
+            flags = value[16]
+            if not flags:
+                return value[VALUE_HEADER_SIZE:]
+            if flags & GHOST:
+                return None
+        else:
+            seen = self.versions.visible(value, snapshot, txn.id)
+            if seen is None:
+                return None
+            value = seen
+        return self._payload(value)
+
+    async def get(self, txn: Txn, root: int, key: bytes) -> bytes | None:
+        return await self.access.run(self.try_get, txn, root, key)
+
+    def _payload(self, value: bytes) -> bytes:
+        payload = value[VALUE_HEADER_SIZE:]
+        if value[16] & LARGE:
+            data = self._large.get(payload)
+            if data is None:
+                raise LargeMiss(self, payload)
+            return data
+        return payload
+
+    async def load_large(self, reference: bytes) -> bytes:
+        data = await large.load(self.access, reference)
+        cached = sum(map(len, self._large.values()))
+        while self._large and cached + len(data) > LARGE_CACHE_BYTES:
+            cached -= len(self._large.pop(next(iter(self._large))))
+        self._large[reference] = data
+        return data
+
+    def try_scan(
+        self, txn: Txn, root: int, low: bytes | None, high: bytes | None, reverse: bool
+    ) -> tuple[list[tuple[bytes, bytes, bool]], bytes | None]:
+        """One leaf of a scan: [(key, payload or reference, is large)], and the fence to go on from (None: done). Raises: Miss."""
+        snapshot = txn.snapshot or txn.new_snapshot()
+        if reverse:
+            leaf, end, fence = btree.leaf_before(self.access, root, high)
+            start = 0 if low is None else btree.bisect_left(leaf.keys, low)
+            done = fence is None or (low is not None and fence <= low)
+        else:
+            leaf, start, fence = btree.leaf_from(self.access, root, low)
+            end = len(leaf.keys) if high is None else btree.bisect_left(leaf.keys, high)
+            done = fence is None or (high is not None and fence >= high)
+        keys, vals = leaf.keys[start:end], leaf.vals[start:end]
+        rows: list[tuple[bytes, bytes, bool]] = []
+        if leaf.max_txn < snapshot.xmin:
+            for key, value in zip(keys, vals, strict=True):
+                flags = value[16]
+                if not flags & GHOST:
+                    rows.append((key, value[VALUE_HEADER_SIZE:], bool(flags & LARGE)))
+        else:
+            visible, own = self.versions.visible, txn.id
+            for key, value in zip(keys, vals, strict=True):
+                seen = visible(value, snapshot, own)
+                if seen is not None:
+                    rows.append((key, seen[VALUE_HEADER_SIZE:], bool(seen[16] & LARGE)))
+        if reverse:
+            rows.reverse()
+        return rows, None if done else fence
+
+    async def scan(
+        self, txn: Txn, root: int, low: bytes | None = None, high: bytes | None = None, reverse: bool = False
+    ) -> AsyncIterator[list[Row]]:
+        """Batches of visible rows with low <= key < high, a leaf at a time, large values resolved."""
+        while True:
+            found, fence = await self.access.run(self.try_scan, txn, root, low, high, reverse)
+            batch: list[Row] = []
+            for key, payload, is_large in found:
+                if is_large:
+                    if batch:
+                        yield batch
+                    yield [(key, await large.load(self.access, payload))]
+                    batch = []
+                else:
+                    batch.append((key, payload))
+            if batch:
+                yield batch
+            if fence is None:
+                return
+            if reverse:
+                high = fence
+            else:
+                low = fence
+
+    # -- Locks
+
+    async def lock_table(self, txn: Txn, definition: TableDef, mode: Mode = Mode.INTENT) -> None:
+        """Lock a table for writing rows (INTENT) or for DDL (EXCLUSIVE). Raises: StalePlan if it changed meanwhile."""
+        if await txn.lock(("table", definition.id), mode):
+            current = self.db.catalog_for(txn).table_by_id(definition.id)
+            if current is not definition:
+                raise StalePlan(definition.name)
+
+    def _begin_write(self, txn: Txn, table: TableAccess) -> bool:
+        """Checks before a write; return whether the table is locked already."""
+        txn.begin_write()
+        return table.lock_name in txn.locks
+
+    async def lock_row(self, txn: Txn, definition: TableDef, key: bytes) -> bytes | None:
+        """Lock a row for change; return its current payload (E2), or None if it is gone.
+
+        Raises: SerializationFailure, DeadlockDetected, QueryCancelled, StalePlan.
+        """
+        table = self.table(definition)
+        if not self._begin_write(txn, table):
+            await self.lock_table(txn, definition)
+        wait = self.manager.locks.acquire(txn, (table.root, key), Mode.EXCLUSIVE)
+        if wait is not None:
+            await wait
+        return await self.access.run(self._current, txn, table.root, key)
+
+    def try_lock_row(self, txn: Txn, table: TableAccess, key: bytes) -> bytes | None:
+        """`lock_row` without waiting, for the hot path. Raises: Miss; WouldWait (use lock_row)."""
+        if table.lock_name not in txn.locks or (table.root, key) not in txn.locks:
+            raise WouldWait
+        return self._current(txn, table.root, key)
+
+    def _current(self, txn: Txn, root: int, key: bytes) -> bytes | None:
+        value = btree.get(self.access, root, key)
+        if value is None:
+            return None
+        stamp = VALUE_HEADER.unpack_from(value)[0]
+        if txn.isolation != READ_COMMITTED and stamp != txn.id:
+            snapshot = txn.snapshot or txn.new_snapshot()
+            if not snapshot.sees(stamp):
+                raise SerializationFailure("could not serialize access due to concurrent update")
+        return None if value[16] & GHOST else self._payload(value)
+
+    # -- Writing
+
+    async def insert(self, txn: Txn, definition: TableDef, values: Sequence[Any]) -> bytes:
+        """Insert a row; return its key. Raises: UniqueViolation, SqlError 23502, DeadlockDetected, DiskFull, StalePlan."""
+        conflict, key = await self.insert_or_conflict(txn, definition, values)
+        if conflict is not None:
+            table = self.table(definition)
+            if conflict == definition.pk_name or not conflict:
+                positions = definition.pk
+            else:
+                positions = next(index.columns for index in table.indexes if index.definition.name == conflict)
+            raise UniqueViolation(
+                f'duplicate key value violates unique constraint "{conflict}"', table.describe_key(positions, values)
+            )
+        return key
+
+    async def insert_or_conflict(
+        self, txn: Txn, definition: TableDef, values: Sequence[Any], payload: bytes | None = None
+    ) -> tuple[str | None, bytes]:
+        """Insert a row. Return (None, its key), or (name of the violated constraint, key of the row in the way).
+
+        The row in the way is locked by this transaction, so that ON CONFLICT DO UPDATE can go on with it.
+        """
+        table = self.table(definition)
+        if not self._begin_write(txn, table):
+            await self.lock_table(txn, definition)
+        key = table.key_of(values)
+        if key is None:
+            key = await self._new_rowid(table)
+        else:
+            await self._lock_key(txn, table.root, key)
+            if await self.access.run(self._is_live, table.root, key):
+                return definition.pk_name, key
+        entries: list[tuple[IndexAccess, bytes]] = []
+        for index in table.indexes:
+            entry, unique = index.entry(values, key)
+            if unique:
+                await self._lock_key(txn, index.root, entry)
+                other = await self.access.run(self._live_payload, index.root, entry)
+                if other is not None:
+                    await self._lock_key(txn, table.root, other)
+                    return index.definition.name, other
+            entries.append((index, entry))
+        if payload is None:
+            payload = table.row.encode(values)
+        await self._put_row(txn, table.root, key, payload)
+        for index, entry in entries:
+            await self._put(txn, index.root, entry, 0, key)
+        return None, key
+
+    async def update(
+        self, txn: Txn, definition: TableDef, key: bytes, old_payload: bytes, values: Sequence[Any]
+    ) -> bytes:
+        """Give a row that `lock_row` returned new values; return its key, which a change of the primary key changes.
+
+        Raises: UniqueViolation, SqlError 23502, DiskFull.
+        """
+        table = self.table(definition)
+        txn.begin_write()
+        new_key = table.key_of(values)
+        if new_key is not None and new_key != key:
+            await self.delete(txn, definition, key, old_payload)
+            return await self.insert(txn, definition, values)
+        payload = table.row.encode(values)
+        for index in table.indexes:
+            await self._update_index(txn, table, index, key, old_payload, values)
+        await self._drop_large(txn, table.root, key)
+        await self._put_row(txn, table.root, key, payload)
+        return key
+
+    async def _update_index(
+        self, txn: Txn, table: TableAccess, index: IndexAccess, key: bytes, old_payload: bytes, values: Sequence[Any]
+    ) -> None:
+        old_entry, was_unique = index.entry_of_payload(old_payload, key)
+        new_entry, unique = index.entry(values, key)
+        if new_entry == old_entry:
+            return
+        if was_unique:
+            await self._lock_key(txn, index.root, old_entry)
+        if unique:
+            await self._lock_key(txn, index.root, new_entry)
+            if await self.access.run(self._is_live, index.root, new_entry):
+                raise UniqueViolation(
+                    f'duplicate key value violates unique constraint "{index.definition.name}"',
+                    table.describe_key(index.columns, values),
+                )
+        await self._ghost(txn, index.root, old_entry)
+        await self._put(txn, index.root, new_entry, 0, key)
+
+    async def delete(self, txn: Txn, definition: TableDef, key: bytes, old_payload: bytes) -> None:
+        """Delete a row that `lock_row` returned."""
+        table = self.table(definition)
+        txn.begin_write()
+        for index in table.indexes:
+            entry, unique = index.entry_of_payload(old_payload, key)
+            if unique:
+                await self._lock_key(txn, index.root, entry)
+            await self._ghost(txn, index.root, entry)
+        await self._drop_large(txn, table.root, key)
+        await self._ghost(txn, table.root, key)
+
+    async def _lock_key(self, txn: Txn, root: int, key: bytes) -> None:
+        wait = self.manager.locks.acquire(txn, (root, key), Mode.EXCLUSIVE)
+        if wait is not None:
+            await wait
+
+    def _is_live(self, root: int, key: bytes) -> bool:
+        value = btree.get(self.access, root, key)
+        return value is not None and not value[16] & GHOST
+
+    def _live_payload(self, root: int, key: bytes) -> bytes | None:
+        value = btree.get(self.access, root, key)
+        return None if value is None or value[16] & GHOST else value[VALUE_HEADER_SIZE:]
+
+    async def _put_row(self, txn: Txn, root: int, key: bytes, payload: bytes) -> None:
+        if len(payload) > self._inline_limit:
+            reference = await large.store(self.access, txn, payload)
+            await self._put(txn, root, key, LARGE, reference)
+        else:
+            await self._put(txn, root, key, 0, payload)
+
+    async def _put(self, txn: Txn, root: int, key: bytes, flags: int, payload: bytes) -> None:
+        try:
+            lsn, old = btree.put(self.access, txn, root, key, flags, payload)
+        except Miss:
+            lsn, old = await self.access.run(btree.put, self.access, txn, root, key, flags, payload)
+        self.versions.remember(lsn, old)
+
+    async def _ghost(self, txn: Txn, root: int, key: bytes) -> None:
+        lsn, old = await self.access.run(btree.delete, self.access, txn, root, key)
+        self.versions.remember(lsn, old)
+        txn.ghosts.append((root, key))
+
+    async def _drop_large(self, txn: Txn, root: int, key: bytes) -> None:
+        value = await self.access.run(btree.get, self.access, root, key)
+        if value is not None and value[16] & LARGE and not value[16] & GHOST:
+            await large.drop(self.access, txn, value[VALUE_HEADER_SIZE:])
+
+    async def _new_rowid(self, table: TableAccess) -> bytes:
+        root = table.root
+        if root not in self._next_rowid:
+            highest = await self.access.run(self._highest_key, root)
+            self._next_rowid.setdefault(root, highest + 1)
+        rowid = self._next_rowid[root]
+        self._next_rowid[root] = rowid + 1
+        return rowid.to_bytes(ROWID, "big")
+
+    def _highest_key(self, root: int) -> int:
+        leaf, _end, fence = btree.leaf_before(self.access, root, None)
+        while not leaf.keys and fence is not None:
+            leaf, _end, fence = btree.leaf_before(self.access, root, fence)
+        return int.from_bytes(leaf.keys[-1], "big") if leaf.keys else 0
+
+    def forget_tree(self, root: int) -> None:
+        self._next_rowid.pop(root, None)
+
+    def require_pk(self, definition: TableDef) -> None:
+        if not definition.pk:
+            raise SqlError("42P10", f'table "{definition.name}" has no primary key')
+
+
+class WouldWait(Exception):
+    """A lock is not held yet: take the slow path."""
