@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sim.fates import MixedFates
-from sim.image import BLOCK, ZEROS, DiskImage, Fates, Inode, clean, parent
+from sim.image import BLOCK, SECTOR, ZEROS, DiskImage, Fates, Inode, clean, parent
 from sim.kernel import PortRevoked, SimScheduler, forever
 from sim.rand import Stream, Streams
 from sim.trace import Op, Trace
@@ -358,6 +358,10 @@ class SimDisk:
         if not self.scheduler.alive:
             await forever(self.scheduler)
 
+    def state(self) -> tuple[int, tuple[int, ...]]:
+        """Equal values mean that a crash would find the same disk: nothing changed and no write was begun or ended."""
+        return self.image.version, tuple(self._in_flight)
+
     def fork_image(self) -> DiskImage:
         """The disk as it is now, writes under way included as pending ones: a state from which a power cut can be tried."""
         image = self.image.fork()
@@ -442,6 +446,16 @@ class SimDisk:
     def flip_bit(self, number: int, bit: int) -> None:
         """Rot: change one bit, in the cache and on the device alike."""
         rot(self.image.owned(number), bit)
+
+    def zero_sector(self, path: str, sector: int) -> None:
+        """A sector that reads as zeros from now on. Counted as a fault fired."""
+        self.fired["zeroed_sector"] += 1
+        number = self.image.names[clean(path)]
+        inode = self.image.owned(number)
+        block, at = divmod(sector * SECTOR, BLOCK)
+        for blocks in (inode.cache, inode.device):
+            old = blocks.get(block, ZEROS)
+            blocks[block] = old[:at] + bytes(SECTOR) + old[at + SECTOR :]
 
     def rot_file(self, path: str, bit: int) -> None:
         """Flip a bit of a file by name. Counted as a fault fired."""

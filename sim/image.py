@@ -191,7 +191,7 @@ class DiskImage:
     """A file system: inodes, names, and what is pending between cache and device. Paths are absolute and clean."""
 
     __slots__ = ("inodes", "names", "dirs", "device_names", "device_dirs", "entries", "capacity_bytes", "used_bytes", "_number",
-                 "_next_inode", "opened")  # fmt: skip
+                 "_next_inode", "opened", "version")  # fmt: skip
 
     def __init__(self, capacity_bytes: int = 1 << 50) -> None:
         self.inodes: dict[int, Inode] = {}
@@ -203,6 +203,7 @@ class DiskImage:
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
         self.opened: dict[int, int] = {}
+        self.version = 0  # grows with every change of what a crash could leave
         self._number = 0
         self._next_inode = 1
 
@@ -223,6 +224,7 @@ class DiskImage:
     def owned(self, number: int) -> Inode:
         """The inode, for a change."""
         inode = self.inodes[number]
+        self.version += 1
         if inode.shared:
             inode = self.inodes[number] = inode.copy()
         return inode
@@ -275,6 +277,7 @@ class DiskImage:
 
     def rename_dir(self, old: str, new: str) -> None:
         """Move a directory with all that is in it; durable at once (the engine only does it to publish synced trees)."""
+        self.version += 1
         for names in (self.names, self.device_names):
             for path in [path for path in names if path.startswith(old + "/")]:
                 names[new + path[len(old) :]] = names.pop(path)
@@ -286,6 +289,7 @@ class DiskImage:
 
     def make_dir(self, path: str) -> None:
         """Durable at once: `Disk.make_dirs` syncs what it makes."""
+        self.version += 1
         self.dirs[path] = None
         self.device_dirs[path] = None
 
@@ -293,6 +297,7 @@ class DiskImage:
         _apply(self.names, entry)
         self.entries.append(entry)
         self._number += 1
+        self.version += 1
         self._collect()
 
     def entry_mark(self) -> int:
@@ -309,6 +314,7 @@ class DiskImage:
             if path in entry.dirs or any(name in wanted for name, _ in entry.names):
                 landed.append(entry)
                 wanted.update(dict.fromkeys(name for name, _ in entry.names))
+        self.version += bool(landed)
         for entry in reversed(landed):
             _apply(self.device_names, entry)
         self.entries = [entry for entry in self.entries if not any(entry is other for other in landed)]

@@ -127,8 +127,11 @@ def _fire(timer: SimTimer) -> None:
     if function is None:
         timer.env._cancelled -= 1
         return
-    timer.function = None
     scheduler = timer.scheduler
+    if scheduler is not None and scheduler.held is not None:
+        scheduler.held.append(timer)
+        return
+    timer.function = None
     if scheduler is None:
         function(*timer.args)
     elif scheduler.alive:
@@ -138,7 +141,7 @@ def _fire(timer: SimTimer) -> None:
 class SimScheduler:
     """What one life of a node (or the harness) stands on; `kill` ends that life."""
 
-    __slots__ = ("kernel", "trace", "node", "alive", "costs_ns", "on_crashed", "_order", "_ready", "_armed", "_turn")
+    __slots__ = ("kernel", "trace", "node", "alive", "held", "costs_ns", "on_crashed", "_order", "_ready", "_armed", "_turn")
 
     def __init__(
         self, kernel: Kernel, trace: Trace, node: int, order: Stream, costs_ns: dict[str, float] | None = None
@@ -147,6 +150,7 @@ class SimScheduler:
         self.trace = trace
         self.node = node
         self.alive = True
+        self.held: list[SimTimer] | None = None  # paused: what came due meanwhile
         self.costs_ns = costs_ns or {}
         self.on_crashed: Callable[[BaseException], None] | None = None
         self._order = order
@@ -193,7 +197,21 @@ class SimScheduler:
     def kill(self) -> None:
         """K3: end this life. What is queued stays referenced by nobody but the graveyard."""
         self.alive = False
+        self.held = None
         self._ready = []
+
+    def pause(self) -> None:
+        """Stop running callbacks (SIGSTOP, a long pause of the hypervisor); time goes on."""
+        if self.alive and self.held is None:
+            self.held = []
+
+    def resume(self) -> None:
+        """Run what came due during the pause, and go on."""
+        held, self.held = self.held or [], None
+        kernel = self.kernel
+        for timer in held:
+            kernel._serial += 1
+            heapq.heappush(kernel._queue, (kernel._now, 1, kernel._bits(32) << 40 | kernel._serial, timer))
 
     def enter(self, timer: SimTimer, function: Callable[..., None]) -> None:
         """Run a timer's callback, then all that became ready through it."""

@@ -139,7 +139,7 @@ class Side:
 
     def _deliver(self) -> None:
         """Hand over what is there, unless nobody listens yet or the reader has paused."""
-        while self.inbox and not self.paused and not self.closed and self._on_data is not None:
+        while self.inbox and not (self.paused or self.closed or self.closing) and self._on_data is not None:
             data = self.inbox.pop(0)
             self.net.trace.event(self.net.kernel._now, self.net.number_of(self.host), Op.MESSAGE, data, self.number)
             self.other.taken(len(data))

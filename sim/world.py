@@ -182,6 +182,14 @@ class SimNode:
 
         self.set_boundary(hook)
 
+    def pause(self) -> None:
+        """Freeze the process (SIGSTOP): its clock goes on, its callbacks wait."""
+        self.world.fired["pause"] += 1
+        self.ports.scheduler.pause()
+
+    def resume(self) -> None:
+        self.ports.scheduler.resume()
+
     # Death and life.
 
     def crash(self, power: bool = True, fates: Fates | None = None) -> None:

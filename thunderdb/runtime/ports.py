@@ -184,13 +184,20 @@ class Command(Protocol):
 class Ports(Protocol):
     """All that a node gets from outside."""
 
-    clock: Clock
-    disk: Disk
-    network: Network
-    random: Random
-    offload: Offload
-    command: Command
-    tasks: Any  # sync.Tasks; typed there, since sync stands on this module
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def disk(self) -> Disk: ...
+    @property
+    def network(self) -> Network: ...
+    @property
+    def random(self) -> Random: ...
+    @property
+    def offload(self) -> Offload: ...
+    @property
+    def command(self) -> Command: ...
+    @property
+    def tasks(self) -> Any: ...  # sync.Tasks; typed there, since sync stands on this module
 
 
 Coro = Coroutine[Any, Any, T]

@@ -26,8 +26,18 @@ class RealConnection(asyncio.Protocol):
     """One side of a TCP stream."""
 
     __slots__ = (
-        "peer", "_scheduler", "_on_connect", "_transport", "_on_data", "_on_close", "_lost", "_error", "_room", "_paused",
-    )  # fmt: skip
+        "peer",
+        "_scheduler",
+        "_on_connect",
+        "_transport",
+        "_on_data",
+        "_on_close",
+        "_lost",
+        "_writable",
+        "_error",
+        "_room",
+        "_paused",
+    )
 
     def __init__(self, scheduler: AsyncioScheduler, on_connect: Callable[[Connection], None] | None = None) -> None:
         self.peer = ""
@@ -37,6 +47,7 @@ class RealConnection(asyncio.Protocol):
         self._on_data: Callable[[bytes], None] | None = None
         self._on_close: Callable[[BaseException | None], None] | None = None
         self._lost = False
+        self._writable = True
         self._error: BaseException | None = None
         self._room: Future[None] | None = None
         self._paused = False
@@ -62,6 +73,7 @@ class RealConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self._writable = False
         self._error = exc
         self.resume_writing()
         if self._on_close is not None:
@@ -92,7 +104,7 @@ class RealConnection(asyncio.Protocol):
         return size
 
     def write(self, data: bytes) -> None:
-        if not self._lost:
+        if self._writable:
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -110,9 +122,11 @@ class RealConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
+        self._writable = False
         self._transport.close()
 
     def abort(self) -> None:
+        self._writable = False
         self._transport.abort()
 
 
