@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from thunderdb.access import btree
 from thunderdb.access.garbage import free_step, next_garbage
 from thunderdb.base.errors import Corruption, DiskFull, LimitExceeded, ThunderError
-from thunderdb.runtime.sync import Event, Task
+from thunderdb.runtime.sync import Event, Semaphore, Task
 from thunderdb.storage.page import PageKind
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Background:
         self._wake_garbage = Event(self.tasks)
         self._stop = Event(self.tasks)
         self._running: list[Task[None]] = []
+        self.quiet = Semaphore(self.tasks, 1)
+        """Held by whoever frees pages, so that a check of the whole database can keep them from it."""
         self._ghosts: deque[tuple[int, bytes, int]] = deque()
 
     def start(self) -> None:
@@ -111,6 +113,13 @@ class Background:
 
     async def _sweep(self) -> None:
         """Purge ghosts that no snapshot sees, and merge leaves that have become small."""
+        await self.quiet.acquire()
+        try:
+            await self._sweep_ghosts()
+        finally:
+            self.quiet.release()
+
+    async def _sweep_ghosts(self) -> None:
         count = 0
         while self._ghosts and self.db.manager.purgeable(self._ghosts[0][2] - 1) and not self._stop.is_set():
             root, key, _stamp = self._ghosts.popleft()
@@ -131,6 +140,13 @@ class Background:
     async def _garbage(self) -> None:
         """Free trees that nobody can reach any more, a few pages a record."""
         self._wake_garbage.clear()
+        await self.quiet.acquire()
+        try:
+            await self._free_garbage()
+        finally:
+            self.quiet.release()
+
+    async def _free_garbage(self) -> None:
         after: bytes | None = None
         while not self._stop.is_set():
             root, after = await self.db.access.run(next_garbage, self.db.access, after, self._ended)

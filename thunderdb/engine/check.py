@@ -49,6 +49,8 @@ class _Check:
         self._pages = 0
 
     async def run(self) -> list[str]:
+        quiet = self.db.background.quiet
+        await quiet.acquire()
         try:
             self.db.pool.check()
             await self._tree(CATALOG_ROOT, "catalog")
@@ -60,6 +62,8 @@ class _Check:
             pass
         except ThunderError as error:
             self.problems.append(str(error))
+        finally:
+            quiet.release()
         return self.problems
 
     def _problem(self, text: str) -> None:
@@ -90,8 +94,8 @@ class _Check:
                 continue
             self._node(page, name, root, level, low, high)
             if page.kind == PageKind.INNER:
-                bounds = [*page.keys[1:], high]
-                children = list(zip(page.children, [low, *page.keys[1:]], bounds, strict=True))
+                # (A garbage tree that is being freed may have inner pages without children.)
+                children = list(zip(page.children, [low, *page.keys[1:]], [*page.keys[1:], high], strict=False))
                 stack.extend((child, page.level - 1, below, above) for child, below, above in reversed(children))
             elif page.kind == PageKind.LEAF:
                 entries.extend(zip(page.keys, page.vals, strict=True))
