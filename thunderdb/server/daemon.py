@@ -1,11 +1,10 @@
 """The daemon: from a configuration to a node that serves, and back to a clean stop. The server's composition root.
 
-    bind SQL and HTTP ports → check directories → open the database (recovery) → let clients in → wait → shut down
+    bind SQL and HTTP ports → open the database (recovery) → let clients in → wait → shut down
 
 D1. Ports are bound before any file is touched: a second daemon, or a taken port, changes nothing.
 D2. HTTP answers from before recovery on; SQL clients are told that the system is starting up (57P03).
-D3. Exactly one empty directory is probably an unmounted disk: refused, nothing changed.
-D4. A clean stop refuses new clients, ends sessions, takes a last checkpoint. After a fatal error nothing more is written.
+D3. A clean stop refuses new clients, ends sessions, takes a last checkpoint. After a fatal error nothing more is written.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from thunderdb import __version__
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Refused, StorageError, ThunderError
+from thunderdb.base.errors import StorageError, ThunderError
 from thunderdb.base.events import Events
-from thunderdb.runtime.ports import Disk, Listener
+from thunderdb.runtime.ports import Listener
 from thunderdb.runtime.real_ports import RealPorts, real_ports
 from thunderdb.runtime.real_tasks import run_engine
 from thunderdb.server.admin import AdminApi, CheckpointTaken, NotReady
@@ -139,7 +138,6 @@ class Daemon:
         return listener
 
     async def _open(self, ports: RealPorts, sessions: Sessions, collector: NodeCollector) -> None:
-        await run_engine(ports.tasks, check_directories(ports.disk, self.config))
         try:
             self._engine = await run_engine(ports.tasks, self._open_engine(ports, self.config, self.events))
         except OSError as error:
@@ -185,7 +183,7 @@ class Daemon:
         return Outcome(0, clean=True)
 
     async def _shut_down(self, ports: RealPorts, sessions: Sessions, listener: Listener) -> None:
-        """D4."""
+        """D3."""
         await run_engine(ports.tasks, listener.close())
         await run_engine(ports.tasks, sessions.shut_down(SESSION_GRACE_NS))
         if self._engine is not None:
@@ -236,32 +234,6 @@ class _Stopped(Exception):
         self.error = error
 
 
-async def check_directories(disk: Disk, config: Config) -> None:
-    """Refuse a start on half a database (D3). Raises: Refused, StorageError."""
-    empty = {}
-    for name, path in (("data_dir", config.data_dir), ("wal_dir", config.wal_dir)):
-        try:
-            if await disk.exists(path) and not await disk.is_dir(path):
-                raise StorageError(f"{name} {path} is not a directory", "name a directory, or move the file away")
-            empty[name] = not await disk.is_dir(path) or not _contents(await disk.list(path))
-        except OSError as error:
-            raise StorageError(
-                f"cannot read {name} {path}: {error.strerror or error}", "check its owner and permissions"
-            ) from None
-    if empty["data_dir"] != empty["wal_dir"]:
-        void, full = ("data_dir", "wal_dir") if empty["data_dir"] else ("wal_dir", "data_dir")
-        paths: Mapping[str, str] = {"data_dir": config.data_dir, "wal_dir": config.wal_dir}
-        raise Refused(
-            f"{void} {paths[void]} is empty but {full} {paths[full]} is not: nothing was changed",
-            "is a disk not mounted? For a new database empty both directories; otherwise bring the missing one back",
-        )
-
-
-def _contents(names: list[str]) -> list[str]:
-    """What counts as contents: a fresh file system has a lost+found, and a start that was refused may leave its lock."""
-    return [name for name in names if name != "lost+found" and not name.endswith("lock")]
-
-
 def run_daemon(config: Config, open_engine: OpenEngine) -> Outcome:
     """Run a daemon on a loop of its own, uvloop's where it is installed."""
     os.umask(0o077)
@@ -275,7 +247,7 @@ def run_daemon(config: Config, open_engine: OpenEngine) -> Outcome:
         daemon = Daemon(config, open_engine)
         outcome = runner.run(daemon.run())
         if not outcome.clean:
-            # D4: no thread, no `finally` and no callback may write after this.
+            # D3: no thread, no `finally` and no callback may write after this.
             sys.stderr.flush()
             os._exit(outcome.exit_code)
         return outcome

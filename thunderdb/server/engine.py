@@ -21,12 +21,11 @@ class OpenDatabase:
         self._ports = ports
 
     async def checkpoint(self, hold_ns: int = 0) -> CheckpointTaken:
-        hold_until_ns = self._ports.clock.wall_ns() + hold_ns
-        done = await self.database.checkpoint(hold_ns=hold_ns)
-        return CheckpointTaken(done.begin_lsn, done.redo_lsn, hold_until_ns)
+        done = await self.database.checkpoint(hold_ns)
+        return CheckpointTaken(done.checkpoint_lsn, done.redo_lsn, done.hold_until_ns)
 
     def gauges(self) -> dict[str, float]:
-        return {}
+        return self.database.gauges()
 
     def session_factory(self) -> SqlFactory:
         def make(user: str, parameters: Mapping[str, str], pid: int) -> SqlSession:
@@ -39,5 +38,7 @@ class OpenDatabase:
 
 
 async def open_engine(ports: RealPorts, config: Config, events: Events) -> OpenDatabase:
-    """Open (or create, or recover) the database."""
-    return OpenDatabase(await Database.open(ports, config, events), ports)
+    """Open (or create, or recover) the database; whatever makes it fail later stops the node."""
+    database = await Database.open(ports, config, events)
+    database.on_fatal = ports.scheduler.crashed
+    return OpenDatabase(database, ports)

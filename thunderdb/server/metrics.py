@@ -34,7 +34,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 class NodeCollector(Collector):
-    """Reads the node's counters when Prometheus asks. `engine` gives further gauges by name, once there is an engine."""
+    """Reads the node's counters when Prometheus asks. `engine` gives further numbers by name, once there is an engine."""
 
     def __init__(self, version: str, node_id: str, state: NodeState, sessions: Sessions, uptime_s: Callable[[], float]) -> None:
         self.version = version
@@ -61,7 +61,8 @@ class NodeCollector(Collector):
             yield _family("thunderdb_recovery_records_replayed", [((), redone.get("records", 0))])
         yield _family("thunderdb_events_total", [((name,), count) for name, count in sorted(state.event_counts.items())])
         for name, value in sorted(self.engine().items()):
-            yield GaugeMetricFamily(f"thunderdb_{name}", f"The engine's {name.replace('_', ' ')}.", value=value)
+            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            yield family(f"thunderdb_{name}", f"The engine's {name.replace('_', ' ')}.", value=value)
 
 
 def _family(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:

@@ -15,11 +15,10 @@ import aiohttp
 import pytest
 
 from thunderdb.base.config import Config, parse
-from thunderdb.base.errors import Corruption, Refused, SyncFailed
-from thunderdb.runtime.inline import InlineWorld
+from thunderdb.base.errors import Corruption, SyncFailed
 from thunderdb.runtime.sync import Future
 from thunderdb.server.admin import CheckpointTaken
-from thunderdb.server.daemon import Daemon, Outcome, check_directories
+from thunderdb.server.daemon import Daemon, Outcome
 
 from .fakes import FakeSql, kinds_of, query, startup
 
@@ -51,7 +50,7 @@ class FakeEngine:
         return CheckpointTaken(0x1A3B4C5D, 0x1A000000, 1_768_473_045_000_000_000)
 
     def gauges(self) -> dict[str, float]:
-        return {"wal_flushed_lsn_bytes": 4096.0}
+        return {"wal_flushed_lsn": 4096.0, "checkpoints_total": 3}
 
     def session_factory(self) -> Any:
         return lambda user, parameters, pid: FakeSql(user, parameters, pid, self.ports)
@@ -179,7 +178,7 @@ def test_metrics_are_ours_and_documented(tmp_path: Path) -> None:
         assert all(name.startswith("thunderdb_") for name in found)
         documented = set(METRICS) - {"thunderdb_recovery_duration_seconds", "thunderdb_recovery_records_replayed"}
         assert documented <= found
-        assert "thunderdb_wal_flushed_lsn_bytes 4096.0" in text
+        assert "thunderdb_wal_flushed_lsn 4096.0" in text and "# TYPE thunderdb_checkpoints_total counter" in text
         assert "thunderdb_ready 1.0" in text
 
     assert with_daemon(tmp_path, FakeEngine(), body).exit_code == 0
@@ -220,29 +219,3 @@ def test_a_failed_sync_stops_the_node_without_another_write(tmp_path: Path) -> N
     outcome = with_daemon(tmp_path, engine, body)
     assert (outcome.exit_code, str(outcome.error)) == (4, "cannot sync wal")
     assert not engine.closed
-
-
-def test_exactly_one_empty_directory_is_refused() -> None:
-    world = InlineWorld()
-    config = parse("", {}, {"data_dir": "/d", "wal_dir": "/w"})
-
-    def check() -> None:
-        world.run(check_directories(world.disk, config))
-
-    check()
-    world.run(world.disk.make_dirs("/d"))
-    check()
-    world.disk.files["/d/lost+found"] = bytearray()
-    check()
-    world.disk.files["/d/control"] = bytearray(1)
-    with pytest.raises(Refused, match="wal_dir /w is empty but data_dir /d is not") as caught:
-        check()
-    assert caught.value.exit_code == 3
-    world.run(world.disk.make_dirs("/w"))
-    with pytest.raises(Refused):
-        check()
-    world.disk.files["/w/000000010000000000000001"] = bytearray(1)
-    check()
-    del world.disk.files["/d/control"]
-    with pytest.raises(Refused, match="data_dir /d is empty but wal_dir /w is not"):
-        check()
