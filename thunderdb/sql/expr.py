@@ -415,8 +415,10 @@ def _distinct(negate: bool) -> Callable[[Compiler, Any], Expr]:
 
 
 def _in(c: Compiler, node: exp.In) -> Expr:
-    if node.args.get("query") or not node.expressions or isinstance(node.this, exp.Tuple):
+    if isinstance(node.this, exp.Tuple) or (not node.expressions and not node.args.get("query")):
         raise Hard("IN")
+    if node.args.get("query"):
+        return _in_subquery(c, node)
     left = c.compile(node.this)
     members, target = c.unite([left, *(c.compile(member) for member in node.expressions)], "IN")
     equal = comparison("=", target)
@@ -436,6 +438,32 @@ def _in(c: Compiler, node: exp.In) -> Expr:
             elif equal(a, b):
                 return True
         return None if unknown else False
+
+    return Expr(apply, "bool")
+
+
+def _in_subquery(c: Compiler, node: exp.In) -> Expr:
+    """`a IN (SELECT …)`, whose values are in context.scalars (E4)."""
+    found = c.subqueries.get(id(node))
+    if found is None:
+        raise Hard("IN")
+    index, type_name = found
+    left = c.compile(node.this)
+    target = common_type(left.type, type_name)
+    equal = comparison("=", target) if target is not None else None
+    cast = find_cast(type_name, target, "implicit") if target is not None else None
+    if equal is None or cast is None or target is None:
+        raise no_operator("=", left.type, type_name)
+    f = c.coerce(left, target, "implicit").fn
+
+    def apply(row: Any, context: Any) -> Any:
+        members = context.scalars[index]
+        a = f(row, context)
+        if a is None:
+            return None if members else False
+        if any(b is not None and equal(a, cast(b)) for b in members):
+            return True
+        return None if None in members else False
 
     return Expr(apply, "bool")
 
@@ -598,5 +626,6 @@ _NODES: dict[type, Callable[[Compiler, Any], Expr]] = {
     exp.In: _in, exp.Between: _between, exp.Case: _case, exp.Cast: _cast, exp.Like: _like(False), exp.ILike: _like(True),
     exp.Escape: _escape, exp.RegexpLike: _regexp(False), exp.RegexpILike: _regexp(True), exp.DPipe: _concat,
     exp.ByteString: _string_constant(str, "unknown"), exp.National: _string_constant(str, "unknown"), exp.Subquery: _subquery,
+    exp.Exists: _subquery,
     exp.Array: _array, exp.Interval: _interval, exp.Var: _var,
 }  # fmt: skip

@@ -1,0 +1,592 @@
+"""INSERT, UPDATE and DELETE: compiled once, then our own writes, row by row.
+
+W1. A row is locked before it is changed, and what the statement checked before is checked again on what the lock found.
+W2. A change of the key that the scan follows would meet its own rows again: such rows are collected first.
+W3. NOT NULL, then CHECK, then uniqueness (the engine's), as PostgreSQL reports them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlglot import exp
+
+from thunderdb.base.errors import SqlError, UniqueViolation
+from thunderdb.sql import types
+from thunderdb.sql.casts import find_cast
+from thunderdb.sql.context import Context
+from thunderdb.sql.expr import Compiler, Expr, Fn, Hard, Slots, constant
+from thunderdb.sql.parse import ident, parse_expression
+from thunderdb.sql.path import choose
+from thunderdb.sql.plan import Environment, Plan, Rows
+from thunderdb.sql.select import Projection, find_table, plan_query, plan_subqueries, scope_of
+
+COLLECT_LIMIT = 10_000_000
+
+
+class Target:
+    """A table that is written: its definition, defaults and constraints, compiled."""
+
+    def __init__(self, env: Environment, definition: Any) -> None:
+        self.definition = definition
+        self.table = env.db.rows.table(definition)
+        self.columns = definition.columns
+        self.not_null = [i for i, column in enumerate(definition.columns) if column.not_null]
+        checker = Compiler(scope_of(definition, definition.name), Slots())
+        self.checks = [(check.name, checker.condition(parse_expression(check.sql), "CHECK").fn) for check in definition.checks]
+
+    def position(self, name: str) -> int:
+        for i, column in enumerate(self.columns):
+            if column.name == name:
+                return i
+        raise SqlError("42703", f'column "{name}" of relation "{self.definition.name}" does not exist')
+
+    def default(self, compiler: Compiler, position: int) -> Expr:
+        column = self.columns[position]
+        if column.default is None:
+            return constant(None, column.type)
+        return self.assigned(compiler, compiler.compile(parse_expression(column.default)), position)
+
+    def assigned(self, compiler: Compiler, value: Expr, position: int) -> Expr:
+        column = self.columns[position]
+        shown = types.TYPES[value.type].display
+        message = f'column "{column.name}" is of type {types.TYPES[column.type].display} but expression is of type {shown}'
+        return compiler.coerce(value, column.type, "assignment", message, column.typmod)
+
+    def check(self, values: Sequence[Any], context: Context) -> None:
+        """Raises: SqlError 23502, 23514 (W3)."""
+        if None in values:
+            for position in self.not_null:
+                if values[position] is None:
+                    name, table = self.columns[position].name, self.definition.name
+                    raise SqlError(
+                        "23502",
+                        f'null value in column "{name}" of relation "{table}" violates not-null constraint',
+                        f"Failing row contains ({self.show(values)}).",
+                    )
+        for name, fn in self.checks:
+            if fn(values, context) is False:
+                raise SqlError(
+                    "23514",
+                    f'new row for relation "{self.definition.name}" violates check constraint "{name}"',
+                    f"Failing row contains ({self.show(values)}).",
+                )
+
+    def show(self, values: Sequence[Any]) -> str:
+        shown = []
+        for column, value in zip(self.columns, values, strict=True):
+            text = "null" if value is None else types.format_text(column.type, value)
+            shown.append(text if len(text) <= 64 else text[:64] + "...")
+        return ", ".join(shown)
+
+
+@dataclass(slots=True)
+class Conflict:
+    """ON CONFLICT. `constraint` None is any; `assignments` None is DO NOTHING."""
+
+    constraint: str | None
+    assignments: list[tuple[int, Fn]] | None
+    condition: Fn | None
+
+
+class WritePlan(Plan):
+    """What INSERT, UPDATE and DELETE share: a target and RETURNING."""
+
+    writes = True
+
+    def __init__(
+        self, env: Environment, definition: Any, tree: Any, alias: str, subqueries: dict[int, tuple[int, str]]
+    ) -> None:
+        super().__init__()
+        self.target = Target(env, definition)
+        self.definition = definition
+        self.changed = 0
+        self.compiler = Compiler(scope_of(definition, alias), env.slots, subqueries)
+        returning = tree.args.get("returning")
+        self.returning = Projection(self.compiler, returning.expressions, definition.id) if returning is not None else None
+        if self.returning is not None:
+            self.columns = tuple(self.returning.columns)
+
+    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
+        """Do it; yield each row as RETURNING sees it."""
+        raise NotImplementedError
+        yield
+
+    async def batches(self, context: Context) -> AsyncIterator[Rows]:
+        context.txn.begin_write()
+        returned: Rows = []
+        project = self.returning.row_function() if self.returning is not None else None
+        count = 0
+        async for row in self.changes(context):
+            count += 1
+            if project is not None:
+                returned.append(list(project(row, context)))
+        context.session.changed_rows = count
+        if returned:
+            yield returned
+
+
+def required_table(env: Environment, node: Any) -> Any:
+    """The table that a statement writes or alters. Raises: SqlError 42P01."""
+    definition = find_table(env, node)
+    if definition is None:
+        schema = ident(node.args.get("db"))
+        shown = f"{schema}.{ident(node.this)}" if schema else ident(node.this)
+        if schema in ("pg_catalog", "information_schema"):
+            raise SqlError("42501", f'permission denied: "{shown}" is a system catalog')
+        raise SqlError("42P01", f'relation "{shown}" does not exist')
+    return definition
+
+
+def _alias(node: Any, definition: Any) -> str:
+    alias = node.args.get("alias")
+    return ident(alias.this) if alias is not None else definition.name
+
+
+# --- INSERT -----------------------------------------------------------------------------------------------------------
+
+
+async def plan_insert(env: Environment, tree: Any) -> Plan:
+    if tree.args.get("with_"):
+        raise SqlError("0A000", "WITH before INSERT is not supported")
+    schema = tree.this
+    node = schema.this if isinstance(schema, exp.Schema) else schema
+    definition = required_table(env, node)
+    subqueries = await plan_subqueries(env, tree) if isinstance(tree.expression, exp.Values) else {}
+    plan = InsertPlan(env, definition, tree, _alias(node, definition), subqueries)
+    names = [ident(item) for item in schema.expressions] if isinstance(schema, exp.Schema) else []
+    positions = [plan.target.position(name) for name in names] if names else list(range(len(definition.columns)))
+    for name in names:
+        if names.count(name) > 1:
+            raise SqlError("42701", f'column "{name}" specified more than once')
+    source = tree.expression
+    if isinstance(source, exp.Values) and not source.args.get("alias"):
+        plan.plan_values(source.expressions, positions, bool(names))
+    elif source is None:
+        plan.plan_values([exp.Tuple(expressions=[])], [], True)
+    else:
+        inner = Environment(env.db, env.txn, env.catalog, env.slots, env.analytics, env.query_session)
+        source = source.this if isinstance(source, exp.Subquery) else source
+        plan.plan_query_source(await plan_query(inner, source), positions, bool(names))
+    if tree.args.get("conflict") is not None:
+        plan.plan_conflict(tree.args["conflict"], _alias(node, definition))
+    plan.take_environment(env)
+    return plan
+
+
+class InsertPlan(WritePlan):
+    """INSERT of VALUES or of a query's rows."""
+
+    tag = "INSERT 0"
+
+    def __init__(
+        self, env: Environment, definition: Any, tree: Any, alias: str, subqueries: dict[int, tuple[int, str]]
+    ) -> None:
+        super().__init__(env, definition, tree, alias, subqueries)
+        self.bare = Compiler([], env.slots, subqueries)
+        self.row_fns: list[tuple[list[Fn], list[str]]] = []
+        self.query: Plan | None = None
+        self.mapping: list[Any] = []
+        self.sequences: list[str] = []
+        self.conflict: Conflict | None = None
+
+    def _check_count(self, given: int, wanted: int, named: bool) -> None:
+        if given > wanted:
+            raise SqlError("42601", "INSERT has more expressions than target columns")
+        if given < wanted and named:
+            raise SqlError("42601", "INSERT has more target columns than expressions")
+
+    def plan_values(self, rows: Sequence[Any], positions: list[int], named: bool) -> None:
+        for row in rows:
+            trees = row.expressions if isinstance(row, exp.Tuple) else [row.this if isinstance(row, exp.Paren) else row]
+            self._check_count(len(trees), len(positions), named)
+            given = {position: tree for position, tree in zip(positions, trees, strict=False) if not _is_default(tree)}
+            self.bare.sequences = []
+            fns = []
+            for position in range(len(self.target.columns)):
+                tree = given.get(position)
+                if tree is None:
+                    fns.append(self.target.default(self.bare, position).fn)
+                else:
+                    fns.append(self.target.assigned(self.bare, self.bare.compile(tree), position).fn)
+            self.row_fns.append((fns, self.bare.sequences))
+
+    def plan_query_source(self, query: Plan, positions: list[int], named: bool) -> None:
+        columns = query.columns or ()
+        self._check_count(len(columns), len(positions), named)
+        self.query = query
+        taken: dict[int, Fn] = {}
+        for index, (position, column) in enumerate(zip(positions, columns, strict=False)):
+            source = Expr(lambda row, context, index=index: row[index], column.type_name, column.typmod)  # type: ignore[misc]
+            taken[position] = self.target.assigned(self.bare, source, position).fn
+        for position in range(len(self.target.columns)):
+            fn = taken.get(position)
+            self.mapping.append(fn if fn is not None else self.target.default(self.bare, position).fn)
+        self.sequences = self.bare.sequences
+
+    def plan_conflict(self, tree: Any, alias: str) -> None:
+        keys = [
+            ident(item.this.this) if isinstance(item, exp.Ordered) else ident(item)
+            for item in tree.args.get("conflict_keys") or ()
+        ]
+        named = ident(tree.args.get("constraint")) if tree.args.get("constraint") is not None else ""
+        constraint = self._arbiter(keys, named)
+        action = str(getattr(tree.args.get("action"), "this", "")).upper()
+        if "UPDATE" not in action:
+            self.conflict = Conflict(constraint, None, None)
+            return
+        if constraint is None:
+            raise SqlError("42601", "ON CONFLICT DO UPDATE requires inference specification or constraint name")
+        names = [column.name for column in self.target.columns]
+        columns = [*scope_of(self.definition, alias), *scope_of(self.definition, "excluded")]
+        both = _ConflictCompiler(columns, self.bare.slots, self.bare.subqueries)
+        assignments = plan_assignments(self.target, both, tree.expressions)
+        where = tree.args.get("where")
+        condition = both.condition(where.this).fn if where is not None else None
+        if both.sequences or not names:
+            raise SqlError("0A000", "nextval in ON CONFLICT DO UPDATE is not supported")
+        self.conflict = Conflict(constraint, assignments, condition)
+
+    def _arbiter(self, keys: list[str], named: str) -> str | None:
+        """The constraint that ON CONFLICT (columns) means. Raises: SqlError 42P10."""
+        definition = self.definition
+        if named:
+            known = [definition.pk_name, *(index.name for index in definition.indexes if index.unique)]
+            if named not in known:
+                raise SqlError("42704", f'constraint "{named}" for table "{definition.name}" does not exist')
+            return named
+        if not keys:
+            return None
+        wanted = {self.target.position(name) for name in keys}
+        if definition.pk and set(definition.pk) == wanted:
+            return str(definition.pk_name)
+        for index in definition.indexes:
+            if index.unique and set(index.columns) == wanted:
+                return str(index.name)
+        raise SqlError("42P10", "there is no unique or exclusion constraint matching the ON CONFLICT specification")
+
+    async def _new_rows(self, context: Context) -> AsyncIterator[list[Any]]:
+        if self.query is None:
+            for fns, sequences in self.row_fns:
+                if sequences:
+                    await context.fill_sequences(sequences)
+                yield [fn(None, context) for fn in fns]
+            return
+        inner = Context(context.session, context.txn, context.params)
+        await self.query.begin(inner)
+        async for batch in self.query.batches(inner):
+            await context.progress(len(batch))
+            for row in batch:
+                if self.sequences:
+                    await context.fill_sequences(self.sequences)
+                yield [fn(row, context) for fn in self.mapping]
+
+    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
+        target, definition, rows, txn = self.target, self.definition, context.rows, context.txn
+        source = _collected(self._new_rows(context)) if self.query is not None else self._new_rows(context)
+        touched: dict[bytes, None] = {}
+        async for values in source:
+            target.check(values, context)
+            if self.conflict is None:
+                await rows.insert(txn, definition, values)
+                yield values
+                continue
+            violated, key = await rows.insert_or_conflict(txn, definition, values)
+            if violated is None:
+                touched[key] = None
+                yield values
+                continue
+            updated = await self._resolve(context, self.conflict, violated, key, values, touched)
+            if updated is not None:
+                yield updated
+
+    async def _resolve(
+        self, context: Context, conflict: Conflict, violated: str, key: bytes, values: list[Any], touched: dict[bytes, None]
+    ) -> list[Any] | None:
+        """A row is in the way: leave it, or update it."""
+        if conflict.constraint is not None and violated != conflict.constraint:
+            raise UniqueViolation(f'duplicate key value violates unique constraint "{violated}"')
+        if conflict.assignments is None:
+            return None
+        if key in touched:
+            raise SqlError(
+                "21000",
+                "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                hint="Ensure that no rows proposed for insertion within the same command have duplicate constrained values.",
+            )
+        payload = await context.rows.lock_row(context.txn, self.definition, key)
+        if payload is None:
+            await context.rows.insert(context.txn, self.definition, values)
+            return values
+        old = self.target.table.row.decode(payload)
+        both = old + values
+        if conflict.condition is not None and conflict.condition(both, context) is not True:
+            return None
+        new = list(old)
+        for position, fn in conflict.assignments:
+            new[position] = fn(both, context)
+        self.target.check(new, context)
+        touched[await context.rows.update(context.txn, self.definition, key, payload, new)] = None
+        return new
+
+
+class _ConflictCompiler(Compiler):
+    """In DO UPDATE an unqualified column is the table's, not EXCLUDED's."""
+
+    def compile(self, node: Any) -> Expr:
+        if isinstance(node, exp.Column) and not node.args.get("table"):
+            node = exp.Column(this=node.this, table=exp.to_identifier(self.columns[0].table, quoted=True))
+        return super().compile(node)
+
+
+def _is_default(tree: Any) -> bool:
+    return isinstance(tree, (exp.Var, exp.Column)) and str(tree.name).upper() == "DEFAULT" and not _quoted(tree)
+
+
+def _quoted(tree: Any) -> bool:
+    return isinstance(tree.this, exp.Identifier) and bool(tree.this.args.get("quoted"))
+
+
+async def _collected(source: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any]]:
+    """Read a query to its end before the first row is written, so that INSERT … SELECT does not see its own rows."""
+    rows = [row async for row in source]
+    for row in rows:
+        yield row
+
+
+def plan_assignments(target: Target, compiler: Compiler, trees: Sequence[Any]) -> list[tuple[int, Fn]]:
+    """SET's column = expression and (a, b) = (x, y)."""
+    found: list[tuple[int, Fn]] = []
+    for tree in trees:
+        if not isinstance(tree, exp.EQ):
+            raise SqlError("42601", "syntax error in SET")
+        pairs = [(tree.this, tree.expression)]
+        if isinstance(tree.this, exp.Tuple):
+            right = tree.expression
+            members = right.expressions if isinstance(right, exp.Tuple) else None
+            if members is None or len(members) != len(tree.this.expressions):
+                raise Hard("SET (…) = subquery")
+            pairs = list(zip(tree.this.expressions, members, strict=True))
+        for left, right in pairs:
+            position = target.position(ident(left.this))
+            if any(position == other for other, _ in found):
+                raise SqlError("42601", f'multiple assignments to same column "{target.columns[position].name}"')
+            value = target.default(compiler, position) if _is_default(right) else compiler.compile(right)
+            found.append((position, target.assigned(compiler, value, position).fn))
+    return found
+
+
+# --- UPDATE and DELETE ------------------------------------------------------------------------------------------------
+
+
+async def plan_update(env: Environment, tree: Any) -> Plan:
+    definition = required_table(env, tree.this)
+    alias = _alias(tree.this, definition)
+    try:
+        if tree.args.get("from_") or tree.args.get("with_"):
+            raise Hard("UPDATE … FROM")
+        plan: Plan = UpdatePlan(env, definition, tree, alias, await plan_subqueries(env, tree))
+    except Hard:
+        env.subqueries, env.subquery_kinds = [], []
+        plan = HardUpdatePlan(env, definition, tree, alias)
+    plan.take_environment(env)
+    return plan
+
+
+async def plan_delete(env: Environment, tree: Any) -> Plan:
+    definition = required_table(env, tree.this)
+    alias = _alias(tree.this, definition)
+    try:
+        if tree.args.get("using") or tree.args.get("with_"):
+            raise Hard("DELETE … USING")
+        plan: Plan = DeletePlan(env, definition, tree, alias, await plan_subqueries(env, tree))
+    except Hard:
+        env.subqueries, env.subquery_kinds = [], []
+        plan = HardDeletePlan(env, definition, tree, alias)
+    plan.take_environment(env)
+    return plan
+
+
+class _Changing(WritePlan):
+    """UPDATE and DELETE: find rows on a path, lock each, look again, change."""
+
+    def __init__(
+        self, env: Environment, definition: Any, tree: Any, alias: str, subqueries: dict[int, tuple[int, str]]
+    ) -> None:
+        super().__init__(env, definition, tree, alias, subqueries)
+        where = tree.args.get("where")
+        condition = where.this if where is not None else None
+        self.path = choose(self.compiler, self.target.table, condition)
+        compiled = self.compiler.condition(condition).fn if condition is not None else None
+        self.filter = None if self.path.exact else compiled
+        self.moves = True  # the change may move a row within the tree that is scanned (W2)
+
+    async def _keys(self, context: Context) -> AsyncIterator[list[bytes]]:
+        """The keys of the rows that the snapshot says are to be changed."""
+        if self.path.kind == "keys":
+            yield self.path.keys(context)
+            return
+        decode, condition = self.target.table.row.decode, self.filter
+        collected: list[bytes] = []
+        async for batch in self.path.batches(context, self.target.table):
+            await context.progress(len(batch))
+            if condition is None:
+                keys = [key for key, _ in batch]
+            else:
+                keys = [key for key, payload in batch if condition(decode(payload), context) is True]
+            if not self.moves:
+                yield keys
+                continue
+            collected.extend(keys)
+            if len(collected) > COLLECT_LIMIT:
+                raise SqlError("54000", f"the statement would change more than {COLLECT_LIMIT} rows")
+        if collected:
+            yield collected
+
+    async def _locked(self, context: Context) -> AsyncIterator[tuple[bytes, bytes, list[Any]]]:
+        """(key, payload, values) of each row, locked and still matching (W1)."""
+        decode, condition, rows = self.target.table.row.decode, self.filter, context.rows
+        async for keys in self._keys(context):
+            for key in keys:
+                payload = await rows.lock_row(context.txn, self.definition, key)
+                if payload is None:
+                    continue
+                values = decode(payload)
+                if condition is None or condition(values, context) is True:
+                    yield key, payload, values
+            await context.progress(len(keys))
+
+
+class UpdatePlan(_Changing):
+    tag = "UPDATE"
+
+    def __init__(
+        self, env: Environment, definition: Any, tree: Any, alias: str, subqueries: dict[int, tuple[int, str]]
+    ) -> None:
+        super().__init__(env, definition, tree, alias, subqueries)
+        self.assignments = plan_assignments(self.target, self.compiler, tree.expressions)
+        changed = {position for position, _ in self.assignments}
+        self.moves = bool(self.path.index_root) or bool(changed & set(definition.pk))
+        self.sequences = self.compiler.sequences
+
+    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
+        assignments, rows, txn = self.assignments, context.rows, context.txn
+        async for key, payload, old in self._locked(context):
+            if self.sequences:
+                await context.fill_sequences(self.sequences)
+            new = list(old)
+            for position, fn in assignments:
+                new[position] = fn(old, context)
+            self.target.check(new, context)
+            await rows.update(txn, self.definition, key, payload, new)
+            yield new
+
+
+class DeletePlan(_Changing):
+    tag = "DELETE"
+
+    def __init__(
+        self, env: Environment, definition: Any, tree: Any, alias: str, subqueries: dict[int, tuple[int, str]]
+    ) -> None:
+        super().__init__(env, definition, tree, alias, subqueries)
+        self.moves = bool(self.path.index_root)
+
+    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
+        async for key, payload, old in self._locked(context):
+            await context.rows.delete(context.txn, self.definition, key, payload)
+            yield old
+
+
+# --- changes whose rows only the analytic engine can find ---------------------------------------------------------------
+
+
+class _HardPlan(WritePlan):
+    """A write with a hard WHERE or expression: DuckDB reads (key, new values), then our own writes (DESIGN section 6)."""
+
+    def __init__(self, env: Environment, definition: Any, tree: Any, alias: str) -> None:
+        super().__init__(env, definition, tree, alias, {})
+        self.env = env
+        self.alias = alias
+        self.positions: list[int] = []
+        values: list[Any] = []
+        for item in tree.expressions if isinstance(tree, exp.Update) else ():
+            if isinstance(item.this, exp.Tuple):
+                raise SqlError("0A000", "SET (columns) = (SELECT …) is not supported")
+            self.positions.append(self.target.position(ident(item.this.this)))
+            values.append(item.expression.copy())
+        key = exp.Column(this=exp.to_identifier("__key"), table=exp.to_identifier(alias, quoted=True))
+        select = exp.Select(expressions=[key, *(exp.alias_(v, f"v{i}") for i, v in enumerate(values))])
+        others = tree.args.get("from_") or tree.args.get("using")
+        sources = [tree.this.copy()]
+        if isinstance(others, exp.From):
+            sources.append(others.this.copy())
+            joins = others.this.args.get("joins") or []
+            for join in joins:
+                sources.append(join.this.copy())
+        elif others:
+            sources.extend(other.copy() for other in others)
+        select.set("from_", exp.From(this=sources[0]))
+        select.set("joins", [exp.Join(this=source) for source in sources[1:]])
+        if tree.args.get("where") is not None:
+            select.set("where", tree.args["where"].copy())
+        if tree.args.get("with_") is not None:
+            select.set("with_", tree.args["with_"].copy())
+        self.query = select
+
+    async def _found(self, context: Context) -> list[tuple[bytes, tuple[Any, ...]]]:
+        session = context.session
+        params = {i + 1: (name, context.params[i]) for i, name in enumerate(self.slots.types)}
+        found: list[tuple[bytes, tuple[Any, ...]]] = await self.env.analytics.evaluate_rows(
+            context.db, context.txn, self.query, self.definition.name, params, session.query_session()
+        )
+        return found
+
+    def _assigned(self, values: tuple[Any, ...], old: list[Any]) -> list[Any]:
+        new = list(old)
+        for position, value in zip(self.positions, values, strict=True):
+            column = self.target.columns[position]
+            new[position] = None if value is None else _refit(value, column)
+        return new
+
+    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
+        for key, values in await self._found(context):
+            before = await context.rows.get(context.txn, self.target.table.root, key)
+            payload = await context.rows.lock_row(context.txn, self.definition, key)
+            if payload is None:
+                continue
+            if payload != before:
+                raise SqlError("40001", "could not serialize access due to concurrent update")
+            old = self.target.table.row.decode(payload)
+            if isinstance(self, HardDeletePlan):
+                await context.rows.delete(context.txn, self.definition, key, payload)
+                yield old
+                continue
+            new = self._assigned(values, old)
+            self.target.check(new, context)
+            await context.rows.update(context.txn, self.definition, key, payload, new)
+            yield new
+
+
+def _refit(value: Any, column: Any) -> Any:
+    """A value that DuckDB computed, in the column's type: by way of Python's own types, which name what it is."""
+    source = {bool: "bool", int: "int8", float: "float8", str: "text", bytes: "bytea"}.get(type(value), "numeric")
+    if (
+        column.type in ("date", "time", "timestamp", "timestamptz", "uuid", "interval", "bytea", "bool")
+        or source == column.type
+    ):
+        return value
+    if isinstance(value, (tuple, list)):
+        return value
+    cast = find_cast(source, column.type, "assignment") or find_cast(source, column.type, "explicit")
+    fitted = cast(value) if cast is not None else value
+    return types.fit(column.type, column.typmod)(fitted)
+
+
+class HardUpdatePlan(_HardPlan):
+    tag = "UPDATE"
+
+
+class HardDeletePlan(_HardPlan):
+    tag = "DELETE"
