@@ -1,6 +1,6 @@
 """Commands on a stopped database: `thunderdb --check`.
 
-F1. The data directory's lock is held all the while: a running daemon makes the command a refusal (exit 3), never a wrong answer.
+F1. The data directory is locked all the while: next to a running daemon the command is refused (exit 3), never wrong.
 F2. A database that was not shut down is recovered first, as a start would do it; nothing is ever created.
 """
 
