@@ -102,6 +102,7 @@ async def append_all(access: Access, root: int, leaves: Sequence[LeafContent]) -
         access.log.admit()
         await access.log.wait_for_room()
         done += await access.run(append, access, root, leaves[done : done + BATCH_PAGES])
+        await access.tasks.yield_now()  # others go on while much is loaded
 
 
 class LeafBuilder:

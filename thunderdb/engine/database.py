@@ -55,6 +55,8 @@ LOCK_FILE = "lock"
 MARKER_FILE = "initialising"
 CONTROL_FILE = "control"
 FIRST_PAGES = 64
+SNAPSHOT_LOG_FACTOR = 4
+"""A snapshot may hold back this many times max_wal_size of log before it becomes too old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ class Database:
         self.ddl = Ddl(self)
         self.checkpointer = Checkpointer(
             self.access, control, self.written, ports.clock, events,
-            self.manager.table, lambda: (self.manager.next_txn, self.manager.order.last_us), self.manager.log_floor,
+            self.manager.table, lambda: (self.manager.next_txn, self.manager.order.last_us),
+            lambda: self.manager.log_floor(SNAPSHOT_LOG_FACTOR * config.max_wal_size),
         )  # fmt: skip
         self.background = Background(self)
         self._next_version = 1
@@ -140,8 +143,6 @@ class Database:
         else:
             self.pool.restore_written(await self.written.load())
         reader = LogReader(self.ports.disk, self.config.wal_dir, state.system_id, state.timeline)
-        if state.state == DatabaseState.CLEAN:
-            pass
         restart = Restart(self.access, reader, self.ports.clock, self.events, state)
         self.restarted = await restart.run()
         self.manager.next_txn = self.restarted.next_txn

@@ -338,6 +338,7 @@ class Ddl:
 
     async def _put_bytes(self, txn: Txn, kind: str, object_id: int, payload: bytes) -> None:
         txn.begin_write()
+        await self.db.rows._drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
         await self.db.rows._put_row(txn, CATALOG_ROOT, entry_key(kind, object_id), payload)
 
     async def _remove(self, txn: Txn, kind: str, object_id: int) -> None:

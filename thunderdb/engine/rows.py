@@ -175,11 +175,10 @@ class Rows:
     # -- Locks
 
     async def lock_table(self, txn: Txn, definition: TableDef, mode: Mode = Mode.INTENT) -> None:
-        """Lock a table for writing rows (INTENT) or for DDL (EXCLUSIVE). Raises: StalePlan if it changed meanwhile."""
-        if await txn.lock(("table", definition.id), mode):
-            current = self.db.catalog_for(txn).table_by_id(definition.id)
-            if current is not definition:
-                raise StalePlan(definition.name)
+        """Lock a table for writing rows (INTENT) or for DDL (EXCLUSIVE). Raises: StalePlan if it is not as planned any more."""
+        await txn.lock(("table", definition.id), mode)
+        if self.db.catalog_for(txn).table_by_id(definition.id) is not definition:
+            raise StalePlan(definition.name)
 
     def _begin_write(self, txn: Txn, table: TableAccess) -> bool:
         """Checks before a write; return whether the table is locked already."""

@@ -44,6 +44,7 @@ class Redo:
         self.analysis = analysis
         self.events = events
         self.records = 0
+        self._done: set[int] = set()
         self._pending: Pending = {}
         self._pending_bytes = 0
 
@@ -113,6 +114,7 @@ class Redo:
             apply(page, op, payload, lsn, txn)
             pool.changed(page, lsn)
         pool.mark_dirty(page, self.analysis.dirty[page_no][0])
+        self._done.add(page_no)
 
     async def _lost_write(self, page: Page, expected_lsn: int) -> Page:
         """R1: the disk has an older page than the log was written against."""
@@ -126,8 +128,5 @@ class Redo:
     async def _count_rest_dirty(self) -> None:
         """R2, for pages whose changes are all older than what was scanned."""
         for page_no, (rec_lsn, _newest, _image) in self.analysis.dirty.items():
-            page = self.access.pool.resident(page_no)
-            if page is None:
-                page = await self.access.pool.load(page_no)
-            if not page.rec_lsn:
-                self.access.pool.mark_dirty(page, rec_lsn)
+            if page_no not in self._done:
+                self.access.pool.mark_dirty(await self.access.pool.load(page_no), rec_lsn)

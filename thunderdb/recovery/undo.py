@@ -18,6 +18,9 @@ from thunderdb.recovery.extras import UNDO_NEXT
 from thunderdb.wal.record import RecordKind
 
 
+_CHANGES_A_TURN = 64
+
+
 @dataclass(slots=True)
 class Loser:
     """A transaction that restart found active: just its log chain."""
@@ -43,6 +46,8 @@ async def rollback(access: Access, chain: Chain, until_lsn: int) -> int:
             await access.run(undo_row, access, record.changes[0].payload, chain, undo_next)
             undone += 1
             lsn = record.prev_lsn
+            if undone % _CHANGES_A_TURN == 0:
+                await access.tasks.work("undo", _CHANGES_A_TURN)
         elif record.kind == RecordKind.CLR:
             (lsn,) = UNDO_NEXT.unpack(record.extra)
         else:

@@ -175,14 +175,19 @@ class TxnManager:
             self._horizon_stale = False
         return stamp_txn < self._horizon
 
-    def log_floor(self) -> int:
-        """The oldest log that a rollback or a live snapshot may still read (W7)."""
+    def log_floor(self, snapshot_limit_bytes: int) -> int:
+        """The oldest log that a rollback or a live snapshot may still read (W7).
+
+        A snapshot that would hold back more than the limit is not waited for: it gets SnapshotTooOld where it misses a version.
+        """
+        least = self.access.log.next_lsn - snapshot_limit_bytes
         floor = self.access.log.next_lsn
         for txn in self.active.values():
             if txn.first_lsn:
                 floor = min(floor, txn.first_lsn)
         for snapshot in self.snapshots.values():
-            floor = min(floor, snapshot.log_floor)
+            if snapshot.log_floor >= least:
+                floor = min(floor, snapshot.log_floor)
         return floor
 
     async def commit(self, txn: Txn) -> None:
