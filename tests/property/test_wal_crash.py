@@ -44,8 +44,6 @@ async def work(log: Log, promises: Promises, rng: random.Random, count: int) -> 
     def add() -> int:
         payload = rng.randbytes(rng.choice((0, 5, 60, 400, 900)))
         lsn = log.add(payload)
-        for other in [other for other in promises.appended if other >= lsn]:
-            del promises.appended[other]  # lost with the tail of an earlier life
         promises.appended[lsn] = payload
         return lsn
 
@@ -87,7 +85,9 @@ def life(disk: CrashDisk, promises: Promises, seed: int, count: int, recover: bo
 
     async def live() -> None:
         if recover:
-            await log.recover(promises.from_lsn)
+            end = await log.recover(promises.from_lsn)
+            for lost in [lsn for lsn in promises.appended if lsn >= end.lsn]:
+                del promises.appended[lost]
             promises.durable_lsn = max(promises.durable_lsn, log.writer.flushed_lsn)
         else:
             await log.create()

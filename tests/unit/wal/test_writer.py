@@ -665,3 +665,37 @@ def test_another_segment_size_takes_effect_with_the_next_segment() -> None:
         assert list((await log.records()).values()) == [b"small", *log.appended.values()]
 
     log.run(again())
+
+
+def test_what_is_not_durable_stays_in_memory() -> None:
+    async def script(log: Log) -> None:
+        while log.writer.segment_number < 5:
+            log.add(b"m" * 900)
+        flushing = log.tasks.spawn(log.writer.flush_all())
+        while not flushing.done():
+            await log.tasks.yield_now()
+            assert all(log.writer.try_read(lsn) for lsn in log.appended if lsn >= log.writer.flushed_lsn)
+
+    run(script, recent_size=1)
+
+
+def test_rewrite_makes_names_and_header_durable_too() -> None:
+    """After kill -9 the cache may show a name and a header that a power cut would take back."""
+
+    async def script(log: Log) -> None:
+        log.add(b"x")
+        await log.writer.close()
+
+    second = Log(run(script).disk)
+    inode = second.disk.names.pop(FIRST)
+    inode.durable[:512] = bytes(512)
+    second.disk.names[FIRST] = inode
+    second.disk.durable_names.pop(FIRST)
+
+    async def again() -> None:
+        reader = await second.reader()
+        await reader.rewrite(await reader.find_end())
+
+    second.run(again())
+    third = Log(second.disk.after_power_cut(lambda: False))
+    assert list(third.run(third.records()).values()) == [b"x"]
