@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import Any
 
 import pytest
@@ -260,6 +261,19 @@ def test_modes_are_private(machine: Any) -> None:
     machine.run(main)
     assert stat.S_IMODE(os.stat(f"{machine.dir}/d").st_mode) == 0o700
     assert stat.S_IMODE(os.stat(f"{machine.dir}/d/f").st_mode) == 0o600
+
+
+def test_close_waits_for_a_sync_that_no_thread_has_begun(machine: Any) -> None:
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{machine.dir}/f", create=True)
+        busy = [ports.disk.threads.submit(time.sleep, 0.05) for _ in range(8)]
+        syncing = ports.tasks.spawn(file.sync())
+        await file.close()
+        for future in busy:
+            await future
+        return syncing.done(), syncing.error()
+
+    assert machine.run(main) == (True, None)
 
 
 @pytest.mark.parametrize("size", [100, 1_000_000])

@@ -147,6 +147,24 @@ def test_a_rename_is_atomic_and_never_without_the_creation_before_it() -> None:
     assert sorted(map(sorted, outcomes(image))) == [[], ["/final"], ["/new"]]
 
 
+def test_a_name_taken_anew_is_never_durable_before_the_rename_that_freed_it() -> None:
+    image = DiskImage()
+    filled(image, "/f", b"old")
+    image.rename("/f", "/g")
+    image.create("/f")
+    assert all(b"old" in result.values() for result in outcomes(image))
+
+
+def test_a_sync_dir_covers_only_what_had_completed_when_it_was_called() -> None:
+    image = DiskImage()
+    image.create("/before")
+    mark = image.entry_mark()
+    image.create("/after")
+    image.sync_dir("/", mark)
+    assert cut(image, NoneLanded()) == {"/before": b""}
+    assert image.contents() == {"/before": b"", "/after": b""}
+
+
 def test_an_unlink_is_durable_only_after_sync_dir() -> None:
     image = DiskImage()
     filled(image, "/f", b"content")

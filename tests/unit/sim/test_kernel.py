@@ -70,6 +70,19 @@ def test_a_simpy_process_lives_beside_the_schedulers() -> None:
     assert seen == [("process", 10), ("timer", 15), ("process", 20), ("process", 30)]
 
 
+def test_simpy_events_of_one_instant_are_shuffled_too() -> None:
+    def order(seed: int) -> tuple[int, ...]:
+        kernel, _, _ = make(seed)
+        seen: list[int] = []
+        for number in range(6):
+            kernel.timeout(10).callbacks.append(lambda _, number=number: seen.append(number))
+        kernel.run_until(lambda: len(seen) == 6)
+        return tuple(seen)
+
+    assert order(1) == order(1)
+    assert len({order(seed) for seed in range(10)}) > 5
+
+
 def test_nothing_of_a_dead_life_runs() -> None:
     kernel, scheduler, tasks = make(1)
     seen: list[str] = []

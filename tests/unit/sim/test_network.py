@@ -72,6 +72,18 @@ def test_a_cut_link_holds_bytes_and_healing_delivers_them_in_order(trio: Any) ->
     assert far.closes == []
 
 
+def test_what_is_under_way_when_the_link_is_cut_does_not_arrive(trio: Any) -> None:
+    world, client, server = trio
+    near, far = connected(world, client, server)
+    near.connection.write(b"under way")
+    world.net.partition("client", "server")
+    world.run_for(S)
+    assert far.data == b""
+    world.net.heal_all()
+    world.run_for(S)
+    assert far.data == b"under way"
+
+
 def test_a_one_way_cut_lets_the_other_way_pass(trio: Any) -> None:
     world, client, server = trio
     near, far = connected(world, client, server)

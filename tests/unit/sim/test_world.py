@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sim.clock import WALL_START_NS
-from sim.disk import DiskFaults
+from sim.disk import DeviceProfile, DiskFaults
 from sim.fates import AllLanded, NoneLanded
 from sim.kernel import PortRevoked
 from sim.trace import first_difference
@@ -183,6 +183,43 @@ def test_a_kill_keeps_what_was_written_and_a_later_power_cut_takes_it() -> None:
     assert node.image.contents() == {"/f": b""}
     node.restart()
     assert node.alive and node.lives == 2
+
+
+def test_a_sync_under_way_does_not_cover_a_later_write() -> None:
+    """D2, through the port."""
+    world = World(2)
+    node = world.node("a", profile=DeviceProfile(sync_ns=50 * MS, inline_writes=1.0))
+
+    async def work() -> None:
+        file = await node.ports.disk.open("/f", create=True)
+        await node.ports.disk.sync_dir("/")
+        await file.write(0, b"before")
+        syncing = node.ports.tasks.spawn(file.sync())
+        await file.write(6, b" after")
+        await syncing
+
+    run(world, _wait(node.call(work())))
+    node.crash(power=True, fates=NoneLanded())
+    assert node.image.contents() == {"/f": b"before"}
+
+
+def test_a_write_cut_short_by_a_kill_leaves_any_prefix() -> None:
+    sizes = set()
+    for seed in range(30):
+        world = World(seed)
+        node = world.node("a", profile=DeviceProfile(write_ns=50 * MS, inline_writes=0.0))
+
+        async def work(node: SimNode = node) -> None:
+            file = await node.ports.disk.open("/f", create=True)
+            await file.write(0, b"x" * 1000)
+
+        node.call(work())
+        world.run_for(5 * MS)
+        node.crash(power=False)
+        content = node.image.contents()["/f"]
+        assert content == b"x" * len(content)
+        sizes.add(len(content))
+    assert len(sizes) > 20
 
 
 def test_a_fatal_error_of_the_engine_ends_the_process() -> None:
