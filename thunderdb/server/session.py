@@ -193,10 +193,12 @@ class Session:
             self._input = None
 
     def _on_close(self, error: BaseException | None) -> None:
-        self._closed = True
+        by_us, self._closed = self._closed, True
         self._timer.cancel()
         if self._sql is None:
             self._sessions.forget(self)
+        elif by_us:
+            return  # `_end` is at work; a cancel would disturb its rollback.
         elif self._serving:  # V5
             self.cancel()
             self._wake()
