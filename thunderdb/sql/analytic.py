@@ -80,7 +80,7 @@ class Analytics:
                 "preserve_insertion_order": "true",
             }
             instance = duckdb.connect(":memory:", config=config)
-            for statement in (*_SETTINGS, *syscatalog.MACROS):
+            for statement in _SETTINGS:
                 instance.execute(statement)
             varchar = duckdb.sqltypes.VARCHAR if hasattr(duckdb, "sqltypes") else "VARCHAR"
             instance.create_function("numeric_div", divide_text, [varchar, varchar], varchar)
@@ -238,7 +238,7 @@ class _Query:
     async def prepare(self, load: bool) -> _Plan:
         await self._load_tables(load)
         typer = Typer(self._columns_of, {n: SqlType(name) for n, (name, _) in self._params.items()})
-        rewriter = Rewriter(typer, self._params, self._session, self._loaded_name, self._system.oid_of)
+        rewriter = Rewriter(typer, self._params, self._session, self._loaded_name, self._system)
         rewritten = rewriter.rewrite(self._tree)
         described = await self._offload.run(self._describe, rewritten.sql)
         return _plan(rewritten, described)

@@ -23,7 +23,10 @@ from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
 from thunderdb.sql.analytic_types import SqlType, duckdb_type, literal
-from thunderdb.sql.analytic_typing import Typer, data_type, folded
+from thunderdb.sql.analytic_typing import Typer, data_type, folded, is_shown, reg_kind
+from thunderdb.sql.syscatalog import SystemCatalog
+from thunderdb.sql.syscatalog_functions import system_call
+from thunderdb.sql.types import TYPES, parse_array, type_display
 
 Param = tuple[str, Any]  # (type name, value)
 _DIVISION_TYPE = "DECIMAL(38,16)"
@@ -58,6 +61,7 @@ class QuerySession:
     settings: Mapping[str, str] = field(default_factory=dict)
     pid: int = 0
     schemas: tuple[str, ...] = ("public",)
+    activity: tuple[Mapping[str, Any], ...] = ()  # rows of pg_stat_activity: pid, usename, state, query …
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +80,13 @@ class Rewriter:
         params: Mapping[int, Param],
         session: QuerySession,
         table_names: Callable[[exp.Table], str | None],
-        oid_of: Callable[[str, str], int | None],
+        system: SystemCatalog,
     ) -> None:
         self._typer = typer
         self._params = params
         self._session = session
         self._table_names = table_names
-        self._oid_of = oid_of  # (kind, name): the oid of a regclass, regtype, regnamespace …
+        self._system = system
 
     def rewrite(self, tree: exp.Expression) -> Rewritten:
         """Rewrite `tree` in place (hand in a copy)."""
@@ -177,7 +181,7 @@ class Rewriter:
 
     def _cast_node(self, node: exp.Cast) -> exp.Expression | None:
         to = node.to
-        kind = _reg_kind(to)
+        kind = reg_kind(to)
         if kind:
             return self._reg_cast(node, kind)
         target = data_type(to)
@@ -222,26 +226,25 @@ class Rewriter:
             if text.isdigit():
                 oid: int | None = int(text)
             else:
-                oid = self._oid_of(kind, text)
+                oid = self._system.oid_of(kind, text)
                 if oid is None:
                     what = {"regclass": "relation", "regtype": "type", "regnamespace": "schema"}.get(kind, "object")
                     code = {"regclass": "42P01", "regtype": "42704", "regnamespace": "3F000"}.get(kind, "42704")
                     raise SqlError(code, f'{what} "{text}" does not exist')
-            if not _is_shown(node):
+            if not is_shown(node):
                 return _number(oid or 0)
             inner = _number(oid or 0)
         elif source is not None and source.name in ("text", "varchar", "unknown", "name"):
-            return exp.Anonymous(this=f"__to_{kind}", expressions=[inner.copy()])
-        elif not _is_shown(node):
+            raise SqlError("0A000", f"a cast of computed text to {kind} is not supported")
+        elif not is_shown(node):
             return _cast(inner.copy(), "BIGINT")
-        return exp.Anonymous(this=f"__{kind}_name", expressions=[inner.copy()])
+        return system_call(self._system, f"__{kind}_name", [inner.copy()])
 
     def _dot(self, node: exp.Dot) -> exp.Expression | None:
         left = node.this
         if isinstance(left, exp.Identifier) and folded(left) in ("pg_catalog", "public", "information_schema"):
-            if isinstance(node.expression, exp.Func):
-                inner = node.expression.copy()
-                return self._replacement(inner) or inner
+            inner: exp.Expression = node.expression.copy()  # already rewritten itself
+            return None if isinstance(inner, exp.Identifier) else inner
         return None
 
     def _operator(self, node: exp.Expression) -> exp.Expression | None:
@@ -276,8 +279,10 @@ class Rewriter:
         if not isinstance(function, exp.Identifier):
             node.set("db", None)
             if isinstance(function, exp.ExplodingGenerateSeries):
-                node.set("this", exp.GenerateSeries(**function.args))
-                _name_series_column(node)
+                node.set("this", exp.GenerateSeries(**{k: v.copy() for k, v in function.args.items() if v is not None}))
+            elif isinstance(function, exp.Explode):
+                node.set("this", exp.Anonymous(this="unnest", expressions=[function.this.copy()]))
+            _name_series_column(node)
             return None
         name = self._table_names(node)
         if name is None:
@@ -339,10 +344,20 @@ class Rewriter:
                 return exp.Null()
             raise SqlError("42704", f'unrecognized configuration parameter "{setting}"')
         if name in ("to_regclass", "to_regtype") and arguments and isinstance(arguments[0], exp.Literal):
-            oid = self._oid_of(name[3:], arguments[0].name)
-            return exp.Null() if oid is None else exp.Literal.string(arguments[0].name) if _is_shown(node) else _number(oid)
-        if name in ("char_length", "character_length", "octet_length", "ascii", "ntile"):
-            return None
+            oid = self._system.oid_of(name[3:], arguments[0].name)
+            return exp.Null() if oid is None else exp.Literal.string(arguments[0].name) if is_shown(node) else _number(oid)
+        if name == "pg_typeof" and arguments:
+            kind = self._typer.type_of(arguments[0])
+            return exp.Literal.string(type_display(kind.name)) if kind is not None and kind.name in TYPES else None
+        return system_call(self._system, name, [argument.copy() for argument in arguments])
+
+    def _array_comparison(self, node: exp.Binary) -> exp.Expression | None:
+        """`column = '{1,2}'`: the text of an array beside an array."""
+        for side, other in (("this", node.expression), ("expression", node.this)):
+            text, kind = node.args[side], self._typer.type_of(other)
+            if isinstance(text, exp.Literal) and text.is_string and kind is not None and kind.name.endswith("[]"):
+                value = parse_array(kind.name[:-2], text.name)
+                node.set(side, sqlglot.parse_one(literal(value, kind), read="duckdb"))
         return None
 
     def _select(self, node: exp.Select) -> exp.Expression | None:
@@ -353,6 +368,13 @@ class Rewriter:
         if len(node.expressions) == 1 and isinstance(node.expressions[0], exp.Select | exp.SetOperation):
             query = exp.Subquery(this=node.expressions[0].copy())
             return exp.Anonymous(this="ARRAY", expressions=[query.this])
+        return None
+
+    def _array_to_string(self, node: exp.ArrayToString) -> exp.Expression | None:
+        return exp.Anonymous(this="array_to_string", expressions=[node.this.copy(), node.expression.copy()])
+
+    def _unnest(self, node: exp.Unnest) -> exp.Expression | None:
+        _name_series_column(node)
         return None
 
     # The select list's exact texts (Q2)
@@ -406,23 +428,7 @@ def _number(value: int) -> exp.Literal:
     return exp.Literal.number(value)
 
 
-def _reg_kind(to: exp.Expression) -> str:
-    name = to.sql().split(".")[-1].strip('"').lower()
-    return name if name in ("regclass", "regtype", "regnamespace", "regrole") else ""
-
-
-def _is_shown(node: exp.Expression) -> bool:
-    """Whether a reg* value is seen as text: in a select list, or cast to text."""
-    parent = node.parent
-    while isinstance(parent, (exp.Alias, exp.Paren)):
-        parent = parent.parent
-    if isinstance(parent, exp.Cast):
-        target = data_type(parent.to)
-        return target is not None and target.name in ("text", "varchar", "name")
-    return isinstance(parent, exp.Select) and node.arg_key == "expressions"
-
-
-def _name_series_column(node: exp.Table) -> None:
+def _name_series_column(node: exp.Expression) -> None:
     """PostgreSQL names the column of `generate_series(…) g` after the alias."""
     alias = node.args.get("alias")
     if alias is not None and alias.this is not None and not alias.args.get("columns"):
@@ -436,6 +442,10 @@ _METHODS: dict[type[exp.Expression], Callable[[Rewriter, Any], exp.Expression | 
     exp.Window: Rewriter._wrapped,
     exp.Div: Rewriter._div,
     exp.Sub: Rewriter._sub,
+    exp.EQ: Rewriter._array_comparison,
+    exp.NEQ: Rewriter._array_comparison,
+    exp.ArrayToString: Rewriter._array_to_string,
+    exp.Unnest: Rewriter._unnest,
     exp.Length: Rewriter._to_int4,
     exp.StrPosition: Rewriter._to_int4,
     exp.Extract: Rewriter._extract,

@@ -62,7 +62,7 @@ def data_type(node: exp.Expression | None) -> SqlType | None:
         if isinstance(kind, exp.Identifier) and kind.quoted and name == "char":
             return SqlType("char")
     else:
-        name = str(node.this.value).lower()
+        name = str(getattr(node.this, "value", node.this)).lower()
     name = ALIASES.get(name, name)
     if name not in TYPES:
         return None
@@ -99,7 +99,9 @@ class Typer:
         if isinstance(node, exp.Column):
             return self._column(node)
         if isinstance(node, exp.Cast):
-            return data_type(node.to)
+            return (TEXT if is_shown(node) else SqlType("oid")) if reg_kind(node.to) else data_type(node.to)
+        if isinstance(node, exp.Dot):
+            return self.type_of(node.expression)
         if isinstance(node, exp.Literal):
             return _literal(node)
         if isinstance(node, exp.Parameter):
@@ -283,6 +285,23 @@ class Typer:
                 return None
             result = kind if result is None else _wider(result, kind)
         return result
+
+
+def reg_kind(to: exp.Expression) -> str:
+    """`regclass` and its like, "" for any other type."""
+    name = to.sql().split(".")[-1].strip('"').lower()
+    return name if name in ("regclass", "regtype", "regnamespace", "regrole") else ""
+
+
+def is_shown(node: exp.Expression) -> bool:
+    """Whether a reg* value is seen as text: in a select list, or cast to text."""
+    parent = node.parent
+    while isinstance(parent, (exp.Alias, exp.Paren)):
+        parent = parent.parent
+    if isinstance(parent, exp.Cast):
+        target = data_type(parent.to)
+        return target is not None and target.name in ("text", "varchar", "name")
+    return isinstance(parent, exp.Select) and node.arg_key == "expressions"
 
 
 def find_cte(node: exp.Expression, name: str) -> exp.CTE | None:
