@@ -19,7 +19,7 @@ from thunderdb.access.apply import GHOST, PageOp, image_payload
 from thunderdb.access.context import Access
 from thunderdb.access.garbage import GARBAGE_ROOT
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError
+from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.base.ids import FIRST_LSN, LSN
 from thunderdb.engine.background import Background
@@ -159,13 +159,17 @@ class Database:
             return
         self.closing = True
         await self.background.stop()
-        try:
-            if self.failure is None:
+        trouble: BaseException | None = None
+        if self.failure is None:
+            try:
                 await self._close_clean()
-        finally:
-            await self.files.close()
-            await self.control.close()
-            await self._lock.release()
+            except ThunderError as error:
+                trouble = error  # the files are let go of all the same; the next start recovers
+        await self.files.close()
+        await self.control.close()
+        await self._lock.release()
+        if trouble is not None:
+            raise trouble
 
     async def _close_clean(self) -> None:
         for txn in list(self.manager.active.values()):
