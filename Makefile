@@ -55,7 +55,7 @@ coverage: $(STAMP) ## Branch coverage of wal, storage, access, recovery and txn 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 
-docs: $(STAMP) ## Write docs/configuration.md from the code
+docs: $(STAMP) ## Write the generated documents: configuration, metrics, deploy/thunderdb.toml
 	$(BIN)/python -m tools.generate_docs
 
 run: $(STAMP) ## Start a daemon on ./var, loopback, no configuration needed (PG_PORT=… HTTP_PORT=…)
