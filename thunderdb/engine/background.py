@@ -54,6 +54,7 @@ class Background:
             ("garbage", self._garbage, GARBAGE_PAUSE_NS),
         ):
             self._running.append(self.tasks.detach(self._loop(name, step, pause_ns), name))
+        self._running.append(self.tasks.detach(self._finish_redo(), "redo"))
 
     async def stop(self) -> None:
         self._stop.set()
@@ -74,6 +75,15 @@ class Background:
                 self.db._fatal(error)
                 return
             await self._stop.wait_timeout(pause_ns)
+
+    async def _finish_redo(self) -> None:
+        """Bring up the pages that restart left for later."""
+        if self.db.deferred is not None and len(self.db.deferred):
+            await self.tasks.yield_now()
+            try:
+                await self.db.deferred.drain(self._stop.is_set)
+            except ThunderError as error:
+                self.db._fatal(error)
 
     async def _checkpoint(self) -> None:
         """Checkpoint when the interval has passed, or half of max_wal_size has been written since the last one."""

@@ -35,6 +35,7 @@ from thunderdb.engine.catalog import (
 from thunderdb.engine.ddl import Ddl
 from thunderdb.engine.rows import Rows
 from thunderdb.recovery.checkpoint import Checkpointer, Done
+from thunderdb.recovery.redo import Deferred
 from thunderdb.recovery.restart import Restart, Restarted
 from thunderdb.runtime.ports import DirLock, Disk, Ports
 from thunderdb.runtime.sync import Tasks
@@ -92,6 +93,7 @@ class Database:
         self.access = Access(tasks, self.pool, self.log, self.files, state.page_size)
         self.written = WrittenFile(ports.disk, config.data_dir, state.system_id, events)
         self.restarted: Restarted | None = None
+        self.deferred: Deferred | None = None
         self.catalog = Catalog({}, 0)
         self.manager = TxnManager(self.access, ports.clock, events)
         self.rows = Rows(self)
@@ -145,6 +147,7 @@ class Database:
         reader = LogReader(self.ports.disk, self.config.wal_dir, state.system_id, state.timeline)
         restart = Restart(self.access, reader, self.ports.clock, self.events, state)
         self.restarted = await restart.run()
+        self.deferred = restart.deferred
         self.manager.next_txn = self.restarted.next_txn
         self.manager.order.last_us = max(self.manager.order.last_us, self.restarted.order_us)
         await self._load_catalog()
@@ -175,8 +178,10 @@ class Database:
         for txn in list(self.manager.active.values()):
             if txn.id not in self.manager.committing:
                 await txn.rollback()
+        if self.deferred is not None:
+            await self.deferred.drain()
         await self.checkpointer.run(flush_all=True)
-        while self.pool.dirty_table():
+        while self.pool.dirty_count():
             await self.pool.clean(self.log.next_lsn, 1 << 30)
             await self.pool.sync()
         done = await self.checkpointer.run(flush_all=True)

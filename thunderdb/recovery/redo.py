@@ -1,27 +1,34 @@
 """Redo: bring every page that may not be on disk to the state that the log describes, losers' changes included.
 
-Changes are gathered by page over a window of the log, so each page is read once a window, and an image makes all that came
-before it needless.
+Changes are gathered by page. A page is then brought up to date when it is first needed: by undo, by a query, or by the
+background task that works through the rest. So restart pays for reading the log, not for reading and decoding every page in
+it, and an image makes all that came before it needless.
+
+    gather ─▶ deferred pages ─▶ PageMiss: image or page on disk ─▶ apply the changes ─▶ dirty in the pool
 
 R1. A change is applied if its LSN is above the page's page_lsn; then its previous page_lsn must be the page's. If it is not, a
-    write was lost: the page is rebuilt from its image, and if that cannot be, restart refuses.
+    write was lost: the page is rebuilt from its image, and if that cannot be, whoever wants it gets an error that names it.
 R2. (W6) Every page of the rebuilt dirty page table counts as dirty, whatever its page_lsn says: a write that the process before
-    made may never have been synced.
+    made may never have been synced. A deferred page is in the dirty page table like any other, so checkpoints keep its log.
 R3. A torn or rotten page is rebuilt from its latest image.
+R4. A page is in the pool or deferred, never both.
 
-Source: ARIES (1992) section 10.2.
+Source: ARIES (1992) section 10.2; Graefe et al., "Instant recovery with write-ahead logging" (2016), for redo on demand.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from thunderdb.access.apply import PageOp, apply, page_of_image
 from thunderdb.access.context import Access
 from thunderdb.base.errors import Corruption
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.analysis import Analysis
+from thunderdb.recovery.analysis import Analysis, Change, PageWork
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.storage.page import Page
+from thunderdb.storage.pool import DirtyPage
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import iter_changes
 from thunderdb.wal.segment import SegmentScan
@@ -29,104 +36,161 @@ from thunderdb.wal.segment import SegmentScan
 WINDOW_BYTES = 64 << 20
 _CHANGE_BYTES = 150
 _PAGES_A_TURN = 64
-_ROOM_PAGES = 4
-
-Pending = dict[int, list[tuple[int, int, int, bytes, int]]]
-"""page -> [(lsn, prev_page_lsn, op, payload, txn)]"""
 
 
-class Redo:
-    """One redo pass."""
+class Deferred:
+    """Pages with log still to apply, by page number. Satisfies the pool's `DeferredPages`."""
 
-    def __init__(self, access: Access, reader: LogReader, analysis: Analysis, events: Events) -> None:
+    def __init__(self, access: Access, events: Events) -> None:
         self.access = access
-        self.reader = reader
-        self.analysis = analysis
         self.events = events
-        self.records = 0
-        self._done: set[int] = set()
-        self._pending: Pending = {}
-        self._pending_bytes = 0
+        self.works: dict[int, PageWork] = {}
 
-    async def run(self) -> int:
-        """Redo everything; return the number of records replayed. Raises: Corruption."""
-        dirty = self.analysis.dirty
-        end_lsn = self.analysis.end.lsn
-        if dirty and self.analysis.redo_lsn < end_lsn:
-            scan = self.reader.scan(self.analysis.redo_lsn, until_lsn=end_lsn)
-            async for segment in scan:
-                await self._segment(segment)
-            if scan.end.lsn != end_lsn:
-                raise Corruption(f"redo read the log to {format_lsn(scan.end.lsn)}, analysis to {format_lsn(end_lsn)}")
-            await self._apply_window()
-        await self._count_rest_dirty()
-        return self.records
+    def __contains__(self, page_no: int) -> bool:
+        return page_no in self.works
 
-    async def _segment(self, segment: SegmentScan) -> None:
-        while headers := segment.batch():
-            data, bias, dirty = segment.data, segment.bias, self.analysis.dirty
-            for _sum, _length, _kind, _flags, page_count, lsn, _previous, txn, _prev, _flushed, _quorum in headers:
-                if not page_count:
-                    continue
-                self.records += 1
-                for page_no, prev_page_lsn, op, at, size in iter_changes(data, lsn + bias, page_count):
-                    entry = dirty.get(page_no)
-                    if entry is None or lsn < entry[0]:
-                        continue
-                    self._gather(page_no, (lsn, prev_page_lsn, op, data[at : at + size], txn))
-            if self._pending_bytes > WINDOW_BYTES:
-                await self._apply_window()
+    def __len__(self) -> int:
+        return len(self.works)
 
-    def _gather(self, page_no: int, change: tuple[int, int, int, bytes, int]) -> None:
-        self._pending_bytes += _CHANGE_BYTES + len(change[3])
-        changes = self._pending.get(page_no)
-        if changes is None or change[2] == PageOp.IMAGE:
-            self._pending[page_no] = [change]  # an image makes all before it needless
+    def table(self) -> list[DirtyPage]:
+        return [DirtyPage(page_no, work.rec_lsn, work.newest_lsn, work.image_lsn) for page_no, work in self.works.items()]
+
+    def forget(self, page_no: int) -> int:
+        return self.works.pop(page_no).rec_lsn
+
+    async def bring_up(self, page_no: int, read: Callable[[int], Awaitable[Page]]) -> Page:
+        """Redo one page. Raises: Corruption if it cannot be."""
+        work = self.works[page_no]
+        changes = work.changes
+        if changes and changes[0][2] == PageOp.IMAGE:
+            page = page_of_image(page_no, changes[0][3], changes[0][0])
         else:
-            changes.append(change)
+            page = await read(page_no)
+        if not self.apply(page, changes):
+            page = await self._rebuild(page, work)
+        page.rec_lsn = work.rec_lsn
+        return page
 
-    async def _apply_window(self) -> None:
-        pending, self._pending, self._pending_bytes = self._pending, {}, 0
-        for index, page_no in enumerate(sorted(pending)):
-            await self._redo_page(page_no, pending.pop(page_no))
-            if index % _PAGES_A_TURN == _PAGES_A_TURN - 1:
-                await self.access.tasks.work("recovery.redo", _PAGES_A_TURN)
-        self.events.emit("recovery.progress", phase="redo", records=self.records)
-
-    async def _redo_page(self, page_no: int, changes: list[tuple[int, int, int, bytes, int]]) -> None:
-        pool = self.access.pool
-        lsn, _prev, op, payload, _txn = changes[0]
-        if op == PageOp.IMAGE:
-            await pool.make_room(_ROOM_PAGES * self.access.page_size)
-            page = pool.resident(page_no)
-            if page is None or page.page_lsn < lsn:
-                page = page_of_image(page_no, payload, lsn)
-                pool.install(page)
-            pool.changed(page, page.page_lsn)
-        else:
-            page = await pool.load(page_no)
+    @staticmethod
+    def apply(page: Page, changes: list[Change]) -> bool:
+        """Apply what the page does not have yet; False if its chain is broken (R1)."""
         for lsn, prev_page_lsn, op, payload, txn in changes:
             if lsn <= page.page_lsn:
                 continue
             if prev_page_lsn != page.page_lsn:
-                page = await self._lost_write(page, prev_page_lsn)
-                break
+                return False
             apply(page, op, payload, lsn, txn)
-            pool.changed(page, lsn)
-        pool.mark_dirty(page, self.analysis.dirty[page_no][0])
-        self._done.add(page_no)
+            page.page_lsn = lsn
+        return True
 
-    async def _lost_write(self, page: Page, expected_lsn: int) -> Page:
-        """R1: the disk has an older page than the log was written against."""
-        newest_lsn = self.analysis.dirty[page.page_no][1]
-        self.events.emit("recovery.lost_write", page_no=page.page_no, page_lsn=page.page_lsn, expected_lsn=expected_lsn)
-        rebuilt = await rebuild_page(self.access.log, page.page_no, newest_lsn)
-        self.access.pool.install(rebuilt)
-        self.access.pool.changed(rebuilt, newest_lsn)
-        return rebuilt
+    async def _rebuild(self, page: Page, work: PageWork) -> Page:
+        self.events.emit("recovery.lost_write", page_no=page.page_no, page_lsn=page.page_lsn, expected_lsn=work.newest_lsn)
+        return await rebuild_page(self.access.log, page.page_no, work.newest_lsn)
 
-    async def _count_rest_dirty(self) -> None:
-        """R2, for pages whose changes are all older than what was scanned."""
-        for page_no, (rec_lsn, _newest, _image) in self.analysis.dirty.items():
-            if page_no not in self._done:
-                self.access.pool.mark_dirty(await self.access.pool.load(page_no), rec_lsn)
+    async def drain(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Bring up all that is left, in page order. A page that cannot be is named and left as it is."""
+        unrecoverable = 0
+        for index, page_no in enumerate(sorted(self.works)):
+            if stop():
+                return
+            if page_no in self.works:
+                try:
+                    await self.access.pool.load(page_no)
+                except Corruption as error:
+                    unrecoverable += 1
+                    self.events.emit("recovery.page_lost", page_no=page_no, error=str(error))
+            if index % _PAGES_A_TURN == _PAGES_A_TURN - 1:
+                await self.access.tasks.work("recovery.redo", _PAGES_A_TURN)
+        self.events.emit("recovery.pages_done", unrecoverable=unrecoverable)
+
+
+class Redo:
+    """The redo pass of a restart: fills `Deferred`, working through it in windows where memory is too small for all."""
+
+    def __init__(self, access: Access, reader: LogReader, analysis: Analysis, events: Events, window_bytes: int = WINDOW_BYTES) -> None:
+        self.access = access
+        self.reader = reader
+        self.analysis = analysis
+        self.events = events
+        self.window_bytes = window_bytes
+        self.deferred = Deferred(access, events)
+        self.records = 0
+        self._bytes = 0
+
+    async def run(self) -> int:
+        """Gather all that is to be redone; return the number of records. Raises: Corruption."""
+        analysis = self.analysis
+        self.access.pool.deferred = self.deferred
+        if analysis.gathered:
+            self.records = analysis.changed
+            later = {page_no: work.changes for page_no, work in analysis.dirty.items()}
+            until_lsn = analysis.checkpoint_lsn
+        else:
+            later = {}
+            until_lsn = analysis.end.lsn
+        for work in analysis.dirty.values():
+            work.changes = []
+        if analysis.redo_lsn < until_lsn:
+            await self._scan(until_lsn)
+        for page_no, changes in later.items():
+            work = analysis.dirty[page_no]
+            if changes and changes[0][2] == PageOp.IMAGE:
+                work.changes = changes
+            else:
+                work.changes += changes
+        self._defer_all()
+        return self.records
+
+    async def _scan(self, until_lsn: int) -> None:
+        scan = self.reader.scan(self.analysis.redo_lsn, until_lsn=until_lsn)
+        async for segment in scan:
+            while headers := segment.batch():
+                for _sum, _length, _kind, _flags, page_count, lsn, _previous, txn, _prev, _flushed, _quorum in headers:
+                    if page_count:
+                        self._gather(segment, lsn, page_count, txn)
+                if self._bytes > self.window_bytes:
+                    await self._apply_window()
+        if scan.end.lsn != until_lsn:
+            raise Corruption(f"redo read the log to {format_lsn(scan.end.lsn)}, analysis to {format_lsn(until_lsn)}")
+
+    def _gather(self, segment: SegmentScan, lsn: int, page_count: int, txn: int) -> None:
+        self.records += 1
+        data = segment.data
+        for page_no, prev_page_lsn, op, at, size in iter_changes(data, lsn + segment.bias, page_count):
+            work = self.analysis.dirty.get(page_no)
+            if work is None or lsn < work.rec_lsn:
+                continue
+            if op == PageOp.IMAGE:
+                work.changes = []
+            work.changes.append((lsn, prev_page_lsn, op, data[at : at + size], txn))
+            self._bytes += size + _CHANGE_BYTES
+
+    async def _apply_window(self) -> None:
+        """Bring up every page with changes gathered so far, so that their memory is free for the next window."""
+        self._bytes = 0
+        due = sorted(page_no for page_no, work in self.analysis.dirty.items() if work.changes)
+        self._defer(due)
+        for index, page_no in enumerate(due):
+            if page_no in self.deferred:
+                await self.access.pool.load(page_no)
+            self.analysis.dirty[page_no].changes = []
+            if index % _PAGES_A_TURN == _PAGES_A_TURN - 1:
+                await self.access.tasks.work("recovery.redo", _PAGES_A_TURN)
+        self.events.emit("recovery.progress", phase="redo", records=self.records)
+
+    def _defer_all(self) -> None:
+        self._defer(list(self.analysis.dirty))
+
+    def _defer(self, page_nos: list[int]) -> None:
+        """Defer pages; those that an earlier window has left in the pool are brought up at once (R4)."""
+        for page_no in page_nos:
+            work = self.analysis.dirty[page_no]
+            resident = self.access.pool.resident(page_no)
+            if resident is None:
+                self.deferred.works[page_no] = work
+            elif self.deferred.apply(resident, work.changes):
+                self.access.pool.mark_dirty(resident, work.rec_lsn)
+                if work.changes:
+                    self.access.pool.changed(resident, resident.page_lsn)
+            else:
+                raise Corruption(f"page {page_no}: its changes in the log do not continue each other")

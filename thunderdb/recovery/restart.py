@@ -12,6 +12,7 @@ Source: ARIES (1992) section 10.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from thunderdb.access.context import Access
@@ -19,7 +20,7 @@ from thunderdb.base.errors import Corruption, LogHole, Refused
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.analysis import Analysis, analyse
-from thunderdb.recovery.redo import Redo
+from thunderdb.recovery.redo import Deferred, Redo
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.recovery.undo import Loser, rollback
 from thunderdb.runtime.ports import Clock
@@ -54,6 +55,7 @@ class Restart:
         self.events = events
         self.state = state
         self.crashed = state.state != DatabaseState.CLEAN
+        self.deferred = Deferred(access, events)
 
     async def run(self) -> Restarted:
         """Recover. Raises: LogHole, Corruption, Refused, DiskFull, SyncFailed. Crash: run it again (Q2)."""
@@ -62,13 +64,14 @@ class Restart:
             self.events.emit("recovery.started", checkpoint_lsn=self.state.checkpoint_lsn)
         analysis = await self._analyse()
         await self._settle_log(analysis)
-        self.access.pool.repair = self._repair_in_redo(analysis)
+        self.access.pool.repair = self._repair()
         self.access.image_floor = self.state.checkpoint_lsn  # type: ignore[assignment]
         redo_lsn = analysis.redo_lsn
-        records = await Redo(self.access, self.reader, analysis, self.events).run()
+        redo = Redo(self.access, self.reader, analysis, self.events)
+        records = await redo.run()
+        self.deferred = redo.deferred
         if self.crashed:
             self.events.emit("recovery.redo", redo_lsn=redo_lsn, records=records)
-        self.access.pool.repair = self._repair_later
         await self._undo(analysis)
         duration_ns = self.clock.monotonic_ns() - began_ns
         if self.crashed:
@@ -114,22 +117,20 @@ class Restart:
         await self.reader.prepare_tail(analysis.end)
         await self.access.log.resume(analysis.end)
 
-    def _repair_in_redo(self, analysis: Analysis):  # type: ignore[no-untyped-def]
+    def _repair(self) -> Callable[[int, Corruption], Awaitable[Page]]:
+        """Rebuild a damaged page from the log: up to what restart found in it, or to what was last written."""
+        written = self.access.pool.written_lsns
+
         async def repair(page_no: int, error: Corruption) -> Page:
-            entry = analysis.dirty.get(page_no)
-            if entry is None:
+            if page_no in self.deferred:
+                newest_lsn = self.deferred.works[page_no].newest_lsn
+            else:
+                newest_lsn = written[page_no] if page_no < len(written) else 0
+            if not newest_lsn:
                 raise error
-            return await rebuild_page(self.access.log, page_no, entry[1])
+            return await rebuild_page(self.access.log, page_no, newest_lsn)
 
         return repair
-
-    async def _repair_later(self, page_no: int, error: Corruption) -> Page:
-        """Repair while the database runs: the newest version written is known, and may still be in the log."""
-        written = self.access.pool.written_lsns
-        newest_lsn = written[page_no] if page_no < len(written) else 0
-        if not newest_lsn:
-            raise error
-        return await rebuild_page(self.access.log, page_no, newest_lsn)
 
     async def _undo(self, analysis: Analysis) -> None:
         """Roll back the losers, the one with the newest record first."""

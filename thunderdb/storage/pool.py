@@ -57,6 +57,22 @@ class LogPort(Protocol):
     async def flush_to(self, lsn: int) -> None: ...
 
 
+class DeferredPages(Protocol):
+    """Pages that restart has not brought up to date yet: dirty, though not in memory."""
+
+    def table(self) -> list[DirtyPage]: ...
+
+    def __contains__(self, page_no: int) -> bool: ...
+
+    async def bring_up(self, page_no: int, read: Callable[[int], Awaitable[Page]]) -> Page:
+        """The page as the log has it, its `rec_lsn` set; `read` gives what is on disk."""
+        ...
+
+    def forget(self, page_no: int) -> int:
+        """The page is in memory now, or made anew: return the rec_lsn that it was deferred with."""
+        ...
+
+
 class Miss(Exception):
     """Something that an operation needs is not in memory. Nothing was changed: resolve it, then run the operation again."""
 
@@ -136,6 +152,7 @@ class BufferPool:
         self.log = log
         self.used_bytes = 0
         self.repair: Repair | None = None
+        self.deferred: DeferredPages | None = None
         self.written_lsns: array[int] = array("Q")  # last seen on disk or written there, by page number (B6)
         self._synced_lsns: array[int] = array("Q")  # of these, what a sync has covered
         self.loads = self.evictions = self.writes = 0
@@ -229,7 +246,11 @@ class BufferPool:
 
     def dirty_table(self) -> list[DirtyPage]:
         """Every page that the disk may not have as the log has it, by page number (B2)."""
-        return [self._dirty_entry(page_no) for page_no in sorted(self._dirty.keys() | self._unsynced.keys())]
+        entries = [self._dirty_entry(page_no) for page_no in sorted(self._dirty.keys() | self._unsynced.keys())]
+        if self.deferred is not None:
+            entries += self.deferred.table()
+            entries.sort(key=lambda entry: entry.page_no)
+        return entries
 
     def oldest_rec_lsn(self) -> int:
         """Where redo would have to start; 0 if no page is dirty."""
@@ -316,6 +337,11 @@ class BufferPool:
 
     async def _read(self, page_no: int) -> Page:
         """Read and verify, or repair. A page created meanwhile (it is not evicted before this load is over) is the truth."""
+        if self.deferred is not None and page_no in self.deferred:
+            return await self.deferred.bring_up(page_no, self._read_disk)
+        return await self._read_disk(page_no)
+
+    async def _read_disk(self, page_no: int) -> Page:
         while page_no in self._writing:
             await self._writing[page_no]
         try:
@@ -518,6 +544,9 @@ class BufferPool:
             if old.rec_lsn:
                 rec_lsn = min(rec_lsn, old.rec_lsn) if rec_lsn else old.rec_lsn
             self._forget(old)
+        if self.deferred is not None and page.page_no in self.deferred:
+            deferred_lsn = self.deferred.forget(page.page_no)
+            rec_lsn = min(rec_lsn, deferred_lsn) if rec_lsn else deferred_lsn
         if old is not page:
             self._pages[page.page_no] = page
             self._clock.append(page)
