@@ -53,7 +53,7 @@ def engine_caller(frame: Any) -> str | None:
         if top == "thunderdb":
             port = name.startswith(("thunderdb.runtime.real_", "thunderdb.server"))
             return None if port else f"{name}:{frame.f_lineno}"
-        if top in ("sim", "tests", "tools", "importlib", "logging") or name.startswith(("_pytest", "hypothesis", "test_")):
+        if top in ("sim", "tests", "tools", "importlib", "logging", "coverage") or name.startswith(("_pytest", "hypothesis", "test_")):
             return None
         frame = frame.f_back
     return None
