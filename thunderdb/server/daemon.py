@@ -143,7 +143,8 @@ class Daemon:
         except OSError as error:
             message = error.strerror or str(error)
             raise StorageError(
-                f"cannot open the database: {message}", "check owner and permissions of its directories"
+                f"cannot open the database: {message}",
+                "check owner and permissions, or name others with --data-dir and --wal-dir",
             ) from None
         collector.engine = self._engine.gauges
         sessions.open(self._engine.session_factory())

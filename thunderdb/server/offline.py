@@ -39,7 +39,9 @@ def check_database(config: Config) -> int:
     try:
         problems, pages = run_real(main)
     except OSError as error:
-        raise StorageError(f"cannot open the database: {error}", "check owner and permissions of its directories") from None
+        raise StorageError(
+            f"cannot open the database: {error}", "check owner and permissions, or name others with --data-dir and --wal-dir"
+        ) from None
     for problem in problems:
         click.echo(problem)
     verdict = f"FAILED ({len(problems)} problems)" if problems else "PASSED"
