@@ -27,7 +27,7 @@ from thunderdb.runtime.ports import Offload
 from thunderdb.sql import syscatalog
 from thunderdb.sql.analytic_errors import sql_error
 from thunderdb.sql.analytic_feed import BATCH_ROWS, KEY_COLUMN, FeedColumn, PayloadReader, TableFeed
-from thunderdb.sql.analytic_rewrite import Param, QuerySession, Rewriter, Rewritten
+from thunderdb.sql.analytic_rewrite import Param, QuerySession, Rewriter, Rewritten, normalise
 from thunderdb.sql.analytic_types import SqlType, duckdb_type, from_duckdb, outward
 from thunderdb.sql.analytic_typing import Columns, Typer, find_cte, folded
 from thunderdb.sql.numeric_div import divide_text
@@ -41,7 +41,7 @@ RESULT_ROWS = 2048
 _SETTINGS = (
     "SET GLOBAL integer_division=true",
     "SET GLOBAL ieee_floating_point_ops=false",
-    "SET GLOBAL default_null_order='nulls_last_on_asc_first_on_desc'",
+    "SET GLOBAL default_null_order='nulls_last'",  # what sqlglot takes for granted; DESC comes out as DESC NULLS FIRST
     "SET GLOBAL TimeZone='UTC'",
     "SET GLOBAL python_enable_replacements=false",
     "SET GLOBAL enable_external_access=false",
@@ -226,7 +226,7 @@ class _Query:
         self._offload = analytics._offload
         self._db = db
         self._txn = txn
-        self._tree = tree.copy()
+        self._tree = normalise(tree.copy())
         self._params = params
         self._session = session
         self._key_of = key_of

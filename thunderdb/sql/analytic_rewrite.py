@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import sqlglot
@@ -26,11 +27,17 @@ from thunderdb.sql.analytic_types import SqlType, duckdb_type, literal
 from thunderdb.sql.analytic_typing import Typer, data_type, folded, is_shown, reg_kind
 from thunderdb.sql.syscatalog import SystemCatalog
 from thunderdb.sql.syscatalog_functions import system_call
-from thunderdb.sql.types import TYPES, parse_array, type_display
+from thunderdb.sql.types import NUMERIC_RANK, TYPES, parse_array, type_display
 
 Param = tuple[str, Any]  # (type name, value)
 _DIVISION_TYPE = "DECIMAL(38,16)"
 _INTEGER_TYPES = ("int2", "int4", "int8")
+_RENAMED = {
+    "every": "bool_and", "jsonb_build_object": "json_object", "json_build_object": "json_object",
+    "jsonb_build_array": "json_array", "json_build_array": "json_array", "jsonb_array_length": "json_array_length",
+    "jsonb_agg": "json_group_array", "json_agg": "json_group_array", "jsonb_object_agg": "json_group_object",
+    "to_jsonb": "to_json", "jsonb_extract_path_text": "json_extract_string",
+}  # fmt: skip
 _OPERATORS: dict[str, Callable[[exp.Expression, exp.Expression], exp.Expression]] = {
     "=": lambda a, b: exp.EQ(this=a, expression=b),
     "<>": lambda a, b: exp.NEQ(this=a, expression=b),
@@ -71,6 +78,22 @@ class Rewritten:
     sql: str
     outputs: list[tuple[str, SqlType | None]]
     hidden: dict[int, int]
+
+
+def normalise(tree: exp.Expression) -> exp.Expression:
+    """Give `pg_catalog.f(…)` the node that `f(…)` alone has, so that everything after treats the two alike. In place."""
+    for node in list(tree.find_all(exp.Dot)):
+        inner = node.expression
+        if isinstance(node.this, exp.Identifier) and folded(node.this) == "pg_catalog" and isinstance(inner, exp.Anonymous):
+            arguments = [argument.copy() for argument in inner.expressions]
+            try:
+                plain = exp.func(str(inner.this), *arguments, dialect="postgres")
+            except ValueError:
+                plain = exp.Anonymous(this=inner.this, expressions=arguments)
+            if node is tree:
+                return plain
+            node.replace(plain)
+    return tree
 
 
 class Rewriter:
@@ -148,11 +171,47 @@ class Rewriter:
         kind = self._typer.type_of(node)
         node.set("typed", False)
         node.set("safe", False)
+        self._arithmetic(node)
         if kind is None or kind.name != "numeric":
             return None
         return _Division(node.left.copy(), node.right.copy())
 
+    def _arithmetic(self, node: exp.Binary) -> exp.Expression | None:
+        """A string beside a number is that number; a real beside another type is computed in double precision."""
+        kind = self._typer.type_of(node)
+        for side in ("this", "expression"):
+            operand = node.args[side]
+            source = self._typer.type_of(operand)
+            if kind is not None and isinstance(operand, exp.Literal) and operand.is_string and kind.name in NUMERIC_RANK:
+                node.set(side, _cast(operand.copy(), "DECIMAL(38,10)" if kind.name == "numeric" else duckdb_type(kind.name)))
+            elif kind is not None and kind.name == "float8" and source is not None and source.name == "float4":
+                node.set(side, _cast(operand.copy(), "DOUBLE"))
+        return None
+
+    def _percentile(self, node: exp.WithinGroup) -> exp.Expression | None:
+        if isinstance(node.this, exp.PercentileCont):
+            for ordered in node.find_all(exp.Ordered):
+                ordered.set("this", _cast(ordered.this.copy(), "DOUBLE"))
+        return None
+
+    def _literal(self, node: exp.Literal) -> exp.Expression | None:
+        """1e3 is numeric, not double precision."""
+        if node.is_string or "e" not in node.name.lower():
+            return None
+        text = format(Decimal(node.name), "f")
+        return exp.Literal.number(text) if len(text) <= 38 else None
+
+    def _json_path(self, node: exp.Expression) -> exp.Expression | None:
+        """`#>` and `#>>` with a literal path become a JSON pointer."""
+        path = node.args["expression"]
+        if not (isinstance(path, exp.Literal) and path.name.startswith("{")):
+            return None
+        steps = [str(step).replace("~", "~0").replace("/", "~1") for step in parse_array("text", path.name)]
+        name = "json_extract" if isinstance(node, exp.JSONBExtract) else "json_extract_string"
+        return exp.Anonymous(this=name, expressions=[node.this.copy(), exp.Literal.string("".join("/" + s for s in steps))])
+
     def _sub(self, node: exp.Sub) -> exp.Expression | None:
+        self._arithmetic(node)
         kind = self._typer.type_of(node)
         left = self._typer.type_of(node.left)
         if kind is not None and kind.name == "int4" and left is not None and left.name == "date":
@@ -312,11 +371,8 @@ class Rewriter:
         if isinstance(node, exp.CurrentDate):
             return sqlglot.parse_one(literal(session.now_us // 86_400_000_000, SqlType("date")), read="duckdb")
         if isinstance(node, exp.CurrentSchemas):
-            names = (
-                ("pg_catalog", *session.schemas)
-                if node.this is not None and node.this.name.lower() != "false"
-                else session.schemas
-            )
+            implicit = isinstance(node.this, exp.Boolean) and bool(node.this.this)
+            names = ("pg_catalog", *session.schemas) if implicit else session.schemas
             return exp.Array(expressions=[exp.Literal.string(name) for name in names])
         text = {
             exp.CurrentUser: session.user,
@@ -346,16 +402,22 @@ class Rewriter:
         if name in ("to_regclass", "to_regtype") and arguments and isinstance(arguments[0], exp.Literal):
             oid = self._system.oid_of(name[3:], arguments[0].name)
             return exp.Null() if oid is None else exp.Literal.string(arguments[0].name) if is_shown(node) else _number(oid)
+        if name in _RENAMED:
+            return exp.Anonymous(this=_RENAMED[name], expressions=[argument.copy() for argument in arguments])
         if name == "pg_typeof" and arguments:
             kind = self._typer.type_of(arguments[0])
             return exp.Literal.string(type_display(kind.name)) if kind is not None and kind.name in TYPES else None
         return system_call(self._system, name, [argument.copy() for argument in arguments])
 
     def _array_comparison(self, node: exp.Binary) -> exp.Expression | None:
-        """`column = '{1,2}'`: the text of an array beside an array."""
+        """`column = '{1,2}'`: the text of an array beside an array; blanks at the end do not count beside char(n)."""
         for side, other in (("this", node.expression), ("expression", node.this)):
             text, kind = node.args[side], self._typer.type_of(other)
-            if isinstance(text, exp.Literal) and text.is_string and kind is not None and kind.name.endswith("[]"):
+            if not (isinstance(text, exp.Literal) and text.is_string and kind is not None):
+                continue
+            if kind.name == "bpchar":
+                node.set(side, exp.Literal.string(text.name.rstrip(" ")))
+            elif kind.name.endswith("[]"):
                 value = parse_array(kind.name[:-2], text.name)
                 node.set(side, sqlglot.parse_one(literal(value, kind), read="duckdb"))
         return None
@@ -442,6 +504,13 @@ _METHODS: dict[type[exp.Expression], Callable[[Rewriter, Any], exp.Expression | 
     exp.Window: Rewriter._wrapped,
     exp.Div: Rewriter._div,
     exp.Sub: Rewriter._sub,
+    exp.Add: Rewriter._arithmetic,
+    exp.Mul: Rewriter._arithmetic,
+    exp.Mod: Rewriter._arithmetic,
+    exp.WithinGroup: Rewriter._percentile,
+    exp.Literal: Rewriter._literal,
+    exp.JSONBExtract: Rewriter._json_path,
+    exp.JSONBExtractScalar: Rewriter._json_path,
     exp.EQ: Rewriter._array_comparison,
     exp.NEQ: Rewriter._array_comparison,
     exp.ArrayToString: Rewriter._array_to_string,

@@ -41,12 +41,17 @@ _FIXED: tuple[tuple[type[exp.Expression], SqlType], ...] = (
     (exp.Sqrt, FLOAT8),
     (exp.Rand, FLOAT8),
     (exp.Interval, SqlType("interval")),
+    (exp.PercentileCont, FLOAT8),
+    (exp.Ntile, INT4),
+    (exp.PercentRank, FLOAT8),
+    (exp.CumeDist, FLOAT8),
 )
 _NAMED = {
     "row_number": INT8, "rank": INT8, "dense_rank": INT8, "ntile": INT4, "char_length": INT4, "octet_length": INT4,
-    "pg_typeof": TEXT, "to_char": TEXT, "md5": TEXT, "random": FLOAT8,
+    "jsonb_array_length": INT4, "json_array_length": INT4, "array_length": INT4, "pg_typeof": TEXT, "to_char": TEXT, "md5": TEXT, "random": FLOAT8,
 }  # fmt: skip
 _SAME_AS_ARGUMENT = (exp.Min, exp.Max, exp.Abs, exp.Neg, exp.Paren, exp.First, exp.FirstValue, exp.LastValue, exp.Lag, exp.Lead)
+_TEXT_LIKE = ("varchar", "name")
 
 
 def data_type(node: exp.Expression | None) -> SqlType | None:
@@ -112,11 +117,16 @@ class Typer:
             return self._avg(self.type_of(node.this))
         if isinstance(node, (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)):
             return self._arithmetic(node)
+        if isinstance(node, (exp.Min, exp.Max)):
+            kind = self.type_of(node.this)
+            return TEXT if kind is not None and kind.name in _TEXT_LIKE else kind
         if isinstance(node, _SAME_AS_ARGUMENT):
             return self.type_of(node.this)
+        if isinstance(node, exp.ExplodingGenerateSeries):
+            return self.type_of(node.args.get("start"))
         if isinstance(node, (exp.Alias, exp.Window, exp.Filter, exp.Ordered, exp.WithinGroup)):
             return self.type_of(node.this)
-        if isinstance(node, (exp.Round, exp.Floor, exp.Ceil, exp.Pow)):
+        if isinstance(node, (exp.Round, exp.Floor, exp.Ceil, exp.Pow, exp.Sign)):
             return self._rounded(node)
         if isinstance(node, (exp.Coalesce, exp.Greatest, exp.Least)):
             return self._common([node.this, *node.expressions])
@@ -327,9 +337,13 @@ def output_name(projection: exp.Expression) -> str:
         return output_name(projection.expression)
     if isinstance(projection, exp.Cast):
         inner = output_name(projection.this)
-        if inner != "?column?":
+        if inner != "?column?" and not isinstance(projection.this, (exp.Boolean, exp.Cast)):
+            return inner
+        if isinstance(projection.this, exp.Cast) and _has_name(projection.this):
             return inner
         kind = data_type(projection.to)
+        if kind is None and reg_kind(projection.to):
+            return reg_kind(projection.to)
         return kind.name.removesuffix("[]") if kind is not None else "?column?"
     if isinstance(projection, (exp.Paren, exp.Collate, exp.Window, exp.Filter, exp.WithinGroup)):
         return output_name(projection.this)
@@ -338,17 +352,29 @@ def output_name(projection: exp.Expression) -> str:
         return output_name(inner_query.expressions[0]) if isinstance(inner_query, exp.Select) else "?column?"
     if isinstance(projection, exp.Anonymous):
         return str(projection.this).lower()
+    if isinstance(projection, (exp.JSONExtract, exp.JSONExtractScalar, exp.JSONBExtract, exp.JSONBExtractScalar)):
+        return "?column?"
+    if isinstance(projection, exp.Pad):
+        return "lpad" if projection.args.get("is_left") else "rpad"
+    if isinstance(projection, exp.AtTimeZone):
+        return "timezone"
     if isinstance(projection, exp.Boolean):
         return "bool"
     if isinstance(projection, exp.Interval):
         return "interval"
     if isinstance(projection, (exp.And, exp.Or, exp.Like, exp.ILike, exp.RegexpLike, exp.Exists, exp.Any)):
         return "exists" if isinstance(projection, exp.Exists) else "?column?"
-    if isinstance(projection, exp.Func) and not isinstance(projection, (exp.Binary, exp.DPipe, exp.Pow)):
+    if isinstance(projection, exp.Func) and not isinstance(projection, (exp.DPipe, exp.Mod)):
         return _FUNCTION_NAMES.get(type(projection), projection.sql_name().lower())
-    if isinstance(projection, exp.Pow | exp.Binary):
-        return "?column?"
     return "?column?"
+
+
+def _has_name(cast: exp.Expression) -> bool:
+    """Whether a chain of casts ends in something that has a name of its own."""
+    inner = cast
+    while isinstance(inner, (exp.Cast, exp.Paren)):
+        inner = inner.this
+    return not isinstance(inner, (exp.Literal, exp.Boolean)) and output_name(inner) != "?column?"
 
 
 _FUNCTION_NAMES: dict[type[exp.Expression], str] = {
@@ -358,6 +384,7 @@ _FUNCTION_NAMES: dict[type[exp.Expression], str] = {
     exp.ExplodingGenerateSeries: "generate_series", exp.GenerateSeries: "generate_series", exp.Ceil: "ceil",
     exp.Stddev: "stddev", exp.StddevSamp: "stddev_samp", exp.Variance: "variance", exp.Array: "array", exp.Ln: "ln",
     exp.CurrentSchemas: "current_schemas", exp.Mod: "mod", exp.MD5: "md5", exp.ArrayToString: "array_to_string",
+    exp.ArraySize: "array_length", exp.BitwiseAndAgg: "bit_and", exp.BitwiseOrAgg: "bit_or", exp.UnixToTime: "to_timestamp",
     exp.SHA2: "sha256", exp.DateTrunc: "date_trunc", exp.Length: "length", exp.Coalesce: "coalesce", exp.Pow: "power",
 }  # fmt: skip
 
@@ -380,5 +407,7 @@ def _wider(left: SqlType, right: SqlType) -> SqlType:
         wide = left if NUMERIC_RANK[left.name] >= NUMERIC_RANK[right.name] else right
         if left == right:
             return left
+        if wide.name == "float4" and left.name != right.name:
+            return FLOAT8
         return SqlType(wide.name)
     return left if left == right else SqlType(left.name)

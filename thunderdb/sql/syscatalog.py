@@ -108,6 +108,9 @@ class SystemCatalog:
                 oid = made.view_oid(number, view.partition(".")[2])
                 pairs.append((oid, view.removeprefix("pg_catalog.")))
             return pairs
+        if kind == "hidden":
+            views = [(number, view.partition(".")) for number, view in enumerate(VIEWS)]
+            return [(made.view_oid(number, name), schema) for number, (schema, _, name) in views if schema != "pg_catalog"]
         if kind == "regtype":
             return [(info.oid, info.display) for info in TYPES.values()]
         if kind == "regnamespace":

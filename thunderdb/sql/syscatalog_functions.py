@@ -29,6 +29,7 @@ TEMPLATES = {
     "__regrole_name": "coalesce(lookup('regrole', $1), CAST($1 AS VARCHAR))",
     "format_type": f"coalesce(lookup('regtype', $1), '???') || coalesce({_TYPMOD}, '')",
     "pg_get_userbyid": "coalesce(lookup('regrole', $1), 'unknown (OID=' || $1 || ')')",
+    "pg_table_is_visible": "(lookup('hidden', $1) IS NULL)",
     "pg_get_expr": "CAST($1 AS VARCHAR)",
     "pg_get_indexdef/1": "lookup('indexdef', $1)",
     "pg_get_indexdef/3": "CASE WHEN $2 = 0 THEN lookup('indexdef', $1) ELSE lookup('indexcol', $1 * 1000 + $2) END",
@@ -58,7 +59,7 @@ TEMPLATES = {
 }
 _CONSTANTS = {
     "true": (
-        "pg_table_is_visible pg_type_is_visible pg_function_is_visible pg_operator_is_visible pg_opclass_is_visible"
+        "pg_type_is_visible pg_function_is_visible pg_operator_is_visible pg_opclass_is_visible"
         " pg_collation_is_visible pg_statistics_obj_is_visible pg_conversion_is_visible pg_ts_dict_is_visible"
         " pg_relation_is_publishable has_table_privilege has_schema_privilege has_database_privilege has_column_privilege"
         " has_any_column_privilege has_function_privilege has_sequence_privilege has_type_privilege has_language_privilege"

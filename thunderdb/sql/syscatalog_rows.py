@@ -76,7 +76,19 @@ def constraints_of(table: TableDef) -> Iterator[tuple[int, str, str, int, tuple[
             names = ", ".join(quote_ident(table.columns[i].name) for i in columns)
             yield oid, name, "p" if primary else "u", oid, columns, f"{'PRIMARY KEY' if primary else 'UNIQUE'} ({names})"
     for number, check in enumerate(table.checks):
-        yield CHECK_BASE + table.id * 64 + number, check.name, "c", 0, (), f"CHECK ({check.sql})"
+        yield CHECK_BASE + table.id * 64 + number, check.name, "c", 0, (), f"CHECK ({_bare(check.sql)})"
+
+
+def _bare(condition: str) -> str:
+    """A condition without parentheses around all of it."""
+    if not (condition.startswith("(") and condition.endswith(")")):
+        return condition
+    depth = 0
+    for at, char in enumerate(condition):
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        if depth == 0 and at < len(condition) - 1:
+            return condition
+    return condition[1:-1]
 
 
 # pg_catalog
