@@ -41,6 +41,10 @@ DOORS: tuple[tuple[Any, str], ...] = (
 )
 
 
+# Whoever of these is nearest below a call asked for it, not the engine.
+NOT_ENGINE = frozenset({"sim", "tests", "tools", "importlib", "logging", "coverage", "_pytest", "hypothesis"})
+
+
 class ReachedForTheMachine(AssertionError):
     """Engine code called a function that the simulator cannot control."""
 
@@ -53,7 +57,7 @@ def engine_caller(frame: Any) -> str | None:
         if top == "thunderdb":
             port = name.startswith(("thunderdb.runtime.real_", "thunderdb.server"))
             return None if port else f"{name}:{frame.f_lineno}"
-        if top in ("sim", "tests", "tools", "importlib", "logging", "coverage") or name.startswith(("_pytest", "hypothesis", "test_")):
+        if top in NOT_ENGINE or name.startswith("test_"):
             return None
         frame = frame.f_back
     return None
