@@ -1,0 +1,190 @@
+"""Plans and their cache: by exact text, then by template; a plan lives as long as the catalog that it was made from.
+
+K1. A template's plan is used only with literals of the same classes (they are part of its key, see parse.py).
+K2. A template that cannot be planned as such is remembered as None: its statements are planned from their own text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlglot import exp
+
+from thunderdb.base.errors import SqlError
+from thunderdb.sql import ddl, types
+from thunderdb.sql.analytic import Analytics
+from thunderdb.sql.binary import binary_encoder
+from thunderdb.sql.context import Context
+from thunderdb.sql.expr import Hard, Slots
+from thunderdb.sql.parse import literal_text, normalise, parse, template_sql
+from thunderdb.sql.plan import AnalyticPlan, Environment, Plan
+from thunderdb.sql.result import describe, row_encoder
+from thunderdb.sql.select import PointPlan, plan_query
+from thunderdb.sql.write import plan_delete, plan_insert, plan_update
+
+MAX_CACHED = 2000
+MAX_CACHED_TEXT = 4096
+Reader = Callable[[str], Any]
+
+
+class DdlPlan(Plan):
+    """CREATE, ALTER, DROP, COMMENT: run from the tree each time, never cached."""
+
+    writes = True
+
+    def __init__(self, tree: Any) -> None:
+        super().__init__()
+        self.tree = tree
+
+    async def batches(self, context: Context) -> Any:
+        context.txn.begin_write()
+        tree = self.tree
+        if isinstance(tree, exp.Create):
+            self.tag = await ddl.create(context, tree)
+        elif isinstance(tree, exp.Drop):
+            self.tag = await ddl.drop(context, tree)
+        elif isinstance(tree, exp.Alter):
+            self.tag = await ddl.alter(context, tree)
+        else:
+            self.tag = "COMMENT"
+        return
+        yield
+
+    def final_tag(self, count: int) -> str:
+        return self.tag
+
+
+class Planned:
+    """A plan with what its executions need: readers of a template's literals, encoders by result format."""
+
+    __slots__ = ("plan", "catalog", "readers", "description", "point", "_encoders", "param_types")
+
+    def __init__(self, plan: Plan, catalog: Any, classes: str = "") -> None:
+        self.plan = plan
+        self.catalog = catalog
+        slots = plan.slots
+        first = len(slots.types) - len(classes)
+        self.readers: list[Reader] = [_literal_reader(kind, slots.types[first + i]) for i, kind in enumerate(classes)]
+        self.description = b"" if plan.columns is None else describe(plan.columns)
+        self.point = plan if isinstance(plan, PointPlan) else None
+        self._encoders: dict[Any, Callable[[Sequence[Any]], bytes]] = {}
+        self.param_types = tuple(slots.types)
+
+    def encoder(self, formats: tuple[int, ...], offset_s: int) -> Callable[[Sequence[Any]], bytes]:
+        """A row's DataRow encoder for these formats (none = text) and the session's time zone."""
+        found = self._encoders.get((formats, offset_s))
+        if found is None:
+            columns = self.plan.columns or ()
+            encoders = []
+            for i, column in enumerate(columns):
+                code = 0 if not formats else formats[0] if len(formats) == 1 else formats[i]
+                kind = column.type_name
+                encoders.append(binary_encoder(kind) if code else types.text_encoder(kind, offset_s))
+            found = self._encoders[(formats, offset_s)] = row_encoder(encoders)
+        return found
+
+
+def _literal_reader(kind: str, type_name: str) -> Reader:
+    if kind in "il":
+        return int
+    if kind == "n":
+        return types.parse_numeric
+    parser = types.text_parser("text" if type_name == "unknown" else type_name)
+    return lambda literal: parser(literal_text(literal))
+
+
+class Shared:
+    """What all sessions of a database share: the plan cache and the analytic engine."""
+
+    def __init__(self, db: Any, analytics: Any = None) -> None:
+        self.db = db
+        self.analytics = analytics if analytics is not None else Analytics(db.ports.offload)
+        self.exact: dict[str, Planned] = {}
+        self.templates: dict[str, Planned | None] = {}
+
+    def find(self, sql: str, catalog: Any) -> tuple[Planned, Sequence[Any]] | None:
+        """A cached plan for a statement without parameters, and its literals' values; None if there is none."""
+        planned = self.exact.get(sql)
+        if planned is not None:
+            if planned.catalog is catalog and not planned.param_types:
+                return planned, ()
+            return None
+        template = normalise(sql)
+        if template is None:
+            return None
+        planned = self.templates.get(template[0])
+        if planned is None or planned.catalog is not catalog:
+            return None
+        return planned, [read(literal) for read, literal in zip(planned.readers, template[1], strict=True)]
+
+    async def plan(self, env: Environment, sql: str, offset: int = 0, template: bool = True) -> tuple[Planned, Sequence[Any]]:
+        """Plan a statement, by its template if that works, and remember it. Raises: SqlError."""
+        found = normalise(sql) if template and not env.slots.types else None
+        if found is not None and self.templates.get(found[0], env) is not None:
+            planned = await self._plan_template(env, found[0])
+            if planned is not None:
+                return planned, [read(literal) for read, literal in zip(planned.readers, found[1], strict=True)]
+        declared = bool(env.slots.types)
+        plan = await plan_tree(env, parse(sql, offset))
+        if template and plan.slots.types:
+            raise SqlError("42P02", "there is no parameter $1")
+        planned = Planned(plan, env.catalog)
+        if not isinstance(plan, (DdlPlan, AnalyticPlan)) and not declared and len(sql) <= MAX_CACHED_TEXT:
+            self._remember(self.exact, sql, planned)
+        return planned, ()
+
+    async def _plan_template(self, env: Environment, key: str) -> Planned | None:
+        planned: Planned | None = None
+        try:
+            text, classes = template_sql(key)
+            inner = Environment(env.db, env.txn, env.catalog, Slots(classes=classes), env.analytics, env.query_session)
+            plan = await plan_tree(inner, parse(text), own_only=True)
+            if all(kind != "unknown" for kind in plan.slots.types):
+                planned = Planned(plan, env.catalog, classes)
+        except (SqlError, Hard, ValueError):
+            planned = None  # K2; if the statement itself is wrong, its own text will say where
+        self._remember(self.templates, key, planned)
+        return planned
+
+    def _remember(self, cache: dict[str, Any], key: str, planned: Any) -> None:
+        if len(cache) >= MAX_CACHED:
+            for old in list(cache)[: MAX_CACHED // 10]:
+                del cache[old]
+        cache[key] = planned
+
+
+async def plan_tree(env: Environment, tree: Any, own_only: bool = False) -> Plan:
+    """Raises: SqlError; Hard with own_only, where the analytic engine would be needed."""
+    try:
+        if isinstance(tree, (exp.Create, exp.Drop, exp.Alter, exp.Comment)):
+            if own_only:
+                raise Hard("DDL")
+            plan: Plan = DdlPlan(tree)
+        elif isinstance(tree, exp.Insert):
+            plan = await plan_insert(env, tree)
+        elif isinstance(tree, exp.Update):
+            plan = await plan_update(env, tree)
+        elif isinstance(tree, exp.Delete):
+            plan = await plan_delete(env, tree)
+        elif isinstance(tree, (exp.Query, exp.Values)):
+            plan = await plan_query(env, tree)
+        else:
+            raise SqlError("0A000", f"{type(tree).__name__.upper()} is not supported")
+    except Hard as hard:
+        if own_only:
+            raise
+        raise SqlError("0A000", f"{hard} is not supported here") from None
+    if own_only and _is_analytic(plan):
+        raise Hard("analytic")
+    return plan
+
+
+def _is_analytic(plan: Plan) -> bool:
+    from thunderdb.sql.write import HardDeletePlan, HardUpdatePlan, InsertPlan
+
+    if isinstance(plan, (AnalyticPlan, HardUpdatePlan, HardDeletePlan)):
+        return True
+    if isinstance(plan, InsertPlan) and plan.query is not None and _is_analytic(plan.query):
+        return True
+    return any(_is_analytic(inner) for inner in plan.subqueries)
