@@ -71,7 +71,7 @@ class Analytics:
     def _connection(self) -> Any:
         """A cursor of its own, with its own temporary tables. The instance is opened when it is first needed."""
         if self._instance is None:
-            config = {
+            config: dict[str, str | bool | int | float | list[str]] = {
                 "threads": 1,
                 "memory_limit": f"{max(self._memory_bytes >> 20, 16)}MB",
                 "temp_directory": self._spill_directory,
@@ -356,13 +356,16 @@ def _plan(rewritten: Rewritten, described: list[tuple[str, str]]) -> _Plan:
     hidden = set(rewritten.hidden.values())
     shown = [i for i in range(len(described)) if i not in hidden]
     outputs = rewritten.outputs if len(rewritten.outputs) == len(shown) else [(described[i][0], None) for i in shown]
-    columns, parts, fixes = [], [], []
+    columns: list[ResultColumn] = []
+    parts: list[str] = []
+    fixes: list[Fix | None] = []
     for position, (name, wanted) in zip(shown, outputs, strict=True):
         duck_type = described[position][1]
         source = f"c{position}"
+        fix: Fix | None
         if position in rewritten.hidden:
             kind: SqlType = SqlType("numeric")
-            sql, fix = f"c{rewritten.hidden[position]}", Decimal
+            sql, fix = f"c{rewritten.hidden[position]}", _to_decimal
         else:
             kind = _result_type(wanted, duck_type)
             target = duckdb_type(kind.name, kind.typmod)

@@ -82,7 +82,7 @@ class Rewritten:
 
 def normalise(tree: exp.Expression) -> exp.Expression:
     """Give `pg_catalog.f(…)` the node that `f(…)` alone has, so that everything after treats the two alike. In place."""
-    for node in list(tree.find_all(exp.Dot)):
+    for node in reversed(list(tree.find_all(exp.Dot))):  # the innermost first
         inner = node.expression
         if isinstance(node.this, exp.Identifier) and folded(node.this) == "pg_catalog" and isinstance(inner, exp.Anonymous):
             arguments = [argument.copy() for argument in inner.expressions]

@@ -48,7 +48,8 @@ _FIXED: tuple[tuple[type[exp.Expression], SqlType], ...] = (
 )
 _NAMED = {
     "row_number": INT8, "rank": INT8, "dense_rank": INT8, "ntile": INT4, "char_length": INT4, "octet_length": INT4,
-    "jsonb_array_length": INT4, "json_array_length": INT4, "array_length": INT4, "pg_typeof": TEXT, "to_char": TEXT, "md5": TEXT, "random": FLOAT8,
+    "jsonb_array_length": INT4, "json_array_length": INT4, "array_length": INT4,
+    "pg_typeof": TEXT, "to_char": TEXT, "md5": TEXT, "random": FLOAT8,
 }  # fmt: skip
 _SAME_AS_ARGUMENT = (exp.Min, exp.Max, exp.Abs, exp.Neg, exp.Paren, exp.First, exp.FirstValue, exp.LastValue, exp.Lag, exp.Lead)
 _TEXT_LIKE = ("varchar", "name")

@@ -1,6 +1,7 @@
 """The rows of the system views, made from a Catalog and a session when a query names them.
 
-G1. An object's oid is its id in the engine's catalog; a CHECK's is derived from its table's. Oids below 16384 are PostgreSQL's own.
+G1. An object's oid is its id in the engine's catalog; a CHECK's is derived from its table's. Oids below 16384 are
+    PostgreSQL's own.
 G2. A row is given by name and completed with each type's neutral value, so that a view's columns live in one place only.
 """
 

@@ -34,7 +34,10 @@ def db():
     for name, table in GOLDEN["tables"].items():
         columns = [tuple(column) for column in table["columns"]]
         rows = [
-            [None if text is None else parse_text(kind, text, typmod) for text, (_, kind, typmod) in zip(row, columns, strict=True)]
+            [
+                None if text is None else parse_text(kind, text, typmod)
+                for text, (_, kind, typmod) in zip(row, columns, strict=True)
+            ]
             for row in table["rows"]
         ]
         database.add(name, columns, rows)
@@ -56,7 +59,13 @@ def test_agrees_with_postgresql(analytics, db, case):
 
 def test_parameters_of_each_type(analytics, db):
     sql = "select $1::int4 + 1, $2, $3, $4, $5 is null from dept where id = $1"
-    params = {1: ("int4", 1), 2: ("text", "it's"), 3: ("numeric", Decimal("1.50")), 4: ("timestamp", 86_400_000_000), 5: ("int8", None)}
+    params = {
+        1: ("int4", 1),
+        2: ("text", "it's"),
+        3: ("numeric", Decimal("1.50")),
+        4: ("timestamp", 86_400_000_000),
+        5: ("int8", None),
+    }
     columns, rows = query(analytics, db, sql, params)
     assert rows == [(2, "it's", Decimal("1.50"), 86_400_000_000, True)]
     assert [c.type_name for c in columns] == ["int4", "text", "numeric", "timestamp", "bool"]
