@@ -72,6 +72,9 @@ class Checkpointed:
 class Database:
     """An open database. Made by `Database.open`."""
 
+    log_writer: type[LogWriter] = LogWriter
+    """The simulator composes its own, which puts every append into the trace."""
+
     def __init__(self, ports: Ports, config: Config, events: Events, state: ControlState, control: ControlFile, lock: DirLock) -> None:
         tasks: Tasks = ports.tasks
         self.ports = ports
@@ -83,7 +86,7 @@ class Database:
         self.closing = False
         self._lock = lock
         self.files = PageFiles(tasks, ports.disk, config.data_dir, state.page_size)
-        self.log = LogWriter(
+        self.log = self.log_writer(
             tasks, ports.clock, ports.disk, config.wal_dir, events,
             segment_size=config.wal_segment_size, system_id=state.system_id, timeline=state.timeline,
             buffer_size=config.wal_buffer_size, recent_size=config.wal_buffer_size,
@@ -122,7 +125,7 @@ class Database:
         lock = await disk.lock(f"{config.data_dir}/{LOCK_FILE}")
         try:
             if await _is_new(disk, config):
-                await _create(ports, config, events)
+                await _create(ports, config, events, cls.log_writer)
                 events.emit("database.created", data_dir=config.data_dir)
             control = ControlFile(ports.tasks, disk, f"{config.data_dir}/{CONTROL_FILE}", events)
             state = await control.load()
@@ -345,7 +348,7 @@ async def _is_new(disk: Disk, config: Config) -> bool:
     return False
 
 
-async def _create(ports: Ports, config: Config, events: Events) -> None:
+async def _create(ports: Ports, config: Config, events: Events, log_writer: type[LogWriter]) -> None:
     """Make an empty database: space map, catalog and garbage trees, and its first log."""
     disk, tasks = ports.disk, ports.tasks
     marker = await disk.open(f"{config.data_dir}/{MARKER_FILE}", create=True)
@@ -353,7 +356,7 @@ async def _create(ports: Ports, config: Config, events: Events) -> None:
     await disk.sync_dir(config.data_dir)
     system_id = ports.random.bits(63) | 1
     end = await create_log(disk, config.wal_dir, system_id, config.wal_segment_size, start_lsn=FIRST_LSN)
-    log = LogWriter(
+    log = log_writer(
         tasks, ports.clock, disk, config.wal_dir, events, segment_size=config.wal_segment_size, system_id=system_id, seal_after_ns=0
     )
     await log.resume(end)
