@@ -244,8 +244,8 @@ def _users(catalog: Catalog, session: QuerySession) -> Iterator[Row]:
 def _settings(catalog: Catalog, session: QuerySession) -> Iterator[Row]:
     for name in sorted(session.settings):
         value = session.settings[name]
-        yield {"name": name, "setting": value, "category": "ThunderDB", "short_desc": "", "context": "user", "vartype": "string",
-               "source": "default", "boot_val": value, "reset_val": value}  # fmt: skip
+        yield {"name": name, "setting": value, "category": "ThunderDB", "short_desc": "", "context": "user",
+               "vartype": "string", "source": "default", "boot_val": value, "reset_val": value}  # fmt: skip
 
 
 def _tables(catalog: Catalog, session: QuerySession) -> Iterator[Row]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import random
 from decimal import Decimal
 
 import pytest
@@ -14,7 +15,7 @@ from fakes import FakeDatabase, InlineOffload, drive, query
 
 from thunderdb.base.errors import LimitExceeded, QueryCancelled, SqlError
 from thunderdb.sql.analytic import Analytics
-from thunderdb.sql.numeric_div import divide
+from thunderdb.sql.numeric_div import divide, divide_text
 from thunderdb.sql.parse import parse
 from thunderdb.sql.types import format_text, parse_text
 
@@ -140,3 +141,12 @@ def test_large_results_stream(analytics, db):
 )  # fmt: skip
 def test_numeric_division_has_postgresqls_scale(dividend, divisor, quotient):
     assert format(divide(Decimal(dividend), Decimal(divisor)), "f") == quotient
+    assert divide_text(dividend, divisor) == quotient
+
+
+def test_the_fast_numeric_division_agrees_with_the_plain_one():
+    rng = random.Random(3)
+    for _ in range(2000):
+        left, right = (Decimal(rng.randrange(-(10**n), 10**n)).scaleb(-rng.randrange(9)) for n in (rng.randrange(1, 20), 12))
+        if right:
+            assert divide_text(format(left, "f"), format(right, "f")) == format(divide(left, right), "f")
