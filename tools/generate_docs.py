@@ -44,8 +44,23 @@ Names are in base units (`_seconds`, `_bytes`, `_total`); nothing unbounded (fil
 """
 
 METRICS_TAIL = """
-The engine adds gauges of its own, `thunderdb_` and the name of what they count, and the process its usual ones:
-`thunderdb_process_resident_memory_bytes`, `thunderdb_process_cpu_seconds_total`, `thunderdb_process_open_fds`.
+The engine's own, there once the database is open; `_total` only ever grows while the process lives:
+
+| metric | meaning |
+|---|---|
+| `thunderdb_wal_next_lsn`, `thunderdb_wal_flushed_lsn` | end of the log in memory, and of what is durable; between them: not yet answered commits |
+| `thunderdb_wal_records_total`, `thunderdb_wal_segments` | records appended; log files there now |
+| `thunderdb_pool_used_bytes`, `thunderdb_pool_capacity_bytes` | decoded pages in memory, and `buffer_pool_size` |
+| `thunderdb_pool_dirty_pages` | pages that a restart would have to look at |
+| `thunderdb_pool_loads_total`, `thunderdb_pool_evictions_total`, `thunderdb_pool_writes_total` | pages read, evicted, written |
+| `thunderdb_transactions_active` | transactions open now |
+| `thunderdb_transactions_committed_total`, `thunderdb_transactions_rolled_back_total` | transactions ended |
+| `thunderdb_locks_held`, `thunderdb_lock_waits_total`, `thunderdb_deadlocks_total` | locks now; waits; deadlocks broken |
+| `thunderdb_checkpoints_total`, `thunderdb_checkpoint_redo_lsn` | checkpoints taken; where redo after the last one would start |
+| `thunderdb_database_pages` | size of the page files, in pages |
+
+And the process's usual ones: `thunderdb_process_resident_memory_bytes`, `thunderdb_process_cpu_seconds_total`,
+`thunderdb_process_open_fds`.
 
 ## What to watch
 
@@ -53,6 +68,7 @@ The engine adds gauges of its own, `thunderdb_` and the name of what they count,
 - `rate(thunderdb_events_total{event="wal.disk_full"}[5m]) > 0`: writes are being refused (53100) until there is space.
 - `thunderdb_connections / thunderdb_connections_limit > 0.9`: soon clients will be answered 53300.
 - `rate(thunderdb_statement_errors_total[5m]) / rate(thunderdb_statements_total[5m])`: how much of the work fails.
+- `thunderdb_wal_next_lsn - thunderdb_checkpoint_redo_lsn`: the log that a crash now would have to replay, in bytes.
 - `thunderdb_recovery_duration_seconds` against `recovery_target`: what the last crash cost, beside what was wished.
 
 The events behind `thunderdb_events_total` are the log's lines: whatever is logged is counted, by the same name.
