@@ -53,7 +53,8 @@ class _Check:
         await quiet.acquire()
         try:
             self.db.pool.check()
-            await self._tree(CATALOG_ROOT, "catalog")
+            for _key, value in _live(await self._tree(CATALOG_ROOT, "catalog")):
+                await self._payload("catalog", value)
             await self._garbage(await self._tree(GARBAGE_ROOT, "garbage"))
             for table in self.db.catalog.tables():
                 await self._table(table)

@@ -5,11 +5,14 @@ X2. New trees are garbage until their transaction commits; replaced and dropped 
 X3. Whoever changes a table holds its lock exclusively; whoever makes a name holds the name's.
 X4. Loading in bulk always goes to a tree made for it, which then takes the place of the empty one in the definition: so a
     savepoint takes a half-loaded tree back like any DDL.
+X5. Whoever copies a table's rows into a new tree takes its snapshot under the exclusive lock: what others committed while it
+    waited for the lock, or after a REPEATABLE READ snapshot, must be in the copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +148,8 @@ class Ddl:
         changed = replace(
             table, columns=tuple(columns), pk=tuple(pk), pk_name=name, pk_id=self.db.new_object_id(), root=await self._new_tree(txn)
         )
-        await _Rewrite(self, txn, table, changed).run()
+        with self._newest(txn):
+            await _Rewrite(self, txn, table, changed).run()
         await self._drop_tree(txn, table.root)
         indexes = []
         for index in changed.indexes:
@@ -211,15 +215,18 @@ class Ddl:
         return not leaf.keys and fence is None
 
     async def _fill_index(self, txn: Txn, table: TableDef, index: IndexDef) -> None:
-        """Fill an empty index from the rows as the transaction sees them."""
+        """Fill an empty index from the rows that are there now."""
         txn.begin_write()
         rows = TableAccess(replace(table, indexes=()))
         access = IndexAccess(table, index, rows.row)
         entries: list[tuple[bytes, bytes]] = []
-        async for batch in self.db.rows.scan(txn, table.root):
-            entries += [(access.entry_of_payload(payload, key)[0], key) for key, payload in batch]
-            if len(entries) > SORT_LIMIT:
-                raise SqlError("54000", f"an index over more than {SORT_LIMIT} rows cannot be built yet", hint="Create it first.")
+        with self._newest(txn):
+            async for batch in self.db.rows.scan(txn, table.root):
+                entries += [(access.entry_of_payload(payload, key)[0], key) for key, payload in batch]
+                if len(entries) > SORT_LIMIT:
+                    raise SqlError(
+                        "54000", f"an index over more than {SORT_LIMIT} rows cannot be built yet", hint="Create it first."
+                    )
         entries.sort()
         builder = LeafBuilder(self.access.page_size, txn.id)
         stamp = VALUE_HEADER.pack(txn.id, 0, 0)
@@ -291,6 +298,17 @@ class Ddl:
 
     # -- Shared steps
 
+    @contextmanager
+    def _newest(self, txn: Txn) -> Iterator[None]:
+        """Read what is committed now, not what it was when the statement began (X5)."""
+        own = txn.snapshot
+        txn.snapshot = newest = self.db.manager.take_snapshot()
+        try:
+            yield
+        finally:
+            txn.snapshot = own
+            self.db.manager.release_snapshot(newest)
+
     async def _take_name(self, txn: Txn, name: str) -> None:
         txn.begin_write()
         await txn.lock(("name", name), Mode.EXCLUSIVE)
@@ -338,6 +356,7 @@ class Ddl:
 
     async def _put_bytes(self, txn: Txn, kind: str, object_id: int, payload: bytes) -> None:
         txn.begin_write()
+        await self.db.rows._drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
         await self.db.rows._drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
         await self.db.rows._put_row(txn, CATALOG_ROOT, entry_key(kind, object_id), payload)
 
