@@ -306,9 +306,11 @@ class EngineSession:
                 if key is not None:
                     wanted.append((index.entry(row, key)[0], key))
             if sorted(wanted) != found:
+                missing, extra = sorted({*wanted} - {*found}), sorted({*found} - {*wanted})
                 raise Violation(
-                    f"snapshot {seq} of index {index.definition.name}: {len(found)} entries, {len(wanted)} rows, "
-                    f"{len({*found} ^ {*wanted})} differ"
+                    f"snapshot {seq} of index {index.definition.name}: {len(found)} entries for {len(wanted)} rows; missing "
+                    f"{[(entry.hex(), key.hex()) for entry, key in missing[:4]]}, too many "
+                    f"{[(entry.hex(), key.hex()) for entry, key in extra[:4]]}"
                 )
 
     async def next_value(self) -> int:

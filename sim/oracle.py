@@ -98,19 +98,20 @@ class Work:
     acked_ns: int = 0
     mark: str = ""
 
-    def row(self, table: str, key: Any) -> tuple[bool, Row | None]:
-        """(whether the transaction itself decided it, the row)."""
+    def row(self, table: str, key: Any, committed: Row | None) -> Row | None:
+        """The row as the transaction must find it, over what is committed."""
+        added: Row = ()
         for op in reversed(self.ops):
             if op[1] != table:
                 continue
             kind = op[0]
-            if kind == PUT and op[2][0] == key:
-                return True, op[2]
-            if kind == DEL and op[2] == key:
-                return True, None
-            if kind in (TRUNCATE, DROP, CREATE):
-                return True, None
-        return False, None
+            if kind == COLUMN:
+                added = (op[3], *added)
+            elif kind == PUT and op[2][0] == key:
+                return (*op[2], *added)
+            elif (kind == DEL and op[2] == key) or kind in (TRUNCATE, DROP, CREATE):
+                return None
+        return None if committed is None else (*committed, *added)
 
 
 @dataclass(slots=True)
@@ -194,11 +195,8 @@ class Oracle:
 
     def current(self, work: Work, name: str, key: Any) -> Row | None:
         """The row as the transaction must find it under its lock (O4)."""
-        decided, row = work.row(name, key)
-        if decided:
-            return row
         table = self.state.get(name)
-        return None if table is None else table.rows.get(key)
+        return work.row(name, key, None if table is None else table.rows.get(key))
 
     def table_now(self, work: Work, name: str) -> Table | None:
         """The table as a transaction that has it to itself must find it."""
