@@ -48,13 +48,13 @@ The engine's own, there once the database is open; `_total` only ever grows whil
 
 | metric | meaning |
 |---|---|
-| `thunderdb_wal_next_lsn`, `thunderdb_wal_flushed_lsn` | end of the log in memory, and of what is durable; between them: not yet answered commits |
+| `thunderdb_wal_next_lsn`, `thunderdb_wal_flushed_lsn` | end of the log in memory, and of what is durable |
 | `thunderdb_wal_records_total`, `thunderdb_wal_segments` | records appended; log files there now |
 | `thunderdb_pool_used_bytes`, `thunderdb_pool_capacity_bytes` | decoded pages in memory, and `buffer_pool_size` |
 | `thunderdb_pool_dirty_pages` | pages that a restart would have to look at |
-| `thunderdb_pool_loads_total`, `thunderdb_pool_evictions_total`, `thunderdb_pool_writes_total` | pages read, evicted, written |
+| `thunderdb_pool_{loads,evictions,writes}_total` | pages read, evicted, written |
 | `thunderdb_transactions_active` | transactions open now |
-| `thunderdb_transactions_committed_total`, `thunderdb_transactions_rolled_back_total` | transactions ended |
+| `thunderdb_transactions_{committed,rolled_back}_total` | transactions ended |
 | `thunderdb_locks_held`, `thunderdb_lock_waits_total`, `thunderdb_deadlocks_total` | locks now; waits; deadlocks broken |
 | `thunderdb_checkpoints_total`, `thunderdb_checkpoint_redo_lsn` | checkpoints taken; where redo after the last one would start |
 | `thunderdb_database_pages` | size of the page files, in pages |
