@@ -387,7 +387,6 @@ _HANDLERS: dict[str, Any] = {
     "set_transaction": _set_transaction,
     "reset": _reset,
     "show": _show,
-    "show": _show,
     "discard": _discard,
     "prepare": _prepare,
     "deallocate": _deallocate,

@@ -48,6 +48,7 @@ CHUNK_BYTES = 64 << 10
 STALE_RETRIES = 20
 EPOCH_2000_NS = 946_684_800_000_000_000
 NO_DATA = b"n\x00\x00\x00\x04"
+_CACHED_KINDS = frozenset({"begin", "commit", "rollback"})
 _ALLOWED_IN_FAILED = ("rollback", "commit", "rollback_to")
 
 
@@ -154,7 +155,7 @@ class SqlSession:
         self.cancel_requested = False
         try:
             self.portals.pop("", None)
-            if self.status == "I" and self.txn is None:
+            if self.status != "E":
                 result = await self._hot(sql)
                 if result is not None:
                     yield result
@@ -166,7 +167,7 @@ class SqlSession:
                 yield empty
             for number, statement in enumerate(statements):
                 alone = len(statements) == 1
-                result = await self._statement(statement, alone)
+                result = await self._statement(statement, alone, sql)
                 if alone and self.status == "I" and result.more is None and result.copy_in is None:
                     await self._end(True)
                 yield result
@@ -179,14 +180,28 @@ class SqlSession:
             raise
 
     async def _hot(self, sql: str) -> Result | None:
-        """A statement with a cached plan, outside a transaction block: no parsing, no splitting."""
-        catalog = self.db.catalog
-        found = self.shared.find(sql, catalog)
+        """A statement with a cached plan, or a transaction command: no parsing, no splitting."""
+        block, shared = self._block, self.shared
+        utility = shared.utilities.get(sql)
+        if utility is not None:
+            return await self._utility(utility, sql, True)
+        found = shared.find(sql, self.db.catalog_for(self.txn))
         if found is None:
             return None
         planned, params = found
+        if block:
+            mark = self.txn.savepoint()
+            try:
+                return await self._run(planned, params, ())
+            except StalePlan:
+                await self.txn.rollback_to(mark)
+                return None
         self._start()
-        result = await self._run(planned, params, ())
+        try:
+            result = await self._run(planned, params, ())
+        except StalePlan:
+            await self._end(False)
+            return None
         if result.more is None:
             await self._end(True)
         else:
@@ -198,9 +213,11 @@ class SqlSession:
             yield chunk
         await self._end(True)
 
-    async def _statement(self, statement: Statement, alone: bool) -> Result:
+    async def _statement(self, statement: Statement, alone: bool, sql: str) -> Result:
         if first_word(statement.text) in WORDS:
             utility = parse_utility(statement.text, statement.offset)
+            if alone and utility.kind in _CACHED_KINDS and len(self.shared.utilities) < 1000:
+                self.shared.utilities[sql] = utility
             return await self._utility(utility, statement.text, alone)
         self._refuse_failed()
         self._start()
@@ -256,23 +273,27 @@ class SqlSession:
 
     async def _collect(self, planned: Planned, context: Context, formats: tuple[int, ...]) -> Result:
         plan = planned.plan
-        encode = planned.encoder(formats, self._offset_s) if plan.columns is not None else None
+        if plan.writes:
+            count, rows = await plan.execute(context)
+            data = b""
+            if rows:
+                encode = planned.encoder(formats, self._offset_s)
+                data = b"".join([encode(row) for row in rows])
+            return Result(plan.final_tag(count), plan.columns, planned.description, data)
+        encode = planned.encoder(formats, self._offset_s)
         source = plan.batches(context)
         parts: list[bytes] = []
         size = count = 0
         async for batch in source:
-            if encode is None:
-                continue
             count += len(batch)
             data = b"".join([encode(row) for row in batch])
             parts.append(data)
             size += len(data)
-            if size >= CHUNK_BYTES and not plan.writes:
+            if size >= CHUNK_BYTES:
                 result = Result("", plan.columns, planned.description, b"".join(parts))
                 result.more = self._stream(result, planned, source, encode, count)
                 return result
-        tag = plan.final_tag(self.changed_rows if plan.writes else count)
-        return Result(tag, plan.columns, planned.description, b"".join(parts))
+        return Result(plan.final_tag(count), plan.columns, planned.description, b"".join(parts))
 
     async def _stream(self, result: Result, planned: Planned, source: Any, encode: Any, count: int) -> AsyncIterator[bytes]:
         async for batch in source:

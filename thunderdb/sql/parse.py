@@ -45,7 +45,7 @@ _SPLIT = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _DOLLAR = re.compile(r"\$([A-Za-z_\x80-\uffff]\w*)?\$")
-_PARAM = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*)|\$(\d+)(?=\S)""")
+_PARAM = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*)|\$(\d+)(?=[^\s\d])""")
 _BLANK = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _DIGIT_START = frozenset(".0123456789")
 

@@ -61,6 +61,10 @@ class Plan:
         """Rows as value tuples, a bounded batch at a time."""
         raise NotImplementedError
 
+    async def execute(self, context: Context) -> tuple[int, Rows]:
+        """A plan that `writes`: do it; (rows changed, rows returned)."""
+        raise NotImplementedError
+
     def final_tag(self, count: int) -> str:
         return f"{self.tag} {count}"
 

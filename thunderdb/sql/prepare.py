@@ -18,10 +18,12 @@ from thunderdb.sql.binary import binary_encoder
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Hard, Slots
 from thunderdb.sql.parse import literal_text, normalise, parse, template_sql
-from thunderdb.sql.plan import AnalyticPlan, Environment, Plan
+from thunderdb.sql.plan import AnalyticPlan, Environment, Plan, Rows
 from thunderdb.sql.result import describe, row_encoder
 from thunderdb.sql.select import PointPlan, plan_query
-from thunderdb.sql.write import plan_delete, plan_insert, plan_update
+from thunderdb.sql.utility import Utility
+from thunderdb.sql.write import InsertPlan, plan_delete, plan_insert, plan_update
+from thunderdb.sql.write_hard import HardDeletePlan, HardUpdatePlan
 
 MAX_CACHED = 2000
 MAX_CACHED_TEXT = 4096
@@ -37,7 +39,7 @@ class DdlPlan(Plan):
         super().__init__()
         self.tree = tree
 
-    async def batches(self, context: Context) -> Any:
+    async def execute(self, context: Context) -> tuple[int, Rows]:
         context.txn.begin_write()
         tree = self.tree
         if isinstance(tree, exp.Create):
@@ -48,8 +50,7 @@ class DdlPlan(Plan):
             self.tag = await ddl.alter(context, tree)
         else:
             self.tag = "COMMENT"
-        return
-        yield
+        return 0, []
 
     def final_tag(self, count: int) -> str:
         return self.tag
@@ -102,6 +103,7 @@ class Shared:
         self.analytics = analytics if analytics is not None else Analytics(db.ports.offload)
         self.exact: dict[str, Planned] = {}
         self.templates: dict[str, Planned | None] = {}
+        self.utilities: dict[str, Utility] = {}  # BEGIN, COMMIT and the like, by text
 
     def find(self, sql: str, catalog: Any) -> tuple[Planned, Sequence[Any]] | None:
         """A cached plan for a statement without parameters, and its literals' values; None if there is none."""
@@ -181,8 +183,6 @@ async def plan_tree(env: Environment, tree: Any, own_only: bool = False) -> Plan
 
 
 def _is_analytic(plan: Plan) -> bool:
-    from thunderdb.sql.write import HardDeletePlan, HardUpdatePlan, InsertPlan
-
     if isinstance(plan, (AnalyticPlan, HardUpdatePlan, HardDeletePlan)):
         return True
     if isinstance(plan, InsertPlan) and plan.query is not None and _is_analytic(plan.query):

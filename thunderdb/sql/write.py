@@ -7,7 +7,7 @@ W3. NOT NULL, then CHECK, then uniqueness (the engine's), as PostgreSQL reports 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from sqlglot import exp
 
 from thunderdb.base.errors import SqlError, UniqueViolation
 from thunderdb.sql import types
-from thunderdb.sql.casts import find_cast
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Compiler, Expr, Fn, Hard, Slots, constant
 from thunderdb.sql.parse import ident, parse_expression
@@ -24,6 +23,7 @@ from thunderdb.sql.plan import Environment, Plan, Rows
 from thunderdb.sql.select import Projection, find_table, plan_query, plan_subqueries, scope_of
 
 COLLECT_LIMIT = 10_000_000
+Emit = Callable[[Sequence[Any]], None]
 
 
 class Target:
@@ -109,21 +109,21 @@ class WritePlan(Plan):
         if self.returning is not None:
             self.columns = tuple(self.returning.columns)
 
-    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
-        """Do it; yield each row as RETURNING sees it."""
+    async def change(self, context: Context, emit: Emit | None) -> int:
+        """Do it and return how many rows; `emit` gets each as RETURNING sees it."""
         raise NotImplementedError
-        yield
+
+    async def execute(self, context: Context) -> tuple[int, Rows]:
+        """(rows changed, what RETURNING gives)."""
+        if self.returning is None:
+            return await self.change(context, None), []
+        returned: Rows = []
+        project = self.returning.row_function()
+        count = await self.change(context, lambda row: returned.append(list(project(row, context))))
+        return count, returned
 
     async def batches(self, context: Context) -> AsyncIterator[Rows]:
-        context.txn.begin_write()
-        returned: Rows = []
-        project = self.returning.row_function() if self.returning is not None else None
-        count = 0
-        async for row in self.changes(context):
-            count += 1
-            if project is not None:
-                returned.append(list(project(row, context)))
-        context.session.changed_rows = count
+        context.session.changed_rows, returned = await self.execute(context)
         if returned:
             yield returned
 
@@ -283,24 +283,37 @@ class InsertPlan(WritePlan):
                     await context.fill_sequences(self.sequences)
                 yield [fn(row, context) for fn in self.mapping]
 
-    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
+    async def change(self, context: Context, emit: Emit | None) -> int:
         target, definition, rows, txn = self.target, self.definition, context.rows, context.txn
+        if self.query is None and self.conflict is None:
+            for fns, sequences in self.row_fns:
+                if sequences:
+                    await context.fill_sequences(sequences)
+                values = [fn(None, context) for fn in fns]
+                target.check(values, context)
+                await rows.insert(txn, definition, values)
+                if emit is not None:
+                    emit(values)
+            return len(self.row_fns)
+        count = 0
         source = _collected(self._new_rows(context)) if self.query is not None else self._new_rows(context)
         touched: dict[bytes, None] = {}
         async for values in source:
             target.check(values, context)
+            changed: list[Any] | None = values
             if self.conflict is None:
                 await rows.insert(txn, definition, values)
-                yield values
-                continue
-            violated, key = await rows.insert_or_conflict(txn, definition, values)
-            if violated is None:
-                touched[key] = None
-                yield values
-                continue
-            updated = await self._resolve(context, self.conflict, violated, key, values, touched)
-            if updated is not None:
-                yield updated
+            else:
+                violated, key = await rows.insert_or_conflict(txn, definition, values)
+                if violated is None:
+                    touched[key] = None
+                else:
+                    changed = await self._resolve(context, self.conflict, violated, key, values, touched)
+            if changed is not None:
+                count += 1
+                if emit is not None:
+                    emit(changed)
+        return count
 
     async def _resolve(
         self, context: Context, conflict: Conflict, violated: str, key: bytes, values: list[Any], touched: dict[bytes, None]
@@ -390,6 +403,8 @@ async def plan_update(env: Environment, tree: Any) -> Plan:
         plan: Plan = UpdatePlan(env, definition, tree, alias, await plan_subqueries(env, tree))
     except Hard:
         env.subqueries, env.subquery_kinds = [], []
+        from thunderdb.sql.write_hard import HardUpdatePlan
+
         plan = HardUpdatePlan(env, definition, tree, alias)
     plan.take_environment(env)
     return plan
@@ -404,6 +419,8 @@ async def plan_delete(env: Environment, tree: Any) -> Plan:
         plan: Plan = DeletePlan(env, definition, tree, alias, await plan_subqueries(env, tree))
     except Hard:
         env.subqueries, env.subquery_kinds = [], []
+        from thunderdb.sql.write_hard import HardDeletePlan
+
         plan = HardDeletePlan(env, definition, tree, alias)
     plan.take_environment(env)
     return plan
@@ -425,9 +442,6 @@ class _Changing(WritePlan):
 
     async def _keys(self, context: Context) -> AsyncIterator[list[bytes]]:
         """The keys of the rows that the snapshot says are to be changed."""
-        if self.path.kind == "keys":
-            yield self.path.keys(context)
-            return
         decode, condition = self.target.table.row.decode, self.filter
         collected: list[bytes] = []
         async for batch in self.path.batches(context, self.target.table):
@@ -445,18 +459,33 @@ class _Changing(WritePlan):
         if collected:
             yield collected
 
-    async def _locked(self, context: Context) -> AsyncIterator[tuple[bytes, bytes, list[Any]]]:
-        """(key, payload, values) of each row, locked and still matching (W1)."""
-        decode, condition, rows = self.target.table.row.decode, self.filter, context.rows
+    async def change(self, context: Context, emit: Emit | None) -> int:
+        if self.path.kind == "keys":
+            return await self._change_keys(context, self.path.keys(context), emit)
+        count = 0
         async for keys in self._keys(context):
-            for key in keys:
-                payload = await rows.lock_row(context.txn, self.definition, key)
-                if payload is None:
-                    continue
-                values = decode(payload)
-                if condition is None or condition(values, context) is True:
-                    yield key, payload, values
+            count += await self._change_keys(context, keys, emit)
             await context.progress(len(keys))
+        return count
+
+    async def _change_keys(self, context: Context, keys: list[bytes], emit: Emit | None) -> int:
+        """Lock each row, look whether it still matches (W1), change it."""
+        decode, condition, rows, count = self.target.table.row.decode, self.filter, context.rows, 0
+        for key in keys:
+            payload = await rows.lock_row(context.txn, self.definition, key)
+            if payload is None:
+                continue
+            values = decode(payload)
+            if condition is not None and condition(values, context) is not True:
+                continue
+            count += 1
+            row = await self._change_row(context, key, payload, values)
+            if emit is not None:
+                emit(row)
+        return count
+
+    async def _change_row(self, context: Context, key: bytes, payload: bytes, old: list[Any]) -> list[Any]:
+        raise NotImplementedError
 
 
 class UpdatePlan(_Changing):
@@ -471,17 +500,15 @@ class UpdatePlan(_Changing):
         self.moves = bool(self.path.index_root) or bool(changed & set(definition.pk))
         self.sequences = self.compiler.sequences
 
-    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
-        assignments, rows, txn = self.assignments, context.rows, context.txn
-        async for key, payload, old in self._locked(context):
-            if self.sequences:
-                await context.fill_sequences(self.sequences)
-            new = list(old)
-            for position, fn in assignments:
-                new[position] = fn(old, context)
-            self.target.check(new, context)
-            await rows.update(txn, self.definition, key, payload, new)
-            yield new
+    async def _change_row(self, context: Context, key: bytes, payload: bytes, old: list[Any]) -> list[Any]:
+        if self.sequences:
+            await context.fill_sequences(self.sequences)
+        new = list(old)
+        for position, fn in self.assignments:
+            new[position] = fn(old, context)
+        self.target.check(new, context)
+        await context.rows.update(context.txn, self.definition, key, payload, new)
+        return new
 
 
 class DeletePlan(_Changing):
@@ -493,100 +520,6 @@ class DeletePlan(_Changing):
         super().__init__(env, definition, tree, alias, subqueries)
         self.moves = bool(self.path.index_root)
 
-    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
-        async for key, payload, old in self._locked(context):
-            await context.rows.delete(context.txn, self.definition, key, payload)
-            yield old
-
-
-# --- changes whose rows only the analytic engine can find ---------------------------------------------------------------
-
-
-class _HardPlan(WritePlan):
-    """A write with a hard WHERE or expression: DuckDB reads (key, new values), then our own writes (DESIGN section 6)."""
-
-    def __init__(self, env: Environment, definition: Any, tree: Any, alias: str) -> None:
-        super().__init__(env, definition, tree, alias, {})
-        self.env = env
-        self.alias = alias
-        self.positions: list[int] = []
-        values: list[Any] = []
-        for item in tree.expressions if isinstance(tree, exp.Update) else ():
-            if isinstance(item.this, exp.Tuple):
-                raise SqlError("0A000", "SET (columns) = (SELECT …) is not supported")
-            self.positions.append(self.target.position(ident(item.this.this)))
-            values.append(item.expression.copy())
-        key = exp.Column(this=exp.to_identifier("__key"), table=exp.to_identifier(alias, quoted=True))
-        select = exp.Select(expressions=[key, *(exp.alias_(v, f"v{i}") for i, v in enumerate(values))])
-        others = tree.args.get("from_") or tree.args.get("using")
-        sources = [tree.this.copy()]
-        if isinstance(others, exp.From):
-            sources.append(others.this.copy())
-            joins = others.this.args.get("joins") or []
-            for join in joins:
-                sources.append(join.this.copy())
-        elif others:
-            sources.extend(other.copy() for other in others)
-        select.set("from_", exp.From(this=sources[0]))
-        select.set("joins", [exp.Join(this=source) for source in sources[1:]])
-        if tree.args.get("where") is not None:
-            select.set("where", tree.args["where"].copy())
-        if tree.args.get("with_") is not None:
-            select.set("with_", tree.args["with_"].copy())
-        self.query = select
-
-    async def _found(self, context: Context) -> list[tuple[bytes, tuple[Any, ...]]]:
-        session = context.session
-        params = {i + 1: (name, context.params[i]) for i, name in enumerate(self.slots.types)}
-        found: list[tuple[bytes, tuple[Any, ...]]] = await self.env.analytics.evaluate_rows(
-            context.db, context.txn, self.query, self.definition.name, params, session.query_session()
-        )
-        return found
-
-    def _assigned(self, values: tuple[Any, ...], old: list[Any]) -> list[Any]:
-        new = list(old)
-        for position, value in zip(self.positions, values, strict=True):
-            column = self.target.columns[position]
-            new[position] = None if value is None else _refit(value, column)
-        return new
-
-    async def changes(self, context: Context) -> AsyncIterator[Sequence[Any]]:
-        for key, values in await self._found(context):
-            before = await context.rows.get(context.txn, self.target.table.root, key)
-            payload = await context.rows.lock_row(context.txn, self.definition, key)
-            if payload is None:
-                continue
-            if payload != before:
-                raise SqlError("40001", "could not serialize access due to concurrent update")
-            old = self.target.table.row.decode(payload)
-            if isinstance(self, HardDeletePlan):
-                await context.rows.delete(context.txn, self.definition, key, payload)
-                yield old
-                continue
-            new = self._assigned(values, old)
-            self.target.check(new, context)
-            await context.rows.update(context.txn, self.definition, key, payload, new)
-            yield new
-
-
-def _refit(value: Any, column: Any) -> Any:
-    """A value that DuckDB computed, in the column's type: by way of Python's own types, which name what it is."""
-    source = {bool: "bool", int: "int8", float: "float8", str: "text", bytes: "bytea"}.get(type(value), "numeric")
-    if (
-        column.type in ("date", "time", "timestamp", "timestamptz", "uuid", "interval", "bytea", "bool")
-        or source == column.type
-    ):
-        return value
-    if isinstance(value, (tuple, list)):
-        return value
-    cast = find_cast(source, column.type, "assignment") or find_cast(source, column.type, "explicit")
-    fitted = cast(value) if cast is not None else value
-    return types.fit(column.type, column.typmod)(fitted)
-
-
-class HardUpdatePlan(_HardPlan):
-    tag = "UPDATE"
-
-
-class HardDeletePlan(_HardPlan):
-    tag = "DELETE"
+    async def _change_row(self, context: Context, key: bytes, payload: bytes, old: list[Any]) -> list[Any]:
+        await context.rows.delete(context.txn, self.definition, key, payload)
+        return old
