@@ -1,0 +1,119 @@
+"""The command line: run, sweep, list, exhaustive, mutants. Data on stdout, talk on stderr.
+
+Exit codes: 0 every promise held; 1 one did not, or nothing ran; 2 wrong usage or scenario.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from sim import scenario as scenarios
+from sim.report import measure, replay_line, words
+from sim.scenario import Scenario, ScenarioError
+from sim.sweep import parse_seeds, sweep
+from thunderdb import __version__
+
+_PROMISE_HELP = "Replace a promise, e.g. rto=1ms. May be given several times."
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="thunderdb-sim")
+def main() -> None:
+    """Run the engine in a simulated world that breaks on purpose.
+
+    \b
+    Examples:
+      thunderdb-sim list
+      thunderdb-sim run scenarios/power_cut.yaml --seed 7
+      thunderdb-sim run scenarios/power_cut.yaml --seed 7 --promise rto=1ms
+      thunderdb-sim sweep scenarios/power_cut.yaml --seeds 0..200 --jobs 2
+      thunderdb-sim exhaustive --sample 200
+    """
+
+
+@main.command("run")
+@click.argument("file")
+@click.option("--seed", type=int, default=0, show_default=True, help="The run's seed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
+@click.option("--log", is_flag=True, help="Print the engine's events on stderr.")
+def run_command(file: str, seed: int, as_json: bool, promises: tuple[str, ...], log: bool) -> None:
+    """Run the scenario FILE with one seed."""
+    scenario = _load(file, promises)
+    lines: list[str] | None = [] if log else None
+    report = measure(scenario, seed, log=lines)
+    for line in lines or []:
+        click.echo(line, err=True)
+    click.echo(json.dumps(report) if as_json else words(report))
+    if report["verdict"] != "ok":
+        click.echo(replay_line(report, file, list(promises)), err=True)
+        sys.exit(1)
+
+
+@main.command("sweep")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--seeds", default="0..100", show_default=True, help="Half open, A..B.")
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (as many as cores).")
+@click.option("--time", "time_s", type=float, default=0.0, help="Stop after so many seconds.")
+@click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
+def sweep_command(files: tuple[str, ...], seeds: str, jobs: int | None, time_s: float, promises: tuple[str, ...]) -> None:
+    """Run every scenario FILE with every seed; one JSON line a run, last `N runs, M violations`."""
+    loaded = [_load(file, promises) for file in files]
+    try:
+        chosen = parse_seeds(seeds)
+    except ScenarioError as error:
+        _leave(error)
+    totals = sweep(loaded, chosen, jobs or os.cpu_count() or 1, time_s, list(promises), sys.stdout, sys.stderr)
+    sys.exit(0 if totals.runs and not totals.violations else 1)
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a scenario.")
+def list_command(as_json: bool) -> None:
+    """List the scenarios and what each promises."""
+    for path in _scenario_files():
+        scenario = _load(str(path), ())
+        promises = {
+            "rpo": scenario.promises.rpo, "rto_s": scenario.promises.rto_ns / 1e9, "service_s": scenario.promises.service_ns / 1e9,
+        }  # fmt: skip
+        if as_json:
+            click.echo(json.dumps({"name": scenario.name, "file": str(path), "about": scenario.about, "promises": promises}))
+        else:
+            click.echo(f"{path}  {scenario.about} (rpo {promises['rpo']}, rto {promises['rto_s']:g} s)")
+
+
+def _scenario_files() -> list[Path]:
+    """The scenarios of the work tree, or those that came with the package."""
+    for folder in (Path("scenarios"), Path(__file__).parents[1] / "scenarios", Path(__file__).parent / "data" / "scenarios"):
+        found = sorted(folder.glob("*.yaml"))
+        if found:
+            return found
+    return []
+
+
+def _load(file: str, promises: tuple[str, ...]) -> Scenario:
+    path = file
+    if not Path(file).exists():
+        packaged = Path(__file__).parent / "data" / file
+        path = str(packaged) if packaged.exists() else file
+    try:
+        return scenarios.with_promises(scenarios.load(path), list(promises))
+    except ScenarioError as error:
+        _leave(error)
+
+
+def _leave(error: ScenarioError) -> NoReturn:
+    click.echo(f"thunderdb-sim: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"HINT: {error.hint}", err=True)
+    sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

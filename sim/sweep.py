@@ -1,0 +1,154 @@
+"""Many seeds over several processes: a JSON line a run as it ends, progress on stderr, and the sum at the end.
+
+Each worker takes the next (file, seed) by itself, so a slow seed holds up nobody. Ctrl-C and the time limit keep what is done.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from sim.report import Report, measure, replay_line
+from sim.scenario import Scenario, ScenarioError
+
+Job = tuple[int, int]
+"""(position of the scenario, seed)"""
+
+
+@dataclass(slots=True)
+class Totals:
+    """The sum of a sweep."""
+
+    runs: int = 0
+    violations: int = 0
+    events: int = 0
+    busy_s: float = 0.0
+    rto_s: list[float] = field(default_factory=list)
+
+    def add(self, report: Report) -> None:
+        self.runs += 1
+        self.violations += report["verdict"] != "ok"
+        self.events += report["events"]
+        self.busy_s += report["wall_s"]
+        self.rto_s.append(report["rto_s"])
+
+    def progress(self, total: int, elapsed_s: float) -> str:
+        rate = self.runs / elapsed_s if elapsed_s > 0 else 0.0
+        speed = int(self.events / self.busy_s) if self.busy_s > 0 else 0
+        return f"{self.runs}/{total} runs, {self.violations} violations, {rate:.1f} runs/s, {speed} events/s a core"
+
+
+def parse_seeds(text: str) -> range:
+    """`A..B`, half open, or one seed. Raises: ScenarioError."""
+    low, dots, high = text.partition("..")
+    try:
+        first = int(low)
+        seeds = range(first, int(high)) if dots else range(first, first + 1)
+    except ValueError:
+        raise ScenarioError(f"--seeds {text}: expected A..B (half open) or one seed, such as 0..200") from None
+    return seeds
+
+
+_scenarios: list[Scenario] = []
+
+
+def _start_worker(scenarios: list[Scenario]) -> None:
+    global _scenarios
+    _scenarios = scenarios
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+
+
+def _work(job: Job) -> tuple[int, Report]:
+    position, seed = job
+    scenario = _scenarios[position]
+    try:
+        return position, measure(scenario, seed)
+    except Exception as error:  # a bug of the simulator itself is a violation, too
+        return position, _broken(scenario, seed, error)
+
+
+def _broken(scenario: Scenario, seed: int, error: Exception) -> Report:
+    return {
+        "scenario": scenario.name, "seed": seed, "verdict": "violation", "trace_hash": "", "rpo_transactions": 0,
+        "rpo_s": 0.0, "rto_s": 0.0, "sim_s": 0.0, "wall_s": 0.0, "events": 0, "faults": {},
+        "violations": [f"{type(error).__name__}: {error}"],
+    }  # fmt: skip
+
+
+def sweep(
+    scenarios: list[Scenario], seeds: range, jobs: int, time_s: float, promises: list[str], out: TextIO, err: TextIO
+) -> Totals:
+    """Run every scenario with every seed; write as the module says. Returns the totals so far on Ctrl-C."""
+    totals = Totals()
+    work: Iterator[Job] = ((position, seed) for seed in seeds for position in range(len(scenarios)))
+    total = len(seeds) * len(scenarios)
+    began = time.monotonic()
+    shown_at = 0.0
+    live = err.isatty()
+    for position, report in _reports(scenarios, work, jobs, began + time_s if time_s else 0.0):
+        totals.add(report)
+        print(json.dumps(report), file=out, flush=True)
+        if report["verdict"] != "ok":
+            print(_clear(live) + replay_line(report, scenarios[position].path, promises), file=err, flush=True)
+        now = time.monotonic()
+        if now - shown_at > (0.2 if live else 10.0):
+            shown_at = now
+            print(_clear(live) + totals.progress(total, now - began), end="" if live else "\n", file=err, flush=True)
+    print(_clear(live) + totals.progress(total, time.monotonic() - began), file=err, flush=True)
+    print(f"{totals.runs} runs, {totals.violations} violations", file=out, flush=True)
+    return totals
+
+
+def _clear(live: bool) -> str:
+    return "\r\x1b[K" if live else ""
+
+
+def _reports(
+    scenarios: list[Scenario], work: Iterator[Job], jobs: int, deadline: float
+) -> Iterator[tuple[int, Report]]:
+    """Yield reports as runs end, until the work, the time or the patience (Ctrl-C) is over."""
+    if jobs == 1:
+        yield from _alone(scenarios, work, deadline)
+        return
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with context.Pool(jobs, _start_worker, (scenarios,)) as pool:
+        running: list[Any] = []
+        try:
+            while True:
+                while len(running) < jobs * 2 and not _over(deadline):
+                    job = next(work, None)
+                    if job is None:
+                        break
+                    running.append(pool.apply_async(_work, (job,)))
+                if not running:
+                    return
+                done = [one for one in running if one.ready()]
+                running = [one for one in running if not one.ready()]
+                for one in done:
+                    yield one.get()
+                if not done:
+                    running[0].wait(0.02)
+        except KeyboardInterrupt:
+            pool.terminate()
+
+
+def _alone(scenarios: list[Scenario], work: Iterator[Job], deadline: float) -> Iterator[tuple[int, Report]]:
+    global _scenarios
+    _scenarios = scenarios
+    try:
+        for job in work:
+            if _over(deadline):
+                return
+            yield _work(job)
+    except KeyboardInterrupt:
+        return
+
+
+def _over(deadline: float) -> bool:
+    return deadline > 0 and time.monotonic() >= deadline
