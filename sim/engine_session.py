@@ -105,6 +105,9 @@ class EngineSession:
         self.txn: Txn | None = None
         self.work = Work(0, True)
         self.seq = -1
+        self.statements = 0
+        self.limit = 0
+        self.on_limit: Callable[[], None] | None = None
 
     # -- Transactions
 
@@ -163,6 +166,9 @@ class EngineSession:
     async def _statement(self, operation: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Run a statement: its own snapshot, undone as a whole if it fails (E3), again if its table changed."""
         txn, work = self._open()
+        self.statements += 1
+        if self.on_limit is not None and self.statements >= self.limit:
+            self.on_limit()
         for _ in range(_RETRIES):
             self._snapshot(txn)
             mark, ops = txn.savepoint(), len(work.ops)
