@@ -86,6 +86,7 @@ class Database:
         self.closing = False
         self._lock = lock
         self.files = PageFiles(tasks, ports.disk, config.data_dir, state.page_size)
+        self.files.on_failed = self._fatal
         self.log = self.log_writer(
             tasks, ports.clock, ports.disk, config.wal_dir, events,
             segment_size=config.wal_segment_size, system_id=state.system_id, timeline=state.timeline,
@@ -263,7 +264,11 @@ class Database:
 
     async def checkpoint(self, hold_ns: int = 0) -> Checkpointed:
         """A checkpoint now; with `hold_ns`, no log of it is removed for that long, so that files may be copied by hand."""
-        done: Done = await self.checkpointer.run(hold_ns)
+        try:
+            done: Done = await self.checkpointer.run(hold_ns)
+        except StorageError as error:
+            self._fatal(error)  # as when the background's own checkpoint fails
+            raise
         until_ns = self.ports.clock.wall_ns() + hold_ns if hold_ns else 0
         return Checkpointed(done.begin_lsn, done.redo_lsn, until_ns)
 

@@ -11,6 +11,7 @@ F4. Growth is zeros on disk, synced, with the file's name, before `page_count` s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from thunderdb.base.errors import Corruption, InvariantViolated, StorageError, SyncFailed
 from thunderdb.runtime.ports import Disk, File
 from thunderdb.runtime.sync import Semaphore, Tasks
@@ -48,6 +49,7 @@ class PageFiles:
         self._files: list[_PageFile] = []
         self._growing = Semaphore(tasks, 1)
         self._failed: SyncFailed | None = None
+        self.on_failed: Callable[[SyncFailed], None] | None = None
 
     async def open(self) -> None:
         """Open all that is there (nothing, in a new database). The next `sync` covers all of it, whoever wrote it.
@@ -113,6 +115,8 @@ class PageFiles:
             await page_file.file.sync()
         except SyncFailed as error:
             self._failed = error
+            if self.on_failed is not None:
+                self.on_failed(error)  # whoever asked for this sync, it is the node that has to stop (W4)
             raise
         if self._failed is not None:  # another sync failed meanwhile; it may have taken the error that was ours
             raise self._failed
