@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from sim import exhaustive
 from sim import scenario as scenarios
 from sim.report import measure, replay_line, words
 from sim.scenario import Scenario, ScenarioError
@@ -71,6 +73,36 @@ def sweep_command(files: tuple[str, ...], seeds: str, jobs: int | None, time_s: 
         _leave(error)
     totals = sweep(loaded, chosen, jobs or os.cpu_count() or 1, time_s, list(promises), sys.stdout, sys.stderr)
     sys.exit(0 if totals.runs and not totals.violations else 1)
+
+
+@main.command("exhaustive")
+@click.argument("file", default="scenarios/power_cut.yaml")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the workload.")
+@click.option("--operations", type=click.IntRange(4), default=200, show_default=True, help="Statements of the workload.")
+@click.option("--depth", type=click.IntRange(1, 2), default=2, show_default=True, help="2: crash in the recoveries, too.")
+@click.option("--mixes", type=click.IntRange(0), default=1, show_default=True, help="Seeded mixes of landed and lost a boundary.")
+@click.option("--sample", type=int, default=0, help="Only about so many boundaries of the workload, a tenth of the recoveries'.")
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (as many as cores).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def exhaustive_command(
+    file: str, seed: int, operations: int, depth: int, mixes: int, sample: int, jobs: int | None, as_json: bool
+) -> None:
+    """Crash at every I/O boundary of a workload, and at every one of the recoveries that follow."""
+    began = time.monotonic()
+    recording, found = exhaustive.explore(
+        _load(file, ()), seed, operations, depth, mixes, sample, jobs or os.cpu_count() or 1, sys.stderr
+    )
+    outcome = exhaustive.summary(recording, found, time.monotonic() - began)
+    if as_json:
+        click.echo(json.dumps(outcome))
+    else:
+        click.echo(
+            f"{outcome['operations']} operations, {outcome['commits']} commits, {outcome['boundaries']} I/O boundaries; "
+            f"{outcome['states']} states covered ({outcome['states_by_depth'][0]} crashes of the workload, "
+            f"{outcome['states_by_depth'][1]} of a recovery), {outcome['recoveries']} of them different and recovered, "
+            f"{len(found.violations)} violations, {outcome['wall_s']} s"
+        )
+    sys.exit(0 if found.states and not found.violations else 1)
 
 
 @main.command("list")
