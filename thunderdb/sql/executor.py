@@ -155,6 +155,8 @@ class SqlSession:
         self.cancel_requested = False
         try:
             self.portals.pop("", None)
+            if sql.endswith(";"):  # pgbench and psql send one; the caches know the statement without it
+                sql = sql[:-1]
             if self.status != "E":
                 result = await self._hot(sql)
                 if result is not None:
@@ -415,6 +417,8 @@ class SqlSession:
         return prepared
 
     async def prepare(self, name: str, sql: str, declared: Sequence[str]) -> Prepared:
+        if sql.endswith(";"):
+            sql = sql[:-1]
         known = self.shared.exact.get(sql)
         if known is not None and known.catalog is self.db.catalog_for(self.txn) and not any(d != "unknown" for d in declared):
             self._refuse_failed()

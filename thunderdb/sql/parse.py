@@ -40,11 +40,10 @@ _LITERAL = re.compile(
 _PREFIXED = re.compile(r"(?:\b[eEbBxXnN]|[uU]&)$")
 _STRING_PREFIXES = frozenset("eEbBxXnN&")
 _SPLIT = re.compile(
-    r"""(?P<skip>\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|\$(?P<tag>[A-Za-z_]\w*)?\$.*?\$(?P=tag)?\$
+    r"""(?P<skip>\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|\$\$.*?\$\$|\$(?P<tag>[A-Za-z_]\w*)\$.*?\$(?P=tag)\$
         |/\*)|(?P<end>;)|(?P<bad>['"])""",
     re.VERBOSE | re.DOTALL,
 )
-_DOLLAR = re.compile(r"\$([A-Za-z_\x80-\uffff]\w*)?\$")
 _PARAM = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*)|\$(\d+)(?=[^\s\d])""")
 _BLANK = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _DIGIT_START = frozenset(".0123456789")
@@ -61,18 +60,32 @@ class Statement:
 def split(sql: str) -> list[Statement]:
     """Cut a query string at its semicolons; empty statements are dropped. Raises: SqlError 42601 for an open string."""
     if ";" not in sql:
-        return [] if _BLANK.fullmatch(sql) else [Statement(sql)]
+        return [Statement(sql)] if _skip_blank(sql, 0, len(sql)) < len(sql) else []
     first = sql.index(";")
     if "'" not in sql and "$$" not in sql and '"' not in sql and "/*" not in sql and "--" not in sql and first == len(sql) - 1:
         return [Statement(sql[:-1])] if sql[:-1].strip() else []
     pieces, start = [], 0
     for end in [*_semicolons(sql), len(sql)]:
-        lead = _BLANK.match(sql, start, end)
-        begin = lead.end() if lead is not None else start
+        begin = _skip_blank(sql, start, end)
         if begin < end:
             pieces.append(Statement(sql[begin:end], begin))
         start = end + 1
     return pieces
+
+
+def _skip_blank(sql: str, at: int, end: int) -> int:
+    """The first character from `at` on that is neither blank nor comment, at most `end`."""
+    while at < end:
+        if sql[at].isspace():
+            at += 1
+        elif sql.startswith("--", at):
+            line_end = sql.find("\n", at)
+            at = end if line_end < 0 else line_end + 1
+        elif sql.startswith("/*", at):
+            at = _comment_end(sql, at)
+        else:
+            return at
+    return end
 
 
 def _semicolons(sql: str) -> list[int]:

@@ -23,17 +23,20 @@ _DEFAULTS = {
     "application_name": "", "is_superuser": "on", "session_authorization": "admin", "datestyle": "ISO, MDY",
     "intervalstyle": "postgres", "timezone": "UTC", "integer_datetimes": "on", "standard_conforming_strings": "on",
     "default_transaction_read_only": "off", "in_hot_standby": "off", "search_path": '"$user", public',
-    "default_transaction_isolation": "read committed", "transaction_isolation": "read committed", "transaction_read_only": "off",
+    "default_transaction_isolation": "read committed", "transaction_isolation": "read committed",
+    "transaction_read_only": "off",
     "synchronous_commit": "on", "extra_float_digits": "1", "client_min_messages": "notice", "statement_timeout": "0",
     "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "bytea_output": "hex", "row_security": "on",
     "escape_string_warning": "on", "lc_messages": "C", "lc_monetary": "C", "lc_numeric": "C", "lc_time": "C", "lc_collate": "C",
     "lc_ctype": "C", "max_connections": "200", "work_mem": "4MB", "maintenance_work_mem": "64MB", "xmloption": "content",
-    "default_table_access_method": "heap", "default_tablespace": "", "check_function_bodies": "on", "max_identifier_length": "63",
+    "default_table_access_method": "heap", "default_tablespace": "", "check_function_bodies": "on",
+    "max_identifier_length": "63",
     "jit": "off", "enable_seqscan": "on", "fsync": "on", "wal_level": "replica", "default_transaction_deferrable": "off",
     "transaction_deferrable": "off", "block_size": "8192", "geqo": "on", "enable_indexscan": "on", "enable_bitmapscan": "on",
 }  # fmt: skip
 _READ_ONLY = frozenset(
-    "server_version server_version_num server_encoding is_superuser integer_datetimes in_hot_standby max_connections lc_collate "
+
+       "server_version server_version_num server_encoding is_superuser integer_datetimes in_hot_standby max_connections lc_collate "
     "lc_ctype max_identifier_length fsync wal_level block_size session_authorization".split()
 )
 _BOOLEANS = frozenset(

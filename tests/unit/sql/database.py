@@ -78,5 +78,3 @@ class TestDatabase:
 
 def make_config() -> Config:
     return Config(data_dir="/db/data", wal_dir="/db/wal")
-
-

@@ -1,0 +1,244 @@
+"""Statements through a session, on the real engine in memory: rows, tags, SQLSTATEs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from thunderdb.base.errors import SqlError
+
+
+def fails(client: Any, sql: str) -> str:
+    with pytest.raises(SqlError) as caught:
+        client.run(sql)
+    return caught.value.sqlstate
+
+
+@pytest.fixture
+def t(client: Any) -> Any:
+    client.run("create table t (a int primary key, b text not null default 'x', c numeric(5,2) check (c > 0), d serial)")
+    client.run("insert into t (a, b, c) values (1, 'one', 1.5), (2, default, 2.555), (3, 'three', null)")
+    return client
+
+
+def test_select_by_key_range_and_index(t: Any) -> None:
+    assert t.run("select b, c from t where a = 2") == [("x", "2.56")]
+    assert t.run("select b from t where a = 99999999999") == []
+    assert t.run("select a from t where a between 2 and 9 order by a desc") == [("3",), ("2",)]
+    assert t.run("select a from t where a > 1 and b <> 'x'") == [("3",)]
+    assert t.run("select a from t where a in (3, 1, 3)") == [("1",), ("3",)]
+    t.run("create index t_b on t (b)")
+    assert t.run("explain select a from t where b = 'one'") == [("Range scan on t using t_b",), ("  Filter",)]
+    assert t.run("select a from t where b >= 'one' and b < 'x' order by b") == [("1",), ("3",)]
+    assert t.run("select a from t order by a desc limit 1 offset 1") == [("2",)]
+
+
+def test_hard_selects_give_the_same_rows(t: Any) -> None:
+    assert t.run("select count(*), sum(c) from t") == [("3", "4.06")]
+    assert t.run("select x.a, y.b from t x join t y on y.a = x.a + 1 order by 1") == [("1", "x"), ("2", "three")]
+
+
+def test_literals_share_a_plan_but_not_their_values(t: Any) -> None:
+    assert [t.run(f"select b from t where a = {a}") for a in (1, 2, 3)] == [[("one",)], [("x",)], [("three",)]]
+    assert [t.run(f"select a from t where b = '{b}'") for b in ("one", "it''s")] == [[("1",)], []]
+    assert t.run("select a from t where a = -1") == []
+    assert len([p for p in t.session.shared.templates.values() if p is not None]) >= 2
+
+
+def test_insert_defaults_serial_returning(t: Any) -> None:
+    assert t.run("insert into t (a, c) values (10, 1 + 1) returning *") == [("10", "x", "2.00", "4")]
+    assert t.tag == "INSERT 0 1"
+    assert t.run("insert into t values (11, (select b from t where a = 1)) returning b") == [("one",)]
+    t.run("insert into t (a, b) select g, 'g' || g from generate_series(20, 29) g")
+    assert t.tag == "INSERT 0 10"
+    assert t.run("insert into t (a) select a + 100 from t where a < 3 returning a") == [("101",), ("102",)]
+
+
+def test_constraints(t: Any) -> None:
+    assert fails(t, "insert into t values (1)") == "23505"
+    assert fails(t, "insert into t values (5, null)") == "23502"
+    assert fails(t, "insert into t values (null)") == "23502"
+    assert fails(t, "insert into t (a, c) values (5, -1)") == "23514"
+    assert fails(t, "insert into t (a, c) values (5, 1000)") == "22003"
+    assert fails(t, "update t set c = 0 where a = 1") == "23514"
+    assert fails(t, "insert into t (a) values ('x')") == "22P02"
+    assert fails(t, "insert into t (a) values (true)") == "42804"
+    t.run("alter table t add constraint t_b_key unique (b)")
+    assert fails(t, "insert into t (a, b) values (5, 'one')") == "23505"
+    assert t.run("select count(*) from t") == [("3",)]
+
+
+def test_on_conflict(t: Any) -> None:
+    assert t.run("insert into t values (1, 'n') on conflict do nothing returning a") == []
+    assert t.tag == "INSERT 0 0"
+    upsert = "insert into t (a, b) values (1, 'n'), (7, 'm') on conflict (a) do update set b = excluded.b || b returning a, b"
+    assert t.run(upsert) == [("1", "none"), ("7", "m")]
+    assert fails(t, "insert into t (a) values (1), (1) on conflict (a) do update set b = 'q'") == "21000"
+    assert fails(t, "insert into t (a) values (1) on conflict (b) do nothing") == "42P10"
+    assert t.run("insert into t (a) values (1) on conflict (a) do update set b = 'z' where t.a > 1") == []
+    assert t.run("select b from t where a = 1") == [("none",)]
+
+
+def test_update_and_delete(t: Any) -> None:
+    t.run("update t set c = c + 1, b = upper(b) where a <= 2")
+    assert t.tag == "UPDATE 2"
+    assert t.run("select b, c from t where a < 3 order by a") == [("ONE", "2.50"), ("X", "3.56")]
+    assert t.run("update t set a = a + 100 where a = 3 returning a") == [("103",)]
+    assert t.run("delete from t where b in (select b from t where a = 2) returning a") == [("2",)]
+    t.run("update t set b = o.b from t o where o.a = t.a + 102")
+    assert t.run("select a, b from t order by a") == [("1", "three"), ("103", "three")]
+    t.run("delete from t")
+    assert t.tag == "DELETE 2"
+
+
+def test_an_update_that_moves_rows_meets_each_once(client: Any) -> None:
+    client.run("create table m (k int, v int)")
+    client.run("create index on m (v)")
+    client.run("insert into m select g, g from generate_series(1, 50) g")
+    client.run("update m set v = v + 1000 where v > 10")
+    assert client.tag == "UPDATE 40"
+    assert client.run("select min(v), max(v) from m where v > 10") == [("1011", "1050")]
+
+
+def test_integer_limits(client: Any) -> None:
+    client.run("create table n (k int primary key, s smallint, v int)")
+    client.run("insert into n values (1, 32767, 2147483647)")
+    assert fails(client, "update n set v = v + 1 where k = 1") == "22003"
+    assert fails(client, "update n set s = s + 1 where k = 1") == "22003"
+    assert fails(client, "select v / 0 from n where k = 1") == "22012"
+
+
+def test_three_valued_logic(client: Any) -> None:
+    client.run("create table l (k int primary key, v bool)")
+    client.run("insert into l values (1, true), (2, false), (3, null)")
+    assert client.run("select k from l where k < 9 and v") == [("1",)]
+    assert client.run("select k from l where k < 9 and not v") == [("2",)]
+    assert client.run("select k from l where k < 9 and v is not true") == [("2",), ("3",)]
+    assert client.run("select k from l where k < 9 and k not in (1, null)") == []
+
+
+def test_transaction_blocks(t: Any) -> None:
+    t.run("begin")
+    t.run("update t set b = 'z' where a = 1")
+    t.run("savepoint s")
+    t.run("delete from t")
+    assert fails(t, "select 1 / 0") == "22012"
+    assert t.session.status == "E"
+    assert fails(t, "select 1") == "25P02"
+    t.run("rollback to s")
+    assert t.run("select count(*) from t") == [("3",)]
+    t.run("commit")
+    assert t.run("select b from t where a = 1") == [("z",)]
+    t.run("begin; delete from t")
+    assert fails(t, "nonsense") == "42601"
+    t.run("commit")
+    assert t.tag == "ROLLBACK" and t.session.status == "I"
+    assert t.run("select count(*) from t") == [("3",)]
+
+
+def test_the_statements_of_one_string_are_one_transaction(t: Any) -> None:
+    assert fails(t, "delete from t where a = 1; select 1 / 0") == "22012"
+    assert t.run("select count(*) from t") == [("3",)]
+    t.run("delete from t where a = 1; delete from t where a = 2;")
+    assert t.run("select count(*) from t") == [("1",)]
+
+
+def test_sessions_do_not_see_each_others_uncommitted_rows(database: Any, t: Any) -> None:
+    other = database.client()
+    t.run("begin; insert into t (a) values (50)")
+    assert other.run("select count(*) from t") == [("3",)]
+    t.run("commit")
+    assert other.run("select count(*) from t") == [("4",)]
+
+
+def test_repeatable_read_refuses_a_lost_update(database: Any, t: Any) -> None:
+    other = database.client()
+    t.run("begin isolation level repeatable read; select * from t")
+    other.run("update t set b = 'other' where a = 1")
+    assert t.run("select b from t where a = 1") == [("one",)]
+    assert fails(t, "update t set b = 'mine' where a = 1") == "40001"
+    t.run("rollback")
+
+
+def test_ddl_is_transactional(client: Any) -> None:
+    client.run("begin; create table d (a int); insert into d values (1)")
+    client.run("rollback")
+    assert fails(client, "select * from d") == "42P01"
+    client.run("create table d (a int); insert into d values (1), (2)")
+    client.run("alter table d add column b text default 'new'; alter table d add primary key (a)")
+    assert client.run("select * from d where a = 2") == [("2", "new")]
+    assert fails(client, "create table d (x int)") == "42P07"
+    client.run("create table if not exists d (x int)")
+    assert [notice.message for notice in client.session.take_notices()] == ['relation "d" already exists, skipping']
+    client.run("truncate d")
+    assert client.run("select count(*) from d") == [("0",)]
+    client.run("drop table if exists d, missing")
+    assert fails(client, "drop table d") == "42P01"
+
+
+def test_what_pgbench_sends_to_initialise(client: Any) -> None:
+    client.run("drop table if exists pgbench_accounts, pgbench_branches")
+    client.run("create table pgbench_branches(bid int not null,bbalance int,filler char(88)) with (fillfactor=100)")
+    client.run("begin; truncate table pgbench_branches; insert into pgbench_branches(bid,bbalance) values(1,0); commit")
+    client.run("vacuum analyze pgbench_branches")
+    client.run("alter table pgbench_branches add primary key (bid)")
+    client.run("UPDATE pgbench_branches SET bbalance = bbalance + -2346 WHERE bid = 1;")
+    assert client.run("SELECT bbalance FROM pgbench_branches WHERE bid = 1;") == [("-2346",)]
+
+
+def test_settings(client: Any) -> None:
+    client.run("set application_name = 'x'")
+    assert client.session.take_parameter_changes() == [("application_name", "x")]
+    client.run("begin; set local statement_timeout = '5s'")
+    assert client.run("show statement_timeout") == [("5000",)]
+    client.run("commit")
+    assert client.run("show statement_timeout") == [("0",)]
+    assert client.run("select current_setting('server_encoding')") == [("UTF8",)]
+    assert fails(client, "set nonsense = 1") == "42704"
+    assert fails(client, "set synchronous_commit = maybe") == "22023"
+    client.run("set time zone '+02:00'")
+    assert client.run("select timestamptz '2024-01-01 00:00:00+00'") == [("2024-01-01 02:00:00+02",)]
+
+
+def test_syntax_errors_have_a_position(client: Any) -> None:
+    for sql, position in (
+        ("selec 1", 1),
+        ("select * frm t", 14),
+        ("select 1 +", 11),
+        ("select 1; selec 2", 11),
+        ("select 'a", 8),
+    ):
+        with pytest.raises(SqlError) as caught:
+            client.run(sql)
+        assert (caught.value.sqlstate, caught.value.position) == ("42601", position), sql
+
+
+def test_a_long_result_is_streamed(client: Any) -> None:
+    async def chunks() -> tuple[int, int]:
+        async for result in client.session.simple("select g, 'some text that takes room' from generate_series(1, 20000) g"):
+            sizes = [len(result.data)]
+            async for chunk in result.more:
+                sizes.append(len(chunk))
+        return len(sizes), max(sizes)
+
+    count, largest = client.world.run(chunks())
+    assert count > 5 and largest < 200_000
+
+
+def test_cancel_ends_a_running_statement(client: Any) -> None:
+    async def run() -> None:
+        async for result in client.session.simple("select g from generate_series(1, 10000000) g"):
+            async for _ in result.more:
+                client.session.cancel()
+
+    with pytest.raises(SqlError) as caught:
+        client.world.run(run())
+    assert caught.value.sqlstate == "57014"
+    assert client.run("select 1") == [("1",)]
+
+
+def test_read_only_transactions(t: Any) -> None:
+    t.run("begin read only")
+    assert fails(t, "delete from t") == "25006"
+    t.run("rollback")
