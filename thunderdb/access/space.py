@@ -3,6 +3,7 @@
 S1. Page g * pages_per_map is the map of group g. The last bit of a group is not a page: it says that the next group's map exists.
 S2. Files grow (and are synced) before an allocation in the new part is logged.
 S3. An allocation only *chooses* pages; the bits change when the caller's record, which holds the MAP_SET, is applied.
+S4. A page that was freed while an operation that waits still has it pinned is not handed out before it is unpinned.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def allocate(access: Access, count: int) -> tuple[list[int], PageChanges]:
     while True:
         map_no = group * group_pages
         map_page = access.pool.get(map_no)
-        found = find_free(map_page, count - len(chosen), access.map_hints.get(group, map_no), map_no + group_pages - 1)
+        found = _find_idle(access, map_page, count - len(chosen), access.map_hints.get(group, map_no))
         if found:
             _grown(access, max(found))
             access.map_hints[group] = found[0]
@@ -58,6 +59,18 @@ def allocate(access: Access, count: int) -> tuple[list[int], PageChanges]:
             return chosen, changes
         _next_map(access, map_page, map_no + group_pages)
         group += 1
+
+
+def _find_idle(access: Access, map_page: Page, count: int, hint: int) -> list[int]:
+    """Up to `count` free pages of a group that nobody has pinned (S4)."""
+    end_page = map_page.page_no + pages_per_map(access.page_size) - 1
+    wanted = count
+    while True:
+        found = find_free(map_page, wanted, hint, end_page)
+        idle = [page_no for page_no in found if not access.pool.is_pinned(page_no)]
+        if len(idle) >= count or len(found) < wanted:
+            return idle[:count]
+        wanted = count + len(found) - len(idle)
 
 
 def release(access: Access, page_nos: list[int]) -> PageChanges:

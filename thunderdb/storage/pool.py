@@ -44,7 +44,8 @@ Repair = Callable[[int, Corruption], Awaitable[Page]]
 
 # A decoded page takes up to five times its encoded size (tiny entries), usually less than two.
 _LOAD_ESTIMATE = 3
-_CLEAN_BATCH = 8
+_CLEAN_BATCH = 64
+_SCAN_PAGES = 512
 _SLACK = 128
 
 
@@ -75,6 +76,9 @@ class DeferredPages(Protocol):
 
 class Miss(Exception):
     """Something that an operation needs is not in memory. Nothing was changed: resolve it, then run the operation again."""
+
+    runs_operations = False
+    """Whether `resolve` itself runs operations, which are admitted on their own: then it must not hold an admission."""
 
     async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
         """Fetch it. Pages are pinned and added to `pins`, if given, for the caller to unpin after the operation."""
@@ -202,6 +206,11 @@ class BufferPool:
 
     def pin(self, page: Page) -> None:
         page.pins += 1
+
+    def is_pinned(self, page_no: int) -> bool:
+        """Whether somebody has the page in use over a wait, so that it cannot be made anew now."""
+        page = self._pages.get(page_no)
+        return page is not None and page.pins > 0
 
     def unpin(self, page: Page) -> None:
         if page.pins <= 0:
@@ -471,9 +480,14 @@ class BufferPool:
 
     async def make_room(self, size: int) -> None:
         """Evict and write back until `size` more bytes fit. Raises: LimitExceeded if what is in the way is all pinned."""
+        barren = 0  # pages gone round without room, since something was last written
         while not self._fits(size, self.capacity_bytes):
             self._evict(size)
+            barren += _SCAN_PAGES
             if self._fits(size, self.capacity_bytes) or await self._clean_some():
+                barren = 0
+                continue
+            if barren < 2 * len(self._clock):
                 continue
             if self._fits(size, self.capacity_bytes + self.reserve_bytes):
                 return
@@ -492,7 +506,7 @@ class BufferPool:
         """
         clock = self._clock
         target = self.capacity_bytes - self.capacity_bytes // _SLACK
-        for _ in range(2 * len(clock)):
+        for _ in range(min(2 * len(clock), _SCAN_PAGES)):
             if self._fits(size, target):
                 return
             page = clock.popleft()
@@ -518,9 +532,12 @@ class BufferPool:
                 victims.append(page)
                 if len(victims) == _CLEAN_BATCH:
                     break
-        for page in victims:
-            await self.write_back(page)
         if victims:
+            newest = max(page.page_lsn for page in victims)
+            if newest >= self.log.flushed_lsn:
+                await self.log.flush_to(newest)  # one flush for all; each write-back still sees to its own (B1)
+            for page in victims:
+                await self.write_back(page)
             return True
         if self._writing or self._loading_bytes:
             turn: Future[None] = self._tasks.future()
