@@ -104,16 +104,23 @@ class Access:
             return await self._run_missing(miss, operation, args)
 
     async def _run_missing(self, miss: Miss, operation: Callable[..., T], args: tuple[Any, ...]) -> T:
-        await self._admission.acquire(OPERATION_PAGES)
-        pins: list[Page] = []
-        try:
-            while True:
-                await miss.resolve(self.pool, pins)
+        while True:
+            while miss.runs_operations:
+                await miss.resolve(self.pool)
                 try:
                     return operation(*args)
                 except Miss as again:
                     miss = again
-        finally:
-            for page in pins:
-                self.pool.unpin(page)
-            self._admission.release(OPERATION_PAGES)
+            await self._admission.acquire(OPERATION_PAGES)
+            pins: list[Page] = []
+            try:
+                while not miss.runs_operations:
+                    await miss.resolve(self.pool, pins)
+                    try:
+                        return operation(*args)
+                    except Miss as again:
+                        miss = again
+            finally:
+                for page in pins:
+                    self.pool.unpin(page)
+                self._admission.release(OPERATION_PAGES)

@@ -40,6 +40,8 @@ class StalePlan(Exception):
 class LargeMiss(Miss):
     """A row's payload is a large value that is not in memory. `args` is (rows, reference)."""
 
+    runs_operations = True
+
     def __init__(self, rows: Rows, reference: bytes) -> None:
         super().__init__(rows, reference)
         self.rows = rows
