@@ -120,10 +120,12 @@ class Checkpointer:
             "next_txn": next_txn,
             "order_time_ns": order_us * 1000,
         }
+        floors = self._live_floors()
         if hold_ns:
-            # A copy may catch either slot, so the floor must be in both before anyone starts to copy.
-            floor = CopyFloor(done.begin_lsn, done.keep_lsn, self.clock.wall_ns() + hold_ns)
-            floors = (*self._live_floors(), floor)
+            floors = (*floors, CopyFloor(done.begin_lsn, done.keep_lsn, self.clock.wall_ns() + hold_ns))
+        if floors != self.control.state.copy_floors:
+            # A copy may catch either slot, so a new floor is in both before anyone starts to copy; and a restart may find either
+            # slot, so an old one is in neither before its log goes.
             await self.control.update_both(**fields, copy_floors=floors)
             self._keep_lsns = [done.keep_lsn, done.keep_lsn]
         else:
@@ -136,7 +138,7 @@ class Checkpointer:
 
     async def remove_log(self) -> None:
         """Recycle what nobody needs any more (P5)."""
-        if len(self._keep_lsns) < 2 or self._live_floors():
+        if len(self._keep_lsns) < 2 or self.control.state.copy_floors:
             return
         floor = min(*self._keep_lsns, self._log_floor())
         await self.access.log.remove_below(floor)
