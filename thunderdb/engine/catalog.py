@@ -1,7 +1,8 @@
 """The catalog: definitions of tables, indexes and sequences, kept in a tree of its own so that DDL is transactional.
 
 Key in the catalog tree (root page 1): kind (1 byte: T table, S sequence, V a sequence's value), then the object's id (4 bytes,
-big-endian). Payload: the definition as JSON; for V the next value as 8 bytes, signed, little-endian.
+big-endian). Payload: the definition as JSON; for V the next value, signed,
+little-endian, as 8 bytes, or as 16 where it does not fit. (A dropped sequence's V goes at the next start.)
 
 D1. A `Catalog` is immutable: statements may keep one over any await. `version` differs between any two that differ.
 D2. A transaction's own DDL is an `Overlay` over the committed catalog; it becomes the committed one when its commit is durable.

@@ -19,18 +19,21 @@ from thunderdb.access.apply import GHOST, PageOp, image_payload
 from thunderdb.access.context import Access
 from thunderdb.access.garbage import GARBAGE_ROOT
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError, ThunderError
+from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError, StorageError, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.base.ids import FIRST_LSN, LSN
 from thunderdb.engine.background import Background
 from thunderdb.engine.catalog import (
     CATALOG_ROOT,
     FIRST_OBJECT_ID,
+    SEQUENCE,
+    VALUE,
     Catalog,
     Definition,
     EntryKey,
     TableDef,
     decode_entry,
+    entry_key,
 )
 from thunderdb.engine.ddl import Ddl
 from thunderdb.engine.rows import Rows
@@ -302,6 +305,7 @@ class Database:
 
     async def _load_catalog(self) -> None:
         entries: dict[EntryKey, Definition] = {}
+        orphans: list[int] = []
         low: bytes | None = None
         while True:
             found, low = await self.access.run(self._catalog_leaf, low)
@@ -314,8 +318,11 @@ class Database:
                 entry, definition = decode_entry(key, payload)
                 if definition is not None:
                     entries[entry] = definition
+                else:
+                    orphans.append(entry[1])
             if low is None:
                 break
+        await self._remove_orphans(orphans, entries)
         for (_kind, object_id), definition in entries.items():
             self._next_object_id = max(self._next_object_id, object_id + 1)
             if isinstance(definition, TableDef):
@@ -323,6 +330,14 @@ class Database:
                 ids = [definition.pk_id, *(index.id for index in definition.indexes)]
                 self._next_object_id = max(self._next_object_id, *(object_id + 1 for object_id in ids))
         self.catalog = Catalog(entries, self.new_version())
+
+    async def _remove_orphans(self, values: list[int], entries: dict[EntryKey, Definition]) -> None:
+        """Remove the values of sequences that have been dropped (Ddl.drop_sequence)."""
+        for object_id in values:
+            self._next_object_id = max(self._next_object_id, object_id + 1)
+            if (SEQUENCE, object_id) not in entries:
+                key = entry_key(VALUE, object_id)
+                await self.access.run(btree.restore, self.access, RecordKind.SYSTEM, CATALOG_ROOT, key, None, None)
 
     def _catalog_leaf(self, low: bytes | None) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
         leaf, start, fence = btree.leaf_from(self.access, CATALOG_ROOT, low)

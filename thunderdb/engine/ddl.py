@@ -259,11 +259,14 @@ class Ddl:
         return sequence
 
     async def drop_sequence(self, txn: Txn, sequence: SequenceDef) -> None:
+        """Drop a sequence. Its value stays until the next start: undoing a change of it would give out values twice."""
         await self._remove(txn, SEQUENCE, sequence.id)
-        await self.db.rows._ghost(txn, CATALOG_ROOT, entry_key(VALUE, sequence.id))
 
-    async def nextval(self, sequence: SequenceDef) -> int:
-        """The next value, never given out again, not even after a rollback or a crash. Raises: SqlError 2200H."""
+    async def nextval(self, sequence: SequenceDef, txn: Txn | None = None) -> int:
+        """The next value, never given out again: not after a rollback, and not after a crash once `txn` has committed.
+
+        Raises: SqlError 2200H.
+        """
         block = self._sequences.get(sequence.id)
         if block is None or block[0] == block[1]:
             block = await self.access.run(self._reserve, sequence)
@@ -273,8 +276,10 @@ class Ddl:
                 bound = "maximum" if sequence.increment > 0 else "minimum"
                 raise SqlError("2200H", f'nextval: reached {bound} value of sequence "{sequence.name}"')
             await self.setval(sequence, sequence.min_value if sequence.increment > 0 else sequence.max_value)
-            return await self.nextval(sequence)
+            return await self.nextval(sequence, txn)
         block[0] = value + sequence.increment
+        if txn is not None:
+            txn.needs_durable(block[2])
         return value
 
     async def setval(self, sequence: SequenceDef, next_value: int) -> None:
@@ -282,19 +287,18 @@ class Ddl:
         await self.access.run(self._set_value, sequence.id, next_value)
 
     def _reserve(self, sequence: SequenceDef) -> list[int]:
-        """Move the logged value ahead by a block, so that a crash skips values and repeats none."""
+        """Move the logged value ahead by a block, so that a crash skips values and repeats none: [next, end, LSN]."""
         value = btree.get(self.access, CATALOG_ROOT, entry_key(VALUE, sequence.id))
         if value is None:
             raise SqlError("42P01", f'relation "{sequence.name}" does not exist')
         next_value = int.from_bytes(value[VALUE_HEADER_SIZE:], "little", signed=True)
         end = next_value + SEQUENCE_CACHE * sequence.increment
-        self._set_value(sequence.id, end)
-        block = self._sequences[sequence.id] = [next_value, end]
+        block = self._sequences[sequence.id] = [next_value, end, self._set_value(sequence.id, end)]
         return block
 
-    def _set_value(self, sequence_id: int, next_value: int) -> None:
+    def _set_value(self, sequence_id: int, next_value: int) -> int:
         stamped = VALUE_HEADER.pack(0, 0, 0) + _value(next_value)
-        btree.restore(self.access, RecordKind.SYSTEM, CATALOG_ROOT, entry_key(VALUE, sequence_id), stamped, None)
+        return btree.restore(self.access, RecordKind.SYSTEM, CATALOG_ROOT, entry_key(VALUE, sequence_id), stamped, None)
 
     # -- Shared steps
 
@@ -373,7 +377,8 @@ class Ddl:
 
 
 def _value(number: int) -> bytes:
-    return number.to_bytes(8, "little", signed=True)
+    # A sequence that has given out its last value may stand one block beyond what 8 bytes hold.
+    return number.to_bytes(8 if -(1 << 63) <= number < 1 << 63 else 16, "little", signed=True)
 
 
 class _Rewrite:

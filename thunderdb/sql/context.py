@@ -62,7 +62,7 @@ class Context:
         sequence = self.db.catalog_for(self.txn).sequence(name)
         if sequence is None:
             raise SqlError("42P01", f'relation "{name}" does not exist')
-        value: int = await self.db.ddl.nextval(sequence)
+        value: int = await self.db.ddl.nextval(sequence, self.txn)
         self.session.note_sequence(name, value)
         return value
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from thunderdb.base.errors import DeadlockDetected
-from thunderdb.runtime.sync import Future, Tasks
+from thunderdb.runtime.sync import Cancelled, Future, Tasks
 
 Name = Any
 
@@ -150,6 +150,8 @@ class LockTable:
         return True
 
     def release_all(self, owner: Owner) -> None:
+        if owner.waiting is not None:
+            self.cancel_wait(owner, Cancelled())  # its statement was abandoned while it waited
         entries = self._entries
         for name in owner.locks:
             entry = entries[name]

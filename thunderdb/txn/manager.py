@@ -4,6 +4,7 @@ C1. (W2) Appending the commit record takes the transaction out of the transactio
     snapshots, and keeps its locks, until the record is durable by the durability it chose.
 C2. A transaction gets its id with its first change; one that changes nothing writes nothing.
 C3. A rollback goes through recovery's undo, ends with an ABORT record, and only then frees the locks.
+C4. From its commit record on a transaction ends as committed, whether or not anybody still waits for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from thunderdb.base.ids import FIRST_TXN
 from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.recovery.undo import rollback
 from thunderdb.runtime.ports import Clock
+from thunderdb.runtime.sync import Cancelled
 from thunderdb.txn.locks import LockTable, Mode, Name, _Wait
 from thunderdb.txn.ordertime import OrderClock
 from thunderdb.txn.versions import Snapshot, Versions
@@ -33,7 +35,7 @@ class Txn:
 
     __slots__ = (
         "id", "first_lsn", "last_lsn", "locks", "waiting", "snapshot", "isolation", "read_only", "sync_commit",
-        "status", "manager", "ddl", "on_end", "ghosts",
+        "status", "manager", "ddl", "on_end", "ghosts", "durable_lsn",
     )  # fmt: skip
 
     def __init__(self, manager: TxnManager, isolation: str, read_only: bool, sync_commit: bool) -> None:
@@ -51,6 +53,7 @@ class Txn:
         self.ddl: Any = None
         self.on_end: list[Callable[[bool], None]] = []
         self.ghosts: list[tuple[int, bytes]] = []
+        self.durable_lsn = 0
 
     def new_snapshot(self) -> Snapshot:
         """The snapshot for the next statement: a new one at READ COMMITTED, the first one for ever at REPEATABLE READ."""
@@ -75,6 +78,10 @@ class Txn:
         self.manager.access.log.admit()
         if not self.id:
             self.manager.assign_id(self)
+
+    def needs_durable(self, lsn: int) -> None:
+        """Have the commit wait for the record at `lsn` too: a change that is not the transaction's own (a sequence's)."""
+        self.durable_lsn = max(self.durable_lsn, lsn)
 
     def savepoint(self) -> tuple[int, Any]:
         """A mark that `rollback_to` goes back to."""
@@ -192,24 +199,45 @@ class TxnManager:
 
     async def commit(self, txn: Txn) -> None:
         """Make the transaction durable by the durability it chose. Raises: SyncFailed, NodeStopped (outcome unknown)."""
+        log = self.access.log
         if not txn.last_lsn:
+            if txn.sync_commit and txn.durable_lsn:
+                await log.flush_to(txn.durable_lsn)
             self._end(txn, "committed")
             return
-        log = self.access.log
         order_us, wall_us, step_us = self.order.next()
         if step_us:
             log.append(RecordKind.CLOCK_STEP, 0, 0, (), CLOCK_STEP_EXTRA.pack(wall_us - step_us, wall_us))
             self.events.emit("clock.step", step_us=step_us)
         lsn = log.append(RecordKind.COMMIT, txn.id, txn.last_lsn, (), COMMIT_EXTRA.pack(order_us, wall_us))
         self.committing[txn.id] = lsn  # C1: from here on no checkpoint lists it as a loser
-        if txn.sync_commit:
-            try:
-                await log.flush_to(lsn)
-            except ThunderError:
-                txn.status = "unknown"
-                raise
-        else:
+        txn.status = "committing"  # C4: nobody may roll it back any more
+        if not txn.sync_commit:
             log.flush_soon()
+            self._committed(txn)
+            return
+        try:
+            await self._durable(txn, lsn)
+        except Cancelled:
+            self.access.tasks.detach(self._finish(txn, lsn), "txn.commit")
+            raise
+
+    async def _durable(self, txn: Txn, lsn: int) -> None:
+        try:
+            await self.access.log.flush_to(lsn)
+        except ThunderError:
+            txn.status = "unknown"
+            raise
+        self._committed(txn)
+
+    async def _finish(self, txn: Txn, lsn: int) -> None:
+        """C4: end a transaction whose client did not wait for its commit."""
+        try:
+            await self._durable(txn, lsn)
+        except ThunderError as error:
+            self.events.emit("txn.unknown", txn=txn.id, message=str(error))
+
+    def _committed(self, txn: Txn) -> None:
         self.commits += 1
         self._end(txn, "committed")
 
@@ -247,7 +275,7 @@ class TxnManager:
             self._horizon_stale = True
         for callback in txn.on_end:
             callback(status == "committed")
-        if txn.locks:
+        if txn.locks or txn.waiting is not None:
             self.locks.release_all(txn)
         if txn.ghosts and self.on_ghosts is not None and status == "committed":
             self.on_ghosts(txn.ghosts)
