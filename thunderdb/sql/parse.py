@@ -251,8 +251,8 @@ def _token_error(sql: str, offset: int) -> SqlError:
 
 
 _COMMAND_WORDS = frozenset(
-    "create alter drop grant revoke comment lock declare fetch move close listen notify unlisten reindex cluster do call import "
-    "refresh security reassign load".split()
+    "create alter drop grant revoke comment lock declare fetch move close listen notify unlisten reindex cluster do call "
+    "import refresh security reassign load".split()
 )
 
 

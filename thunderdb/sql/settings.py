@@ -35,9 +35,8 @@ _DEFAULTS = {
     "transaction_deferrable": "off", "block_size": "8192", "geqo": "on", "enable_indexscan": "on", "enable_bitmapscan": "on",
 }  # fmt: skip
 _READ_ONLY = frozenset(
-
-       "server_version server_version_num server_encoding is_superuser integer_datetimes in_hot_standby max_connections lc_collate "
-    "lc_ctype max_identifier_length fsync wal_level block_size session_authorization".split()
+    "server_version server_version_num server_encoding is_superuser integer_datetimes in_hot_standby max_connections "
+    "lc_collate lc_ctype max_identifier_length fsync wal_level block_size session_authorization".split()
 )
 _BOOLEANS = frozenset(
     "default_transaction_read_only transaction_read_only escape_string_warning row_security standard_conforming_strings "

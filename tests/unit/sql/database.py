@@ -77,4 +77,4 @@ class TestDatabase:
 
 
 def make_config() -> Config:
-    return Config(data_dir="/db/data", wal_dir="/db/wal")
+    return Config(data_dir="/db/data", wal_dir="/db/wal", wal_segment_size=1 << 20, buffer_pool_size=4 << 20)
