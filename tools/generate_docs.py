@@ -56,7 +56,7 @@ The engine's own, there once the database is open; `_total` only ever grows whil
 | `thunderdb_transactions_active` | transactions open now |
 | `thunderdb_transactions_{committed,rolled_back}_total` | transactions ended |
 | `thunderdb_locks_held`, `thunderdb_lock_waits_total`, `thunderdb_deadlocks_total` | locks now; waits; deadlocks broken |
-| `thunderdb_checkpoints_total`, `thunderdb_checkpoint_redo_lsn` | checkpoints taken; where redo after the last one would start |
+| `thunderdb_checkpoints_total`, `thunderdb_checkpoint_redo_lsn` | checkpoints taken; where redo would start |
 | `thunderdb_database_pages` | size of the page files, in pages |
 
 And the process's usual ones: `thunderdb_process_resident_memory_bytes`, `thunderdb_process_cpu_seconds_total`,
