@@ -367,6 +367,8 @@ async def _alter_one(context: Context, table: TableDef, action: Any) -> None:
             await _add_constraint(context, table, element)
     elif isinstance(action, exp.AlterColumn):
         await _alter_column(context, table, action)
+    elif isinstance(action, exp.Drop) and str(action.args.get("kind")).upper() == "CONSTRAINT":
+        await _drop_constraint(context, table, ident(action.this.this), bool(action.args.get("exists")))
     elif isinstance(action, exp.AlterRename):
         await ddl.alter_table(txn, table, replace(table, name=ident(action.this.this)))
     elif isinstance(action, exp.RenameColumn):
@@ -381,6 +383,22 @@ async def _alter_one(context: Context, table: TableDef, action: Any) -> None:
         await ddl.alter_table(txn, table, replace(table, columns=columns))
     else:
         raise unsupported(f"ALTER TABLE … {action.sql(dialect='postgres')}")
+
+
+async def _drop_constraint(context: Context, table: TableDef, name: str, missing_ok: bool) -> None:
+    for index in table.indexes:
+        if index.constraint and index.name == name:
+            await context.db.ddl.drop_index(context.txn, table, index)
+            return
+    checks = tuple(check for check in table.checks if check.name != name)
+    if len(checks) < len(table.checks):
+        await context.db.ddl.alter_table(context.txn, table, replace(table, checks=checks))
+    elif name == table.pk_name and name:
+        raise unsupported("dropping a primary key")
+    elif missing_ok:
+        notice(context, f'constraint "{name}" of relation "{table.name}" does not exist, skipping')
+    else:
+        raise SqlError("42704", f'constraint "{name}" of relation "{table.name}" does not exist')
 
 
 async def _add_column(context: Context, table: TableDef, tree: exp.ColumnDef) -> None:

@@ -4,8 +4,8 @@ A statement's *template* is its text with the literals taken out, so that `WHERE
 One regular expression finds the literals; what stands before and between them, plus each literal's class, is the key:
 
     class   literal             type
-    i       up to 9 digits      int4
-    l       up to 18 digits     int8
+    i       below 2^31          int4
+    l       below 2^63          int8
     n       other numbers       numeric
     s       'text'              unknown, resolved by where it stands
 
@@ -134,7 +134,7 @@ def normalise(sql: str) -> tuple[str, list[str]] | None:
         elif first in _DIGIT_START:
             size = len(literal)
             if literal.isdigit():
-                pieces[2 * i + 1] = "\0i" if size < 10 else "\0l" if size < 19 else "\0n"
+                pieces[2 * i + 1] = "\0i" if size < 10 else _wide_class(literal)
             else:
                 pieces[2 * i + 1] = "\0n"
         elif first == '"':
@@ -144,6 +144,14 @@ def normalise(sql: str) -> tuple[str, list[str]] | None:
     if '"' in sql:
         literals = [literal for literal in literals if literal[0] != '"']
     return "".join(pieces), literals
+
+
+def _wide_class(digits: str) -> str:
+    """The class of a number of ten digits or more: its value decides, as in PostgreSQL."""
+    size = len(digits)
+    if size == 10 and digits <= "2147483647":
+        return "\0i"
+    return "\0l" if size < 19 or (size == 19 and digits <= "9223372036854775807") else "\0n"
 
 
 def literal_text(literal: str) -> str:
@@ -168,6 +176,8 @@ def parse(sql: str, offset: int = 0) -> exp.Expression:
         trees = sqlglot.parse(text, dialect="postgres")
     except ParseError as error:
         word = _FIRST_WORD.match(text)
+        if word is not None and word[1].lower() in _UNSUPPORTED:
+            raise SqlError("0A000", f"{word[1].upper()} is not supported") from None
         if word is not None and word[1].lower() not in _FIRST_WORDS:
             raise _near(word[1], offset + word.start(1)) from None
         raise _syntax_error(error, text, inserted, offset) from None
@@ -191,6 +201,7 @@ def _near(text: str, at: int) -> SqlError:
 
 
 _FIRST_WORD = re.compile(_BLANK.pattern + r"(\w+|\S)", re.DOTALL)
+_UNSUPPORTED = frozenset("grant revoke do call import refresh security reassign load merge".split())
 _FIRST_WORDS = frozenset("select insert update delete with values table create alter drop truncate comment merge (".split())
 
 
