@@ -10,7 +10,7 @@ from tests.unit.engine.world import DATA, SECOND_NS, WAL, EngineWorld, PowerDisk
 from thunderdb.base.errors import Corruption, LimitExceeded, Refused
 
 HOUR = 3600 * SECOND_NS
-WIDE = "x" * 1000
+WIDE = "x" * 900
 
 
 def fill(world: EngineWorld, table: Any, start: int, count: int) -> None:
@@ -29,12 +29,12 @@ def test_a_hold_keeps_all_log_and_its_end_lets_it_go() -> None:
     done = world.run(db.checkpoint(hold_ns=60 * SECOND_NS))
     assert done.hold_until_ns >= before + 60 * SECOND_NS and done.redo_lsn <= done.checkpoint_lsn
     for number in range(3):
-        fill(world, table, number * 1000, 1000)
+        fill(world, table, number * 700, 700)
         world.run(db.checkpoint())
     assert removed(world) == 0 and len(db.control.state.copy_floors) == 1
     world.rest(61)
     for number in range(3, 5):
-        fill(world, table, number * 1000, 1000)
+        fill(world, table, number * 700, 700)
         world.run(db.checkpoint())
     assert removed(world) > 0 and db.control.state.copy_floors == ()
 
@@ -46,11 +46,11 @@ def test_a_crash_after_a_hold_has_ended_does_not_ask_for_log_that_is_gone() -> N
     world.run(db.checkpoint(hold_ns=SECOND_NS))
     world.rest(3)
     for number in range(4):
-        fill(world, table, number * 1000, 1000)
+        fill(world, table, number * 700, 700)
         world.run(db.checkpoint())
     assert removed(world) > 0
     db = world.restart()
-    assert len(world.rows(db.catalog.table("t"))) == 4000  # type: ignore[arg-type]
+    assert len(world.rows(db.catalog.table("t"))) == 2800  # type: ignore[arg-type]
     world.check()
 
 
@@ -58,10 +58,10 @@ def test_a_hold_that_ends_while_a_checkpoint_runs_keeps_its_log_until_the_next()
     world = EngineWorld()
     db = world.start()
     table = world.table()
-    fill(world, table, 0, 2000)
+    fill(world, table, 0, 1200)
     world.run(db.checkpoint())
     world.run(db.checkpoint(hold_ns=5 * SECOND_NS))
-    fill(world, table, 2000, 2000)
+    fill(world, table, 2000, 1200)
     world.run(db.checkpoint())
     world.rest(6)
     count = removed(world)
@@ -93,7 +93,7 @@ def copy_by_hand(world: EngineWorld, table: Any, order: tuple[str, str], work: b
     number = 0
     for directory in order:
         for path in sorted(path for path in world.disk.files if path.startswith(directory + "/")):
-            piece = 512 << 10
+            piece = 1 << 20
             target = copy.disk.files[path] = bytearray()
             at = 0
             while path in world.disk.files and at < len(world.disk.files[path]):
@@ -114,7 +114,7 @@ def test_a_copy_of_data_and_then_log_under_load_restores(suspend: bool) -> None:
     world = EngineWorld(buffer_pool_size=2 << 20, suspend=suspend)
     db = world.start()
     table = world.table()
-    fill(world, table, 0, 3000)
+    fill(world, table, 0, 1500)
     world.run(db.checkpoint(hold_ns=HOUR))
     acknowledged = world.rows(table)
     copy = copy_by_hand(world, table, (DATA, WAL))
@@ -133,7 +133,7 @@ def test_a_copy_of_log_before_data_is_refused_by_name() -> None:
     world = EngineWorld(buffer_pool_size=2 << 20)
     db = world.start()
     table = world.table()
-    fill(world, table, 0, 3000)
+    fill(world, table, 0, 1500)
     world.run(db.checkpoint(hold_ns=HOUR))
     copy = copy_by_hand(world, table, (WAL, DATA))
     with pytest.raises((Refused, Corruption)) as caught:
@@ -142,11 +142,11 @@ def test_a_copy_of_log_before_data_is_refused_by_name() -> None:
 
 
 def test_a_quiet_copy_with_later_segments_sets_aside_what_lies_behind_a_break() -> None:
-    world = EngineWorld()
+    world = EngineWorld(buffer_pool_size=32 << 20)
     db = world.start()
     table = world.table()
     world.run(db.checkpoint(hold_ns=HOUR))
-    fill(world, table, 0, 3000)
+    fill(world, table, 0, 2500)
     world.run(db.log.flush_all())
     copy = copy_by_hand(world, table, (DATA, WAL), work=False)
     segments = sorted(path for path in copy.disk.files if path.startswith(WAL) and not path.endswith(".tmp"))
