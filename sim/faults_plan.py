@@ -14,18 +14,22 @@ from sim.image import Fates
 from sim.rand import Stream, derive
 from sim.scenario import Range, Scenario
 
-MAX_BOUNDARY = 60
-RECOVERY_BOUNDARIES = 120
+BOUNDARIES_LOG2 = 7.0
+DIRTY_SHARE = 0.7
 DEEPEST = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One death: by power or kill -9, `boundary` I/O boundaries from now (0: at once), with these fates."""
+    """One death: by power or kill -9, `boundary` I/O boundaries from now (0: at once), with these fates.
+
+    With `dirty`, only boundaries count at which something is not synced, so that a power cut has something to decide.
+    """
 
     power: bool
     boundary: int
     fates: str
+    dirty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Plan:
     clients: int
     mix: dict[str, int]
     disk: dict[str, float]
+    sync_ns: int
     outages: tuple[Outage, ...]
     at_creation: tuple[Strike, ...]
     last_life_ns: int
@@ -74,7 +79,8 @@ def draw(scenario: Scenario, seed: int) -> Plan:
     outages = [_outage(Stream(derive(seed, f"plan.{i}")), scenario, kinds, fates, boundary, full) for i in range(count)]
     creation = Stream(derive(seed, "plan.creation"))
     at_creation = _deaths(creation, 0.15 if faults.kinds else 0.0, fates)
-    return Plan(driver, clients, mix, disk, tuple(outages), at_creation, stream.between(5, 40) * 1_000_000)
+    sync_ns = int(int(scenario.device.get("sync_ns", 300_000)) * 10 ** (stream.random() * 1.5 - 0.5))
+    return Plan(driver, clients, mix, disk, sync_ns, tuple(outages), at_creation, stream.between(5, 40) * 1_000_000)
 
 
 def _leave_out(stream: Stream, weights: Mapping[str, int], chance: float) -> dict[str, int]:
@@ -99,15 +105,15 @@ def _outage(
     faults = scenario.faults
     kind = pick(stream, kinds)
     power = {"power_cut": True, "kill": False, "kill_then_power_cut": False}.get(kind, stream.random() < 0.5)
-    at = stream.between(1, MAX_BOUNDARY) if stream.random() < boundary else 0
+    at = stream.random() < boundary
     in_recovery = _deaths(stream, faults.during_recovery, fates)
     if kind == "kill_then_power_cut":
         # The cache of the dead process is still there when the restart relies on it, and then it is not (W4).
-        in_recovery = (Strike(True, stream.between(0, RECOVERY_BOUNDARIES), pick(stream, fates)), *in_recovery)
+        in_recovery = (_strike(stream, True, stream.random() < 0.9, fates), *in_recovery)
     return Outage(
         kind=kind,
         after_ns=stream.between(*faults.after_ns),
-        strike=Strike(power, at, pick(stream, fates)),
+        strike=_strike(stream, power, at, fates),
         down_ns=stream.between(*faults.down_ns),
         in_recovery=in_recovery,
         full_at_ns=stream.between(0, faults.after_ns[1] // 2) if stream.random() < full else -1,
@@ -121,8 +127,15 @@ def _outage(
 def _deaths(stream: Stream, chance: float, fates: dict[str, int]) -> tuple[Strike, ...]:
     deaths: list[Strike] = []
     while len(deaths) < DEEPEST and stream.random() < chance:
-        deaths.append(Strike(stream.random() < 0.7, stream.between(1, RECOVERY_BOUNDARIES), pick(stream, fates)))
+        deaths.append(_strike(stream, stream.random() < 0.7, True, fates))
     return tuple(deaths)
+
+
+def _strike(stream: Stream, power: bool, at_boundary: bool, fates: dict[str, int]) -> Strike:
+    """Early boundaries are as likely as the many late ones together."""
+    dirty = stream.random() < DIRTY_SHARE
+    boundary = int(2 ** (stream.random() * (BOUNDARIES_LOG2 - 2 * dirty))) if at_boundary else 0
+    return Strike(power, boundary, pick(stream, fates), dirty)
 
 
 def fates_of(name: str) -> Fates | None:

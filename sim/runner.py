@@ -71,7 +71,7 @@ class Run:
         self.seed = seed
         self.plan: Plan = draw(scenario, seed)
         self.world = World(seed, record)
-        self.node: SimNode = self.world.node("a", profile=DeviceProfile(**scenario.device))
+        self.node: SimNode = self.world.node("a", profile=DeviceProfile(**{**scenario.device, "sync_ns": self.plan.sync_ns}))
         self.config = scenario.config()
         self.oracle = Oracle(lambda: self.world.now_ns)
         self.db: SimDatabase | None = None
@@ -163,7 +163,7 @@ class Run:
     async def _strike(self, strike: Strike) -> None:
         node = self.node
         if strike.boundary:
-            node.crash_at(strike.boundary, strike.power, fates_of(strike.fates))
+            self._arm(strike)
             died = node.died
             try:
                 await self.world.tasks.wait_for(died, 300 * MS)
@@ -172,6 +172,22 @@ class Run:
         if node.alive:
             self._check_calls()
             node.crash(strike.power, fates_of(strike.fates))
+
+    def _arm(self, strike: Strike) -> None:
+        """Have the node die at a boundary to come."""
+        node, left = self.node, strike.boundary
+
+        def hook(_action: str, _path: str, _before: bool) -> None:
+            nonlocal left
+            if strike.dirty and node.image.is_quiet():
+                return
+            left -= 1
+            if left == 0:
+                node.set_boundary(None)
+                self.world.fired["at_boundary"] += 1
+                node.crash(strike.power, fates_of(strike.fates))
+
+        node.set_boundary(hook)
 
     async def _fail_sync(self, outage: Outage) -> None:
         """An fsync fails; the node must stop by itself, and answer nothing that it does not have."""
@@ -246,8 +262,7 @@ class Run:
                 if not strike.boundary:
                     node.crash(strike.power, fates_of(strike.fates))
                     continue
-                node.crash_at(strike.boundary, strike.power, fates_of(strike.fates))
-                self.world.fired["struck_in_recovery"] += 1
+                self._arm(strike)
             self.fatal = None
             events = Events()
             if self.log is not None:
@@ -255,6 +270,7 @@ class Run:
             try:
                 self.db = await self._within(node.call(SimDatabase.open(node.ports, self.config, events)), "open")
             except NodeDied:
+                self.world.fired["struck_in_recovery"] += strike is not None
                 self._check_fatal()
                 self.world.bury()
                 await self._sleep(MS)
