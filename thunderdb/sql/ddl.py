@@ -368,7 +368,7 @@ async def _alter_one(context: Context, table: TableDef, action: Any) -> None:
     elif isinstance(action, exp.AlterColumn):
         await _alter_column(context, table, action)
     elif isinstance(action, exp.Drop) and str(action.args.get("kind")).upper() == "CONSTRAINT":
-        await _drop_constraint(context, table, ident(action.this.this), bool(action.args.get("exists")))
+        await _drop_constraint(context, table, _dropped_name(action), bool(action.args.get("exists")))
     elif isinstance(action, exp.AlterRename):
         await ddl.alter_table(txn, table, replace(table, name=ident(action.this.this)))
     elif isinstance(action, exp.RenameColumn):
@@ -383,6 +383,11 @@ async def _alter_one(context: Context, table: TableDef, action: Any) -> None:
         await ddl.alter_table(txn, table, replace(table, columns=columns))
     else:
         raise unsupported(f"ALTER TABLE … {action.sql(dialect='postgres')}")
+
+
+def _dropped_name(action: exp.Drop) -> str:
+    named = action.this if action.this is not None else (action.args.get("tables") or [None])[0]
+    return ident(named)
 
 
 async def _drop_constraint(context: Context, table: TableDef, name: str, missing_ok: bool) -> None:

@@ -192,6 +192,8 @@ def parse(sql: str, offset: int = 0) -> exp.Expression:
         raise _command_error(tree, sql, offset)
     if not isinstance(tree, _STATEMENTS):  # sqlglot takes a bare expression or name for a statement
         word = _FIRST_WORD.match(sql)
+        if word is not None and word[1].lower() in _UNSUPPORTED:
+            raise SqlError("0A000", f"{word[1].upper()} is not supported")
         raise _near(word[1] if word else sql, offset + (word.start(1) if word else 0))
     return tree
 

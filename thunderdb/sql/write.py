@@ -20,7 +20,7 @@ from thunderdb.sql.expr import Compiler, Expr, Fn, Hard, Slots, constant
 from thunderdb.sql.parse import ident, parse_expression
 from thunderdb.sql.path import choose
 from thunderdb.sql.plan import Environment, Plan, Rows
-from thunderdb.sql.select import Projection, find_table, plan_query, plan_subqueries, scope_of
+from thunderdb.sql.select import Projection, SelectPlan, find_table, plan_query, plan_subqueries, scope_of
 
 COLLECT_LIMIT = 10_000_000
 Emit = Callable[[Sequence[Any]], None]
@@ -149,8 +149,6 @@ def _alias(node: Any, definition: Any) -> str:
 
 
 async def plan_insert(env: Environment, tree: Any) -> Plan:
-    if tree.args.get("with_"):
-        raise SqlError("0A000", "WITH before INSERT is not supported")
     schema = tree.this
     node = schema.this if isinstance(schema, exp.Schema) else schema
     definition = required_table(env, node)
@@ -162,6 +160,8 @@ async def plan_insert(env: Environment, tree: Any) -> Plan:
         if names.count(name) > 1:
             raise SqlError("42701", f'column "{name}" specified more than once')
     source = tree.expression
+    if tree.args.get("with_") is not None and isinstance(source, exp.Values):
+        raise SqlError("0A000", "WITH before INSERT … VALUES is not supported")
     if isinstance(source, exp.Values) and not source.args.get("alias"):
         plan.plan_values(source.expressions, positions, bool(names))
     elif source is None:
@@ -169,6 +169,8 @@ async def plan_insert(env: Environment, tree: Any) -> Plan:
     else:
         inner = Environment(env.db, env.txn, env.catalog, env.slots, env.analytics, env.query_session)
         source = source.this if isinstance(source, exp.Subquery) else source
+        if tree.args.get("with_") is not None and source.args.get("with_") is None:
+            source.set("with_", tree.args["with_"])
         plan.plan_query_source(await plan_query(inner, source), positions, bool(names))
     if tree.args.get("conflict") is not None:
         plan.plan_conflict(tree.args["conflict"], _alias(node, definition))
@@ -296,7 +298,8 @@ class InsertPlan(WritePlan):
                     emit(values)
             return len(self.row_fns)
         count = 0
-        source = _collected(self._new_rows(context)) if self.query is not None else self._new_rows(context)
+        reads_itself = isinstance(self.query, SelectPlan) and self.query.definition.id == definition.id
+        source = _collected(self._new_rows(context)) if reads_itself else self._new_rows(context)
         touched: dict[bytes, None] = {}
         async for values in source:
             target.check(values, context)
