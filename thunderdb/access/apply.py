@@ -57,6 +57,7 @@ from thunderdb.storage.page import (
     encode_page,
     inner_entry_size,
     leaf_entry_size,
+    thaw,
 )
 from thunderdb.storage.spacemap import set_allocated, set_free
 
@@ -186,6 +187,8 @@ def apply(page: Page, op: int, payload: bytes, lsn: int, txn: int) -> None:
 
 def put_value(page: Page, index: int, exists: bool, key: bytes, value: bytes, txn: int) -> None:
     """Set `key` at `index` of a leaf; the shared last step of every row change."""
+    if type(page.keys) is not list:
+        thaw(page)
     if exists:
         page.used += len(value) - len(page.vals[index])
         page.vals[index] = value
@@ -224,6 +227,7 @@ def _apply_restore(page: Page, payload: bytes) -> None:
 
 
 def _remove_entry(page: Page, index: int) -> None:
+    thaw(page)
     page.used -= leaf_entry_size(page.keys[index], page.vals[index])
     del page.keys[index]
     del page.vals[index]
@@ -273,6 +277,7 @@ def _remove_child(page: Page, index: int) -> None:
 
 
 def _truncate(page: Page, keep: int) -> None:
+    thaw(page)
     if page.kind == PageKind.LEAF:
         page.used -= sum(map(leaf_entry_size, page.keys[keep:], page.vals[keep:]))
         del page.vals[keep:]

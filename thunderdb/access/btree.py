@@ -315,8 +315,8 @@ def _merge(access: Access, parent: Page, index: int) -> bool:
         return False
     map_changes = release(access, [right.page_no])
     right_keys = right.keys if left.kind == PageKind.LEAF else [separator, *right.keys[1:]]
-    left.keys = left.keys + right_keys
-    left.vals = left.vals + right.vals
+    left.keys = [*left.keys, *right_keys]
+    left.vals = [*left.vals, *right.vals]
     left.children = left.children + right.children
     left.max_txn = max(left.max_txn, right.max_txn)
     left.used = used_size(left)

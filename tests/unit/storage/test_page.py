@@ -25,6 +25,7 @@ from thunderdb.storage.page import (
     inner_entry_size,
     leaf_entry_size,
     new_page,
+    thaw,
     used_size,
 )
 
@@ -210,6 +211,7 @@ def test_decoded_size_is_near_what_python_takes(key_size: int, val_size: int) ->
         page.vals.append(val)
         page.used += leaf_entry_size(key, val)
     page = decode_page(encode_page(page, 16384), 1, 16384)
+    thaw(page)
     objects = [page, page.keys, page.vals, page.children, *page.keys, *page.vals]
     real = sum((sys.getsizeof(item) + 15) // 16 * 16 for item in objects) + 4 * 32 + 4 * 16
     assert 0.85 * real <= decoded_size(page) <= 1.25 * real

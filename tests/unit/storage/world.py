@@ -8,7 +8,7 @@ from thunderdb.base.events import Events
 from thunderdb.runtime.inline import InlineWorld
 from thunderdb.runtime.sync import Future
 from thunderdb.storage.files import PageFiles
-from thunderdb.storage.page import Page, PageKind, leaf_entry_size
+from thunderdb.storage.page import Page, PageKind, leaf_entry_size, thaw
 from thunderdb.storage.pool import BufferPool
 
 PAGE_SIZE = 4096
@@ -75,6 +75,7 @@ class PoolWorld(InlineWorld):
 
     def put(self, page: Page, key: bytes, val: bytes) -> int:
         """Append an entry as a logged change; return its LSN."""
+        thaw(page)
         page.keys.append(key)
         page.vals.append(val)
         page.used += leaf_entry_size(key, val)
