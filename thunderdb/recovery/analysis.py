@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from thunderdb.access.apply import PageOp
-from thunderdb.base.errors import Corruption
+from thunderdb.base.errors import LogHole
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.extras import CHECKPOINT_BEGIN_EXTRA, COMMIT_EXTRA, decode_tables
 from thunderdb.wal.reader import LogEnd, LogReader
@@ -163,7 +163,7 @@ async def analyse(
 ) -> Analysis:
     """Scan the log from the checkpoint's begin record, gathering changes in at most about `budget_bytes` of memory.
 
-    Raises: LogHole, Corruption (the checkpoint is not there whole).
+    Raises: LogHole, also where the checkpoint, which was durable, is not there whole.
     """
     state = _Pass(checkpoint_lsn, budget_bytes)
     scan = reader.scan(checkpoint_lsn, newest_segment=newest_segment, floor=floor)
@@ -171,7 +171,7 @@ async def analyse(
         state.segment(segment)
     scan.end.check()
     if not state.complete:
-        raise Corruption(
+        raise LogHole(
             f"the checkpoint at {format_lsn(checkpoint_lsn)} is not whole in the log, which ends at {format_lsn(scan.end.lsn)}",
             "Put the missing log segments back from the archive, or restore from a backup.",
         )
