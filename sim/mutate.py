@@ -1,0 +1,73 @@
+"""Run seeds on whatever source is on the path: the child process of `thunderdb-sim mutants`.
+
+    python -m sim.mutate ROOT RUN A..B [--all]
+
+prints one JSON line a seed and stops at the first that fails (with --all: goes on). ROOT is where `thunderdb` must come from,
+so that a mistake in the path cannot pass the unchanged source off as a planted bug. A seed that does not end is a finding, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SEED_LIMIT_S = 60
+MEMORY_BYTES = 6 << 30
+
+
+def main(arguments: list[str]) -> int:
+    root, run, seeds = arguments[:3]
+    go_on = "--all" in arguments[3:]
+    import thunderdb
+
+    if not Path(thunderdb.__file__ or "").resolve().is_relative_to(Path(root).resolve()):
+        raise SystemExit(f"thunderdb comes from {thunderdb.__file__}, not from {root}")
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    one = _runner(root, run)
+    first, _, end = seeds.partition("..")
+    for seed in range(int(first), int(end)):
+        line = _guarded(one, seed)
+        print(json.dumps(line), flush=True)
+        if line["violations"] and not go_on:
+            return 0
+    return 0
+
+
+def _runner(root: str, run: str) -> Any:
+    """A function from a seed to its violations."""
+    kind, _, name = run.partition(" ")
+    if kind == "case":
+        from sim.mutant_cases import CASES
+
+        case = CASES[name]
+        return lambda seed: case(seed)
+    from sim import runner, scenario
+
+    found = scenario.load(str(Path(root) / run))
+    return lambda seed: runner.run(found, seed).violations
+
+
+def _guarded(one: Any, seed: int) -> dict[str, Any]:
+    """Run a seed; a limit on real time ends the process, since nothing less surely ends a loop."""
+    began_s = time.process_time()
+
+    def too_long(_signal: int, _frame: Any) -> None:
+        line = {"seed": seed, "violations": [f"Livelock: the seed runs longer than {SEED_LIMIT_S} s"], "cpu_s": SEED_LIMIT_S}
+        os.write(1, (json.dumps(line) + "\n").encode())
+        os._exit(0)
+
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SEED_LIMIT_S)
+    violations = one(seed)
+    signal.alarm(0)
+    return {"seed": seed, "violations": violations, "cpu_s": round(time.process_time() - began_s, 3)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
