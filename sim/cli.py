@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from sim import exhaustive
+from sim import exhaustive, mutants
 from sim import scenario as scenarios
 from sim.report import measure, replay_line, words
 from sim.scenario import Scenario, ScenarioError
@@ -36,6 +36,7 @@ def main() -> None:
       thunderdb-sim run scenarios/power_cut.yaml --seed 7 --promise rto=1ms
       thunderdb-sim sweep scenarios/power_cut.yaml --seeds 0..200 --jobs 2
       thunderdb-sim exhaustive --sample 200
+      thunderdb-sim mutants --list
     """
 
 
@@ -118,6 +119,9 @@ def list_command(as_json: bool) -> None:
             click.echo(json.dumps({"name": scenario.name, "file": str(path), "about": scenario.about, "promises": promises}))
         else:
             click.echo(f"{path}  {scenario.about} (rpo {promises['rpo']}, rto {promises['rto_s']:g} s)")
+
+
+main.add_command(mutants.command)
 
 
 def _scenario_files() -> list[Path]:
