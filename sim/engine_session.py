@@ -5,7 +5,7 @@ The SQL session (sim/sql_session.py) has the same methods, so that one workload 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from sim.oracle import (
@@ -24,10 +24,11 @@ from sim.oracle import (
     Table,
     Violation,
     Work,
+    changed,
     short,
     table_differences,
 )
-from thunderdb.base.errors import QueryCancelled, SqlError, ThunderError
+from thunderdb.base.errors import NodeStopped, QueryCancelled, SqlError, ThunderError
 from thunderdb.engine.catalog import Column, TableDef
 from thunderdb.engine.database import Database
 from thunderdb.engine.rows import StalePlan
@@ -61,6 +62,13 @@ class SimDatabase(Database):
     """The database, composed for the simulator."""
 
     log_writer = TracedLog
+    on_begin: Callable[[Txn], None] | None = None
+
+    def begin(self, isolation: str = READ_COMMITTED, read_only: bool = False, sync_commit: bool | None = None) -> Txn:
+        txn = Database.begin(self, isolation, read_only, sync_commit)
+        if self.on_begin is not None:
+            self.on_begin(txn)
+        return txn
 
 
 def column_type(name: str) -> str:
@@ -97,6 +105,9 @@ async def read_state(db: Database, skip: str) -> State:
 
 class EngineSession:
     """One client's connection."""
+
+    fails_block = False  # a failed statement leaves its transaction as it was
+    over = True  # after a lost connection there is nothing to go on with
 
     def __init__(self, db: Database, oracle: Oracle) -> None:
         self.db = db
@@ -144,7 +155,7 @@ class EngineSession:
             self.work.outcome = "failed"
             await txn.rollback()
 
-    def savepoint(self) -> Any:
+    async def savepoint(self) -> Any:
         txn, work = self._open()
         return txn.savepoint(), len(work.ops)
 
@@ -152,6 +163,24 @@ class EngineSession:
         txn, work = self._open()
         await txn.rollback_to(mark[0])
         del work.ops[mark[1] :]
+
+    async def checkpoint(self) -> None:
+        await self.db.checkpoint()
+
+    async def vanish(self) -> None:
+        """Leave; whoever serves this client rolls back, as far as the node still can."""
+        try:
+            await self.rollback()
+        except NodeStopped:
+            if not self.may_fail():
+                raise
+
+    def dead(self) -> None:
+        """The node has died, and this client with it."""
+
+    def may_fail(self) -> bool:
+        """Whether the node has stopped, so that errors are right."""
+        return self.db.failure is not None
 
     def cancel_wait(self) -> None:
         """What a cancel request or a lock time-out does."""
@@ -201,12 +230,12 @@ class EngineSession:
 
     # -- Rows
 
-    async def insert(self, name: str, make: Callable[[tuple[str, ...]], Row]) -> None:
-        await self._statement(self._insert, name, make)
+    async def insert(self, name: str, fields: Mapping[str, Any]) -> None:
+        await self._statement(self._insert, name, fields)
 
-    async def _insert(self, txn: Txn, work: Work, name: str, make: Callable[[tuple[str, ...]], Row]) -> None:
+    async def _insert(self, txn: Txn, work: Work, name: str, fields: Mapping[str, Any]) -> None:
         definition = self._table(txn, name)
-        row = make(tuple(column.name for column in definition.columns))
+        row = tuple(fields.get(column.name) for column in definition.columns)
         conflict, _key = await self.db.rows.insert_or_conflict(txn, definition, list(row))
         if conflict is not None:
             if not self.oracle.unique_conflict(work, name, row):
@@ -218,15 +247,15 @@ class EngineSession:
                 raise Violation(f"insert of {short(row)} into {name} went over {short(other)}")
         work.ops.append((PUT, name, row))
 
-    async def modify(self, name: str, key: Any, change: Callable[[tuple[str, ...], Row], Row]) -> Row | None:
-        """Lock the row, compare it with the model, and give it the values that `change` makes; None if there is no row."""
-        return await self._statement(self._modify, name, key, change)  # type: ignore[no-any-return]
+    async def modify(self, name: str, key: Any, sets: Mapping[str, Any]) -> Row | None:
+        """Lock the row, compare it with the model, and set some of its columns; None if there is no row."""
+        return await self._statement(self._modify, name, key, sets)  # type: ignore[no-any-return]
 
-    async def _modify(self, txn: Txn, work: Work, name: str, key: Any, change: Callable[..., Row]) -> Row | None:
+    async def _modify(self, txn: Txn, work: Work, name: str, key: Any, sets: Mapping[str, Any]) -> Row | None:
         definition, row, row_key, payload = await self._locked(txn, work, name, key)
         if payload is None or row is None:
             return None
-        new = change(tuple(column.name for column in definition.columns), row)
+        new = changed(tuple(column.name for column in definition.columns), row, sets)
         try:
             await self.db.rows.update(txn, definition, row_key, payload, list(new))
         except SqlError as error:

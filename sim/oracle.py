@@ -15,7 +15,7 @@ Operations are tuples: (kind, table, …); rows are tuples whose first column is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,23 @@ PUT, DEL, CREATE, DROP, TRUNCATE, INDEX, NO_INDEX, COLUMN, KEYED = range(9)
 
 class Violation(Exception):
     """The database broke a promise. `args` is (what,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plus:
+    """A column's new value is its old one plus this."""
+
+    amount: int
+
+
+def changed(columns: tuple[str, ...], row: Row, sets: Mapping[str, Any]) -> Row:
+    """The row after an UPDATE that sets these columns."""
+    values = list(row)
+    for position, column in enumerate(columns):
+        if column in sets:
+            value = sets[column]
+            values[position] = values[position] + value.amount if isinstance(value, Plus) else value
+    return tuple(values)
 
 
 class Table:
@@ -154,12 +171,14 @@ class Oracle:
         work = self.by_txn.get(txn)
         if work is None:
             raise Violation(f"transaction {txn} commits, but no client asked for it")
-        if work.outcome != "committing":
+        if work.outcome not in ("committing", "unknown"):
             raise Violation(f"transaction {txn} commits, but its client is {work.outcome}")
         self.appended.append(work)
 
     def ended(self, work: Work) -> None:
         """The engine shows this transaction's effects from now on. Called in the same step."""
+        if work.ended:
+            return
         work.ended = True
         if work.ops:
             self.seq += 1
@@ -190,6 +209,12 @@ class Oracle:
             self.acked_writes += 1
         if self.on_ack is not None:
             self.on_ack(work)
+
+    def txn_ended(self, txn: int) -> None:
+        """`ended`, for a driver that does not see the transaction itself."""
+        work = self.by_txn.get(txn)
+        if work is not None and work.number:
+            self.ended(work)
 
     # -- What must be seen
 

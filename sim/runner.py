@@ -21,7 +21,8 @@ from sim.faults_plan import Outage, Plan, Strike, draw, fates_of
 from sim.kernel import Livelock
 from sim.oracle import Oracle, Violation, Work
 from sim.scenario import Scenario
-from sim.workload import PROBE, Client, set_up
+from sim.sql_session import Server, SqlClient
+from sim.workload import PROBE, Client, Session, set_up
 from sim.world import NodeDied, SimNode, Stuck, World
 from thunderdb.base.errors import DiskFull, SyncFailed, ThunderError
 from thunderdb.base.events import Events
@@ -35,6 +36,7 @@ SECOND_NS = 1_000_000_000
 LIMIT_NS = 600 * SECOND_NS
 BIG_DISK = 1 << 50
 LIVELY = 3
+LAST_WORDS_NS = 3 * MS
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class Run:
         self.config = scenario.config()
         self.oracle = Oracle(lambda: self.world.now_ns)
         self.db: SimDatabase | None = None
+        self.server: Server | None = None
         self.clients: list[Client] = []
         self.calls: list[Future[None]] = []
         self.life = 0
@@ -139,6 +142,8 @@ class Run:
             await self._sleep(5 * MS)
         await self._stop_clean()
         await self._recover(None, True)
+        if self.server is not None:
+            await self._call(self.server.stop())
         await self._call(self._database().close())
 
     async def _live(self, outage: Outage) -> bool:
@@ -204,6 +209,10 @@ class Run:
 
     async def _buried(self, outage: Outage | None) -> None:
         """The node is dead: settle the model and the clients."""
+        if self.server is not None:
+            await self._sleep(LAST_WORDS_NS)  # what it had answered before is still on its way
+            for client in self.clients:
+                client.session.dead()
         self.oracle.crashed(self.fault_ns)
         for call in self.calls:
             try:
@@ -213,7 +222,7 @@ class Run:
         self.calls.clear()
         self.clients.clear()
         self._check_fatal()
-        self.db = None
+        self.db = self.server = None
         self.world.bury()
 
     async def _fill_disk(self, outage: Outage) -> None:
@@ -286,6 +295,9 @@ class Run:
             self.db.on_fatal = self._failed
             self.db.log.on_commit = self.oracle.commit_appended  # type: ignore[attr-defined]
             self.life += 1
+            if self.plan.driver == "sql":
+                self.server = Server(node, self.db, self.oracle, events)
+                await self._call(self.server.start())
             return
         raise Violation("the database does not open")
 
@@ -324,15 +336,21 @@ class Run:
 
     # -- Clients
 
-    def _session(self) -> EngineSession:
+    def _session(self) -> Session:
         return EngineSession(self._database(), self.oracle)
 
     def _start_clients(self) -> None:
         for number in range(self.plan.clients):
             stream = self.world.streams.stream(f"client.{number}")
-            client = Client(self._session(), number, self.life, stream, self.scenario.workload, self.plan.mix)
+            if self.server is None:
+                home, session = self.node, self._session()
+            else:
+                home = self.world.node("clients")
+                habits = self.world.streams.stream(f"client.{number}.habits")
+                session = SqlClient(home.ports, self.server, self.oracle, habits)
+            client = Client(session, number, self.life, stream, self.scenario.workload, self.plan.mix)
             self.clients.append(client)
-            self.calls.append(self.node.call(client.run()))
+            self.calls.append(home.call(client.run()))
 
     async def _stop_clean(self) -> None:
         for client in self.clients:
@@ -341,11 +359,13 @@ class Run:
             await self._within(call, f"client {number}")
         self.calls.clear()
         self.clients.clear()
+        if self.server is not None:
+            await self._call(self.server.stop())
         await self._call(self._database().close())
         self._check_fatal()
         self.node.crash(power=self.world.streams.stream("stop").random() < 0.5)
         self.oracle.crashed(-1)
-        self.db = None
+        self.db = self.server = None
         self.world.fired["clean_stop"] += 1
 
     def _check_calls(self) -> None:

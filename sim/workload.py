@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sim.engine_session import EngineSession
+from sim.sql_session import Disconnected, SqlClient
 from sim.faults_plan import pick
-from sim.oracle import Row, Violation
+from sim.oracle import Plus, Violation
 from sim.rand import Stream
 from sim.scenario import Workload
 from thunderdb.base.errors import DiskFull, NodeStopped, SqlError, StorageError
 
+Session = EngineSession | SqlClient
 START_BALANCE = 1000
 EXPECTED = frozenset({
     "40001", "40P01", "23505", "57014", "53100",
@@ -36,7 +38,7 @@ class Vanished(Exception):
     """The client leaves, as if its machine had died."""
 
 
-async def set_up(session: EngineSession, workload: Workload, stream: Stream) -> None:
+async def set_up(session: Session, workload: Workload, stream: Stream) -> None:
     """Make the tables and fill them."""
     await session.begin(False, True)
     for name, columns in ((BANK, BANK_COLUMNS), (ITEMS, ITEM_COLUMNS), (SERIALS, SERIAL_COLUMNS), (PROBE, PROBE_COLUMNS)):
@@ -47,16 +49,16 @@ async def set_up(session: EngineSession, workload: Workload, stream: Stream) -> 
     await _commit(session)
     await session.begin(False, True)
     for key in range(workload.accounts):
-        await session.insert(BANK, lambda _columns, key=key: (key, START_BALANCE, 0, None))
-    await session.insert(PROBE, lambda _columns: (1, 0))
+        await session.insert(BANK, {"id": key, "bal": START_BALANCE, "ver": 0})
+    await session.insert(PROBE, {"id": 1, "ver": 0})
     await _commit(session)
     await session.begin(False, True)
     for key in range(workload.items):
-        await session.insert(ITEMS, lambda _columns, key=key: (key, 0, f"c{key}", "i" * stream.between(0, 300)))
+        await session.insert(ITEMS, {"id": key, "ver": 0, "code": f"c{key}", "body": "i" * stream.between(0, 300)})
     await session.commit()
 
 
-async def _commit(session: EngineSession) -> None:
+async def _commit(session: Session) -> None:
     """Commit; the probe's table is the runner's own and not in the model."""
     session.work.ops = [op for op in session.work.ops if op[1] != PROBE]
     await session.commit()
@@ -66,7 +68,7 @@ class Client:
     """One client: transactions one after another until it is told to stop, or the node dies."""
 
     def __init__(
-        self, session: EngineSession, number: int, life: int, stream: Stream, workload: Workload, mix: dict[str, int]
+        self, session: Session, number: int, life: int, stream: Stream, workload: Workload, mix: dict[str, int]
     ) -> None:
         self.session = session
         self.stream = stream
@@ -92,7 +94,7 @@ class Client:
                 timer = session.tasks.scheduler.call_later(stream.between(0, 20_000_000), session.cancel_wait)
             try:
                 if kind == "checkpoint":
-                    await session.db.checkpoint()
+                    await session.checkpoint()
                 else:
                     await self._transaction(kind)
             except SqlError as error:
@@ -104,16 +106,23 @@ class Client:
             except Vanished:
                 # The server notices later; until then the locks stay.
                 await session.tasks.sleep(stream.between(0, 60_000_000))
+                await session.vanish()
             except (NodeStopped, StorageError):
-                if session.db.failure is None:
+                if not session.may_fail():
                     raise
                 return
+            except Disconnected:
+                if session.over:
+                    return
             try:
                 await session.rollback()
             except NodeStopped:
-                if session.db.failure is None:
+                if not session.may_fail():
                     raise
                 return
+            except Disconnected:
+                if session.over:
+                    return
             if timer is not None:
                 timer.cancel()
             self.transactions += 1
@@ -151,10 +160,7 @@ class Client:
         ver = self._ver()
         note = "n" * self.stream.between(0, 120)
 
-        def change(_columns: tuple[str, ...], row: Row) -> Row:
-            return (row[0], row[1] + amount, ver, note, *row[4:])
-
-        if await self.session.modify(BANK, account, change) is None:
+        if await self.session.modify(BANK, account, {"bal": Plus(amount), "ver": ver, "note": note}) is None:
             raise Violation(f"account {account} is gone")
 
     async def _read_bank(self) -> None:
@@ -186,16 +192,13 @@ class Client:
 
     async def _insert(self, large: bool = False) -> None:
         fields = {"id": self._key(), "ver": self._ver(), "code": self._code(), "body": self._body(large)}
-        await self.session.insert(ITEMS, lambda columns: tuple(fields.get(column) for column in columns))
+        await self.session.insert(ITEMS, fields)
 
     async def _update(self, large: bool = False) -> None:
-        ver, body = self._ver(), self._body(large)
-        code = self._code() if self.stream.random() < 0.3 else ""
-
-        def change(_columns: tuple[str, ...], row: Row) -> Row:
-            return (row[0], ver, row[2] if code == "" else code, body, *row[4:])
-
-        await self.session.modify(ITEMS, self._key(), change)
+        sets: dict[str, Any] = {"ver": self._ver(), "body": self._body(large)}
+        if self.stream.random() < 0.3:
+            sets["code"] = self._code()
+        await self.session.modify(ITEMS, self._key(), sets)
 
     async def _delete(self) -> None:
         await self.session.delete(ITEMS, self._key())
@@ -219,7 +222,7 @@ class Client:
         for _ in range(self.stream.between(1, 3)):
             number, ver = await self.session.next_value(), self._ver()
             try:
-                await self.session.insert(SERIALS, lambda _columns, number=number, ver=ver: (number, ver))
+                await self.session.insert(SERIALS, {"id": number, "ver": ver})
             except SqlError as error:
                 if error.sqlstate == "23505":
                     raise Violation(f"the sequence gave {number} a second time") from error
@@ -246,7 +249,7 @@ class Client:
         for _ in range(self.stream.between(2, 8)):
             draw = self.stream.random()
             if draw < 0.25:
-                marks.append(self.session.savepoint())
+                marks.append(await self.session.savepoint())
             elif draw < 0.45 and marks:
                 at = self.stream.between(0, len(marks) - 1)
                 await self.session.rollback_to(marks[at])
@@ -255,8 +258,10 @@ class Client:
                 try:
                     await self._step()
                 except SqlError as error:
-                    if error.sqlstate != "23505":
+                    if error.sqlstate != "23505" or (self.session.fails_block and not marks):
                         raise
+                    if self.session.fails_block:
+                        await self.session.rollback_to(marks[-1])
 
     async def _abandon(self) -> None:
         for _ in range(self.stream.between(1, 3)):
@@ -276,14 +281,9 @@ class Client:
             key = ver  # without a primary key nothing else keeps ids apart
         if unkeyed or self.stream.random() < 0.6:
             fields = {"id": key % (1 << 31), "ver": ver, "body": self._body(self.stream.random() < 0.1)}
-            await self.session.insert(name, lambda columns: tuple(fields.get(column) for column in columns))
+            await self.session.insert(name, fields)
         else:
-            body = self._body()
-
-            def change(columns: tuple[str, ...], row: Row) -> Row:
-                return tuple(ver if c == "ver" else body if c == "body" else v for c, v in zip(columns, row, strict=True))
-
-            await self.session.modify(name, key, change)
+            await self.session.modify(name, key, {"ver": ver, "body": self._body()})
 
     async def _ddl(self) -> None:
         for _ in range(self.stream.between(1, 2)):
@@ -302,8 +302,8 @@ class Client:
             await session.create_table(name, ("id", "ver", "body"), keyed)
             for key in range(stream.between(0, 25)):
                 ver = self._ver()
-                row = (key if keyed else ver % (1 << 31), ver, self._body(stream.random() < 0.05))
-                await session.insert(name, lambda _columns, row=row: row)
+                key = key if keyed else ver % (1 << 31)
+                await session.insert(name, {"id": key, "ver": ver, "body": self._body(stream.random() < 0.05)})
         elif draw < 2:
             await session.drop_table(name)
         elif draw < 4:
