@@ -6,6 +6,8 @@ N1. A snapshot sees a transaction that had committed, durably, when it was taken
 N2. A page whose greatest transaction id is below the snapshot's xmin is visible whole (its ghosts are deleted rows).
 N3. A stamp LSN of 0 means that there is no older version.
 N4. A transaction id that is not active has committed, or left no trace: rollback restores old stamps.
+N5. A version that has to be fetched is fetched to the end of its chain at once and kept with the snapshot: a chain longer than the
+    cache would otherwise push out its own beginning for ever.
 
 Source: DESIGN of InnoDB's and Oracle's undo-based snapshots; here the log is the undo store.
 """
@@ -22,12 +24,14 @@ from thunderdb.wal.writer import LogWriter
 CACHE_ENTRIES = 100_000
 CACHE_BYTES = 16 << 20
 _ENTRY_BYTES = 150
+FOUND_ENTRIES = 4096
+"""Fetched versions that a snapshot keeps: more than the rows of any one leaf, so that an operation always gets through."""
 
 
 class Snapshot:
     """The set of transactions whose effects a statement sees (N1)."""
 
-    __slots__ = ("xmin", "xmax", "active", "log_floor", "refs")
+    __slots__ = ("xmin", "xmax", "active", "log_floor", "refs", "found")
 
     def __init__(self, xmin: int, xmax: int, active: frozenset[int], log_floor: int) -> None:
         self.xmin = xmin
@@ -35,6 +39,13 @@ class Snapshot:
         self.active = active
         self.log_floor = log_floor
         self.refs = 0
+        self.found: dict[int, bytes | None] = {}
+
+    def keep(self, lsn: int, value: bytes | None) -> None:
+        """Remember which version lies behind the record at `lsn` for this snapshot (N5)."""
+        if len(self.found) >= FOUND_ENTRIES:
+            del self.found[next(iter(self.found))]
+        self.found[lsn] = value
 
     def sees(self, txn: int) -> bool:
         return txn < self.xmin or (txn < self.xmax and txn not in self.active)
@@ -64,13 +75,6 @@ class Versions:
             old = cache.pop(next(iter(cache)))
             self._bytes -= _ENTRY_BYTES + (len(old) if old is not None else 0)
 
-    def before(self, lsn: int) -> bytes | None:
-        """The value that the record at `lsn` replaced. Raises: VersionMiss."""
-        try:
-            return self._cache[lsn]
-        except KeyError:
-            raise VersionMiss(self, lsn) from None
-
     def visible(self, value: bytes | None, snapshot: Snapshot, own: int) -> bytes | None:
         """The version that the snapshot sees, with its stamp; None if there is none or it is a ghost. Raises: VersionMiss."""
         while value is not None:
@@ -79,11 +83,31 @@ class Versions:
                 return None if flags & GHOST else value
             if not lsn:
                 return None
-            value = self.before(lsn)
+            if lsn in snapshot.found:
+                value = snapshot.found[lsn]
+                return None if value is None or value[16] & GHOST else value
+            try:
+                value = self._cache[lsn]
+            except KeyError:
+                raise VersionMiss(self, lsn, snapshot) from None
         return None
 
-    async def fetch(self, lsn: int) -> None:
-        """Bring the version that the record at `lsn` replaced from the log into the cache."""
+    async def fetch(self, lsn: int, snapshot: Snapshot) -> None:
+        """Follow the versions from the record at `lsn` back to the one that the snapshot sees, and keep that (N5)."""
+        start_lsn, next_lsn = lsn, lsn
+        value: bytes | None = None
+        while next_lsn:
+            value = self._cache[next_lsn] if next_lsn in self._cache else await self._read(next_lsn)
+            if value is None:
+                break
+            txn, next_lsn, _flags = VALUE_HEADER.unpack_from(value)
+            if snapshot.sees(txn):
+                break
+            value = None
+        snapshot.keep(start_lsn, value)
+
+    async def _read(self, lsn: int) -> bytes | None:
+        """The value that the record at `lsn` replaced."""
         try:
             record = await self.log.read_record(lsn)
         except LogGone as error:
@@ -92,16 +116,19 @@ class Versions:
             ) from error
         if len(record.changes) != 1 or record.changes[0].op != PageOp.ROW:
             raise Corruption(f"the log record at {lsn} is not a row change, but a row's stamp names it")
-        self.remember(lsn, parse_row(record.changes[0].payload)[2])
+        old = parse_row(record.changes[0].payload)[2]
+        self.remember(lsn, old)
+        return old
 
 
 class VersionMiss(Miss):
     """An older version is not in memory."""
 
-    def __init__(self, versions: Versions, lsn: int) -> None:
-        super().__init__(versions, lsn)
+    def __init__(self, versions: Versions, lsn: int, snapshot: Snapshot) -> None:
+        super().__init__(versions, lsn, snapshot)
         self.versions = versions
         self.lsn = lsn
+        self.snapshot = snapshot
 
     async def resolve(self, pool: BufferPool, pins: list[Page] | None = None) -> None:
-        await self.versions.fetch(self.lsn)
+        await self.versions.fetch(self.lsn, self.snapshot)
