@@ -81,8 +81,8 @@ def sweep_command(files: tuple[str, ...], seeds: str, jobs: int | None, time_s: 
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the workload.")
 @click.option("--operations", type=click.IntRange(4), default=200, show_default=True, help="Statements of the workload.")
 @click.option("--depth", type=click.IntRange(1, 2), default=2, show_default=True, help="2: crash in the recoveries, too.")
-@click.option("--mixes", type=click.IntRange(0), default=1, show_default=True, help="Seeded mixes of landed and lost a boundary.")
-@click.option("--sample", type=int, default=0, help="Only about so many boundaries of the workload, a tenth of the recoveries'.")
+@click.option("--mixes", type=click.IntRange(0), default=1, show_default=True, help="Seeded mixes of landed and lost.")
+@click.option("--sample", type=int, default=0, help="Only about so many boundaries of the workload, a tenth in recoveries.")
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (as many as cores).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def exhaustive_command(
@@ -113,8 +113,10 @@ def list_command(as_json: bool) -> None:
     for path in _scenario_files():
         scenario = _load(str(path), ())
         promises = {
-            "rpo": scenario.promises.rpo, "rto_s": scenario.promises.rto_ns / 1e9, "service_s": scenario.promises.service_ns / 1e9,
-        }  # fmt: skip
+            "rpo": scenario.promises.rpo,
+            "rto_s": scenario.promises.rto_ns / 1e9,
+            "service_s": scenario.promises.service_ns / 1e9,
+        }
         if as_json:
             click.echo(json.dumps({"name": scenario.name, "file": str(path), "about": scenario.about, "promises": promises}))
         else:

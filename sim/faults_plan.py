@@ -12,7 +12,7 @@ from typing import Any
 from sim.fates import AllLanded, NoneLanded
 from sim.image import Fates
 from sim.rand import Stream, derive
-from sim.scenario import Range, Scenario
+from sim.scenario import Scenario
 
 BOUNDARIES_LOG2 = 7.0
 DIRTY_SHARE = 0.7

@@ -1,7 +1,7 @@
 """What the database must contain: a model of every transaction, and the exact set of states that a crash may leave.
 
-A transaction's outcome is acked, failed, or unknown (the node died between the append of its commit and the answer). Because the
-log is sequential, a crash leaves the effects of a *prefix* of the commits in log order. So the allowed states are few:
+A transaction's outcome is acked, failed, or unknown (the node died between the append of its commit and the answer). Because
+the log is sequential, a crash leaves the effects of a *prefix* of the commits in log order. So the allowed states are few:
 
     base ─commit 1─▶ state 1 ─commit 2─▶ state 2 … ─commit n─▶ state n          every prefix at least as long as `must`
 

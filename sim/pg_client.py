@@ -145,7 +145,8 @@ def _message(kind: bytes, body: bytes) -> bytes:
 
 def _row(body: bytes) -> tuple[str | None, ...]:
     count = int.from_bytes(body[:2], "big")
-    position, values = 2, []
+    position = 2
+    values: list[str | None] = []
     for _ in range(count):
         size = _LENGTH.unpack_from(body, position)[0]
         position += 4

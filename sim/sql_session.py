@@ -264,10 +264,11 @@ class SqlClient:
 
     async def modify(self, name: str, key: Any, sets: Mapping[str, Any]) -> Row | None:
         """Update one row by its key; compare what comes back with the model (Q3)."""
-        parts, values = [], []
+        parts: list[str] = []
+        values: list[Any] = []
         for column, value in sets.items():
             if isinstance(value, Plus):
-                parts.append(f"{column} = {column} + {value.amount}" if value.amount >= 0 else f"{column} = {column} - {-value.amount}")
+                parts.append(f"{column} = {column} {'+' if value.amount >= 0 else '-'} {abs(value.amount)}")
             else:
                 values.append(value)
                 parts.append(f"{column} = ${len(values)}")

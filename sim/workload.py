@@ -1,8 +1,8 @@
 """What clients do: bank transfers, random rows, large values, savepoints, DDL, snapshot readers, and leaving in the middle.
 
-Tables: bank (id, bal, ver, note), items (id, ver, code unique, body), serials (ids from a sequence), and t0…t3, which come and go.
-Keys and codes come from small spaces, so that clients meet each other; `ver` is new with each write, so that no two writes look
-the same.
+Tables: bank (id, bal, ver, note), items (id, ver, code unique, body), serials (ids from a sequence), and t0…t3, which come and
+go. Keys and codes come from small spaces, so that clients meet each other; `ver` is new with each write, so that no two writes
+look the same.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sim.engine_session import EngineSession
-from sim.sql_session import Disconnected, SqlClient
 from sim.faults_plan import pick
 from sim.oracle import Plus, Violation
 from sim.rand import Stream
 from sim.scenario import Workload
+from sim.sql_session import Disconnected, SqlClient
 from thunderdb.base.errors import DiskFull, NodeStopped, SqlError, StorageError
 
 Session = EngineSession | SqlClient

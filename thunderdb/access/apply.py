@@ -208,7 +208,8 @@ def _apply_row(page: Page, payload: bytes, lsn: int, txn: int) -> None:
     index = bisect_left(keys, key)
     exists = index < len(keys) and keys[index] == key
     if exists != bool(had_old):
-        raise InvariantViolated(f"page {page.page_no}: row change at {lsn} meets a key that is {'there' if exists else 'missing'}")
+        found = "there" if exists else "missing"
+        raise InvariantViolated(f"page {page.page_no}: row change at {lsn} meets a key that is {found}")
     put_value(page, index, exists, key, VALUE_HEADER.pack(txn, lsn, flags) + payload[key_end + old_size :], txn)
 
 

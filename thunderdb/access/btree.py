@@ -148,7 +148,9 @@ def delete(access: Access, chain: Chain, root: int, key: bytes) -> tuple[LSN, by
     return access.change(RecordKind.ROW, (change,), chain), old
 
 
-def restore(access: Access, kind: int, root: int, key: bytes, value: bytes | None, chain: Chain | None, extra: bytes = b"") -> LSN:
+def restore(
+    access: Access, kind: int, root: int, key: bytes, value: bytes | None, chain: Chain | None, extra: bytes = b""
+) -> LSN:
     """Set `key` to an exact value, stamp included, or remove it: undo, and changes of the system itself. Raises: Miss."""
     while True:
         leaf = find_leaf(access, root, key)
@@ -193,7 +195,8 @@ def check_key_size(access: Access, key: bytes) -> None:
     """Raises: LimitExceeded."""
     limit = max_key_size(access.page_size)
     if len(key) > limit:
-        raise LimitExceeded(f"index row size {len(key)} exceeds maximum {limit}", hint="Use a shorter key, or a larger page_size.")
+        hint = "Use a shorter key, or a larger page_size."
+        raise LimitExceeded(f"index row size {len(key)} exceeds maximum {limit}", hint=hint)
 
 
 def _check_size(access: Access, key: bytes, payload: bytes) -> None:

@@ -36,7 +36,9 @@ class Chain(Protocol):
 class Access:
     """What every access method works with: pool, log, page files, and the rules that join them."""
 
-    __slots__ = ("tasks", "pool", "log", "files", "page_size", "image_floor", "purgeable", "map_hints", "first_free_group", "_admission")
+    __slots__ = (
+        "tasks", "pool", "log", "files", "page_size", "image_floor", "purgeable", "map_hints", "first_free_group", "_admission",
+    )  # fmt: skip
 
     def __init__(self, tasks: Tasks, pool: BufferPool, log: LogWriter, files: PageFiles, page_size: int) -> None:
         self.tasks = tasks

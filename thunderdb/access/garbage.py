@@ -6,7 +6,8 @@ GARBAGE_ENTRY, little-endian:
 offset  size  name
 0       8     owner
 
-G1. A new tree's entry, its map bit and its empty root page are one record; the entry is stamped by the system and names its owner.
+G1. A new tree's entry, its map bit and its empty root page are one record; the entry is stamped by the system and names its
+    owner.
 G2. The owner deletes the entry in its transaction; a rollback restores it, and with it the tree becomes garbage.
 G3. Whoever drops a tree enters it in its transaction.
 G4. An entry may be freed when it is no ghost, its owner has ended, and its stamp is older than every snapshot.

@@ -1,6 +1,7 @@
 """Allocation of pages: bits in space map pages, changed by the record of the operation that needs the page.
 
-S1. Page g * pages_per_map is the map of group g. The last bit of a group is not a page: it says that the next group's map exists.
+S1. Page g * pages_per_map is the map of group g. The last bit of a group is not a page: it says that the next group's map
+    exists.
 S2. Files grow (and are synced) before an allocation in the new part is logged.
 S3. An allocation only *chooses* pages; the bits change when the caller's record, which holds the MAP_SET, is applied.
 S4. A page that was freed while an operation that waits still has it pinned is not handed out before it is unpinned.

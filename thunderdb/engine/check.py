@@ -1,7 +1,7 @@
 """The whole-database check: every page, every tree, every index against its table, every allocated page against its owner.
 
-It reads what is newest and wants no transaction to be active; the simulator runs it after every recovery, `thunderdb --check` on
-a stopped database. It changes nothing.
+It reads what is newest and wants no transaction to be active; the simulator runs it after every recovery, `thunderdb --check`
+on a stopped database. It changes nothing.
 
     structure     keys ascending within their fences, levels falling by one, sizes as computed afresh, pages of the right tree
     ownership     each allocated page belongs to exactly one tree (or is a map, or the flag of the next one), and the reverse

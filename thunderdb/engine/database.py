@@ -78,7 +78,9 @@ class Database:
     log_writer: type[LogWriter] = LogWriter
     """The simulator composes its own, which puts every append into the trace."""
 
-    def __init__(self, ports: Ports, config: Config, events: Events, state: ControlState, control: ControlFile, lock: DirLock) -> None:
+    def __init__(
+        self, ports: Ports, config: Config, events: Events, state: ControlState, control: ControlFile, lock: DirLock
+    ) -> None:
         tasks: Tasks = ports.tasks
         self.ports = ports
         self.config = config
@@ -226,8 +228,8 @@ class Database:
         if txn is None or txn.ddl is None:
             return self.catalog
         if txn.ddl.cached is None or txn.ddl.cached[0] is not self.catalog:
-            return txn.ddl.apply_to(self.catalog, self.new_version())  # type: ignore[no-any-return]
-        return txn.ddl.cached[1]  # type: ignore[no-any-return]
+            return txn.ddl.apply_to(self.catalog, self.new_version())
+        return txn.ddl.cached[1]
 
     def watch_ddl(self, txn: Txn) -> None:
         """Publish the transaction's definitions when it has durably committed."""
@@ -377,8 +379,9 @@ async def _create(ports: Ports, config: Config, events: Events, log_writer: type
     system_id = ports.random.bits(63) | 1
     end = await create_log(disk, config.wal_dir, system_id, config.wal_segment_size, start_lsn=FIRST_LSN)
     log = log_writer(
-        tasks, ports.clock, disk, config.wal_dir, events, segment_size=config.wal_segment_size, system_id=system_id, seal_after_ns=0
-    )
+        tasks, ports.clock, disk, config.wal_dir, events,
+        segment_size=config.wal_segment_size, system_id=system_id, seal_after_ns=0,
+    )  # fmt: skip
     await log.resume(end)
     files = PageFiles(tasks, disk, config.data_dir, config.page_size)
     await files.open()

@@ -17,10 +17,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from thunderdb.access import btree, large
+from thunderdb.access.apply import GHOST, LARGE
 from thunderdb.access.bulk import LeafBuilder, append_all
 from thunderdb.access.garbage import adopt_tree, create_tree, drop_tree
 from thunderdb.access.rows import RowCodec
-from thunderdb.access.apply import GHOST, LARGE
 from thunderdb.base.errors import SqlError, UniqueViolation
 from thunderdb.engine.catalog import (
     CATALOG_ROOT,
@@ -146,8 +146,9 @@ class Ddl:
         await self._take_name(txn, name)
         columns = [replace(column, not_null=True) if i in pk else column for i, column in enumerate(table.columns)]
         changed = replace(
-            table, columns=tuple(columns), pk=tuple(pk), pk_name=name, pk_id=self.db.new_object_id(), root=await self._new_tree(txn)
-        )
+            table, columns=tuple(columns), pk=tuple(pk), pk_name=name, pk_id=self.db.new_object_id(),
+            root=await self._new_tree(txn),
+        )  # fmt: skip
         with self._newest(txn):
             await _Rewrite(self, txn, table, changed).run()
         await self._drop_tree(txn, table.root)
@@ -332,7 +333,8 @@ class Ddl:
 
     async def _drop_large_values(self, txn: Txn, table: TableDef) -> None:
         """Give up the large values of a table whose tree goes. (Only tables with a column that can be large are scanned.)"""
-        if not any(column.type in ("text", "varchar", "bpchar", "bytea", "json", "jsonb", "numeric") for column in table.columns):
+        can_be_large = ("text", "varchar", "bpchar", "bytea", "json", "jsonb", "numeric")
+        if not any(column.type in can_be_large for column in table.columns):
             return
         low: bytes | None = None
         while True:
@@ -413,7 +415,10 @@ class _Rewrite:
         access, low = self.ddl.access, None
         while True:
             rows, low = await access.run(self.ddl.db.rows.try_scan, self.txn, self.old.root, low, None, False)
-            yield [await self._row(payload, is_large) for _key, payload, is_large in rows] if self._any_large(rows) else self._rows(rows)
+            if self._any_large(rows):
+                yield [await self._row(payload, is_large) for _key, payload, is_large in rows]
+            else:
+                yield self._rows(rows)
             if low is None:
                 return
 

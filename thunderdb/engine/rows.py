@@ -10,6 +10,7 @@ E4. Index entries carry stamps like rows, so a snapshot sees exactly the entries
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class Rows:
         """The payload at `key` as the transaction's snapshot sees it. Raises: Miss."""
         leaf = btree.find_leaf(self.access, root, key)
         keys = leaf.keys
-        index = btree.bisect_left(keys, key)
+        index = bisect_left(keys, key)
         if index == len(keys) or keys[index] != key:
             return None
         value = leaf.vals[index]
@@ -123,15 +124,18 @@ class Rows:
     def try_scan(
         self, txn: Txn, root: int, low: bytes | None, high: bytes | None, reverse: bool
     ) -> tuple[list[tuple[bytes, bytes, bool]], bytes | None]:
-        """One leaf of a scan: [(key, payload or reference, is large)], and the fence to go on from (None: done). Raises: Miss."""
+        """One leaf of a scan: [(key, payload or reference, is large)], and the fence to go on from (None: done).
+
+        Raises: Miss.
+        """
         snapshot = txn.snapshot or txn.new_snapshot()
         if reverse:
             leaf, end, fence = btree.leaf_before(self.access, root, high)
-            start = 0 if low is None else btree.bisect_left(leaf.keys, low)
+            start = 0 if low is None else bisect_left(leaf.keys, low)
             done = fence is None or (low is not None and fence <= low)
         else:
             leaf, start, fence = btree.leaf_from(self.access, root, low)
-            end = len(leaf.keys) if high is None else btree.bisect_left(leaf.keys, high)
+            end = len(leaf.keys) if high is None else bisect_left(leaf.keys, high)
             done = fence is None or (high is not None and fence >= high)
         keys, vals = leaf.keys[start:end], leaf.vals[start:end]
         rows: list[tuple[bytes, bytes, bool]] = []

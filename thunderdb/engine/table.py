@@ -48,7 +48,8 @@ class TableAccess:
         self.root = definition.root
         self.lock_name = ("table", definition.id)
         missing = [
-            None if column.missing is None else RowCodec([column.type]).decode(column.missing)[0] for column in definition.columns
+            None if column.missing is None else RowCodec([column.type]).decode(column.missing)[0]
+            for column in definition.columns
         ]
         self.row = RowCodec([column.type for column in definition.columns], missing)
         self.pk = definition.pk

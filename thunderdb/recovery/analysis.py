@@ -22,7 +22,6 @@ from thunderdb.wal.reader import LogEnd, LogReader
 from thunderdb.wal.record import CHANGE_SIZE, HEADER_SIZE, PAGE_CHANGE, RecordKind, extra_of, iter_changes
 from thunderdb.wal.segment import SegmentScan
 
-
 GATHER_BYTES = 256 << 20
 _CHANGE_BYTES = 150
 
@@ -44,7 +43,10 @@ class PageWork:
 
 @dataclass(slots=True)
 class Analysis:
-    """What restart has to do. `losers`: id -> [first_lsn, last_lsn]; `gathered`: the pages' changes since the checkpoint are there."""
+    """What restart has to do.
+
+    `losers`: id -> [first_lsn, last_lsn]. `gathered`: the pages' changes since the checkpoint are there.
+    """
 
     end: LogEnd
     checkpoint_lsn: int

@@ -124,8 +124,8 @@ class Checkpointer:
         if hold_ns:
             floors = (*floors, CopyFloor(done.begin_lsn, done.keep_lsn, self.clock.wall_ns() + hold_ns))
         if floors != self.control.state.copy_floors:
-            # A copy may catch either slot, so a new floor is in both before anyone starts to copy; and a restart may find either
-            # slot, so an old one is in neither before its log goes.
+            # A copy may catch either slot, so a new floor is in both before anyone starts to copy; and a restart may find
+            # either slot, so an old one is in neither before its log goes.
             await self.control.update_both(**fields, copy_floors=floors)
             self._keep_lsns = [done.keep_lsn, done.keep_lsn]
         else:

@@ -107,7 +107,9 @@ class Deferred:
 class Redo:
     """The redo pass of a restart: fills `Deferred`, working through it in windows where memory is too small for all."""
 
-    def __init__(self, access: Access, reader: LogReader, analysis: Analysis, events: Events, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(
+        self, access: Access, reader: LogReader, analysis: Analysis, events: Events, window_bytes: int = WINDOW_BYTES
+    ) -> None:
         self.access = access
         self.reader = reader
         self.analysis = analysis

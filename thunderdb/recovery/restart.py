@@ -1,6 +1,7 @@
 """Restart: analysis, redo, undo. After it the database is what its durable commits made it, and open for work.
 
-    control file ─▶ analysis ─▶ rewrite and zero the tail (W4, W8) ─▶ sync page files (W4) ─▶ log goes on ─▶ redo ─▶ undo ─▶ checkpoint
+    control file ─▶ analysis ─▶ rewrite and zero the tail (W4, W8) ─▶ sync page files (W4) ─▶ log goes on
+                 ─▶ redo ─▶ undo ─▶ checkpoint
 
 Q1. Nothing is written before analysis has shown that the log ends in a tail, not in a hole.
 Q2. A crash anywhere in here restarts into the same result: redo is idempotent by page_lsn, undo goes on from its CLRs.
@@ -87,8 +88,9 @@ class Restart:
         await self.reader.load()
         analysis = await analyse(self.reader, checkpoint_lsn, self.state.newest_segment, floor=bool(floors))
         if self.state.state == DatabaseState.CLEAN and analysis.end.lsn < self.state.wal_end_lsn:
+            ended, shut_down = format_lsn(analysis.end.lsn), format_lsn(self.state.wal_end_lsn)
             raise LogHole(
-                f"the log ends at {format_lsn(analysis.end.lsn)}, but was shut down cleanly at {format_lsn(self.state.wal_end_lsn)}",
+                f"the log ends at {ended}, but was shut down cleanly at {shut_down}",
                 "Put the missing log back from the archive or a copy of the log directory.",
             )
         if floors:
@@ -103,8 +105,9 @@ class Restart:
         for page_no in range(files.page_count):
             page_lsn = PAGE_HEADER.unpack_from(await files.read_page(page_no))[1]
             if page_lsn >= end_lsn and page_lsn >> 56 == 0:
+                at, end = format_lsn(page_lsn), format_lsn(end_lsn)
                 raise Refused(
-                    f"page {page_no} is at {format_lsn(page_lsn)}, but the log ends at {format_lsn(end_lsn)}: the copy is not complete",
+                    f"page {page_no} is at {at}, but the log ends at {end}: the copy is not complete",
                     "Copy the log directory after the data directory, or put the missing segments into it.",
                 )
             if page_no % _FLOOR_CHECK_PAGES == _FLOOR_CHECK_PAGES - 1:

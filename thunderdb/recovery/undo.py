@@ -1,7 +1,7 @@
 """Undo: take back one transaction's changes, newest first. Rollback, savepoints and restart all use this.
 
-U1. (W5) Each undone change writes a CLR whose undo_next_lsn is the prev_lsn of the record it undid; an undo is never undone, and
-    a crash in the middle goes on where the last CLR points.
+U1. (W5) Each undone change writes a CLR whose undo_next_lsn is the prev_lsn of the record it undid; an undo is never undone,
+    and a crash in the middle goes on where the last CLR points.
 U2. Undo is logical: the row is found by its key, wherever splits have moved it.
 
 Source: ARIES (1992) sections 3 and 10.3.
@@ -16,7 +16,6 @@ from thunderdb.access.context import Access, Chain
 from thunderdb.base.errors import Corruption
 from thunderdb.recovery.extras import UNDO_NEXT
 from thunderdb.wal.record import RecordKind
-
 
 _CHANGES_A_TURN = 64
 

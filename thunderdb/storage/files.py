@@ -12,6 +12,7 @@ F4. Growth is zeros on disk, synced, with the file's name, before `page_count` s
 from __future__ import annotations
 
 from collections.abc import Callable
+
 from thunderdb.base.errors import Corruption, InvariantViolated, StorageError, SyncFailed
 from thunderdb.runtime.ports import Disk, File
 from thunderdb.runtime.sync import Semaphore, Tasks

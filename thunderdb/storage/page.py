@@ -177,7 +177,10 @@ def thaw(page: Page) -> None:
 
 
 class Page:
-    """A page in memory. Fields from `pins` on belong to the buffer pool. `keys` and `vals` may be Slices: `thaw` before a change."""
+    """A page in memory.
+
+    Fields from `pins` on belong to the buffer pool. `keys` and `vals` may be Slices: `thaw` before a change.
+    """
 
     __slots__ = (
         "page_no",

@@ -187,8 +187,8 @@ class TxnManager:
 
         A snapshot that would hold back more than the limit is not waited for: it gets SnapshotTooOld where it misses a version.
         """
-        least = self.access.log.next_lsn - snapshot_limit_bytes
-        floor = self.access.log.next_lsn
+        floor: int = self.access.log.next_lsn
+        least = floor - snapshot_limit_bytes
         for txn in self.active.values():
             if txn.first_lsn:
                 floor = min(floor, txn.first_lsn)

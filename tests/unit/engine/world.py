@@ -175,7 +175,9 @@ class EngineWorld(InlineWorld):
 
     # -- Rows, a transaction a call
 
-    def table(self, name: str = "t", pk: Sequence[int] = (0,), types: Sequence[str] = ("int4", "text"), **more: Any) -> TableDef:
+    def table(
+        self, name: str = "t", pk: Sequence[int] = (0,), types: Sequence[str] = ("int4", "text"), **more: Any
+    ) -> TableDef:
         return self.run(self._table(name, pk, types, more))
 
     async def _table(self, name: str, pk: Sequence[int], types: Sequence[str], more: dict[str, Any]) -> TableDef:

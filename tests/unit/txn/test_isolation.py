@@ -241,7 +241,8 @@ def test_every_snapshot_sees_its_own_version_from_memory_and_from_the_log(suspen
     readers = history(h, 12)
     h.world.delete(h.table, 1)
     assert [h.get(reader, 1) for reader, _value in readers] == [value for _reader, value in readers]
-    h.db.manager.versions._cache.clear()
+    h.db.manager.versions.forget()
+    h.db.manager.versions.forget()
     assert [h.all(reader)[0] for reader, _value in readers] == [value for _reader, value in readers]
     assert h.get(h.t1, 1) is None
 
@@ -275,7 +276,8 @@ def test_a_snapshot_keeps_a_bounded_number_of_what_it_found(monkeypatch: pytest.
     snapshot = reader.new_snapshot()
     for number in range(10, 400):
         h.world.update(h.table, [number, "new"])
-    h.db.manager.versions._cache.clear()
+    h.db.manager.versions.forget()
+    h.db.manager.versions.forget()
     assert [h.get(reader, number) for number in range(10, 400)] == ["old"] * 390
     assert len(snapshot.found) <= 50
 
@@ -286,7 +288,8 @@ def test_a_snapshot_from_before_an_insert_does_not_see_it_nor_its_update() -> No
     reader.new_snapshot()
     h.world.insert(h.table, [3, "new"])
     h.world.update(h.table, [3, "newer"])
-    h.db.manager.versions._cache.clear()
+    h.db.manager.versions.forget()
+    h.db.manager.versions.forget()
     assert h.get(reader, 3) is None and h.all(reader) == ["10", "20"]
 
 
@@ -300,10 +303,12 @@ def test_log_that_a_snapshot_needs_stays_and_without_it_the_error_says_so() -> N
     h.do(h.db.checkpointer.run(flush_all=True))
     h.do(h.db.checkpointer.run(flush_all=True))
     assert h.db.log.oldest_lsn <= reader.snapshot.log_floor  # type: ignore[union-attr]
-    h.db.manager.versions._cache.clear()
+    h.db.manager.versions.forget()
+    h.db.manager.versions.forget()
     assert h.get(reader, 1) == "10"
     reader.snapshot.found.clear()  # type: ignore[union-attr]
-    h.db.manager.versions._cache.clear()
+    h.db.manager.versions.forget()
+    h.db.manager.versions.forget()
     h.do(h.db.log.remove_below(h.db.log.flushed_lsn))  # what only a limit on the log kept for snapshots would do
     with pytest.raises(SnapshotTooOld, match="snapshot too old") as caught:
         h.get(reader, 1)
@@ -315,7 +320,8 @@ def test_a_reader_that_meets_a_rollback_half_way_sees_the_committed_row() -> Non
     h = Hermitage(READ_COMMITTED, suspend=True)
     for number in range(200):
         h.do(h.set(h.t1, 1, f"dirty {number}"))
-    h.db.manager.versions._cache.clear()
+    h.db.manager.versions.forget()
+    h.db.manager.versions.forget()
     rollback = h.world.tasks.spawn(h.t1.rollback())
     seen = []
     while not rollback.done():

@@ -9,7 +9,7 @@ from thunderdb.runtime.inline import InlineScheduler
 from thunderdb.runtime.sync import Future, Tasks
 from thunderdb.txn.locks import LockTable, Mode, Name, _Wait
 
-S, I, X = Mode.SHARED, Mode.INTENT, Mode.EXCLUSIVE
+S, W, X = Mode.SHARED, Mode.INTENT, Mode.EXCLUSIVE
 
 
 class Owner:
@@ -38,7 +38,11 @@ class Bench:
 
 @pytest.mark.parametrize(
     ("first", "second", "together"),
-    [(S, S, True), (I, I, True), (S, I, False), (I, S, False), (X, S, False), (S, X, False), (X, I, False), (I, X, False), (X, X, False)],
+    [
+        (S, S, True), (S, W, False), (S, X, False),
+        (W, S, False), (W, W, True), (W, X, False),
+        (X, S, False), (X, W, False), (X, X, False),
+    ],
 )  # fmt: skip
 def test_which_modes_go_together(first: Mode, second: Mode, together: bool) -> None:
     bench = Bench()
@@ -113,7 +117,7 @@ def test_an_upgrade_alone_is_at_once_and_one_among_readers_goes_first() -> None:
 def test_shared_and_intent_of_one_owner_is_exclusive() -> None:
     bench = Bench()
     bench.take(0, mode=S)
-    assert bench.take(0, mode=I) is None
+    assert bench.take(0, mode=W) is None
     assert bench.owners[0].locks["row"] == X
 
 
