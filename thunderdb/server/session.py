@@ -179,7 +179,29 @@ class Session:
             self._connection.pause()
         self._wake()
 
+    def _serve_quickly(self) -> bool:
+        """Answer simple queries that need no waiting, without a coroutine; return whether nothing is left."""
+        queue, out, sql = self._queue, self._out, self._sql
+        if self._skipping or self._closed or self._terminating:
+            return False
+        while queue and queue[0][0] == pgwire.QUERY:
+            try:
+                result = sql.quick(pgwire.parse_query(queue[0][1]))
+            except pgwire.ProtocolViolation:
+                break  # `_serve` reports it
+            if result is None:
+                break
+            queue.popleft()
+            self._sessions.statements += 1
+            out.append(result.description + result.data + pgwire.command_complete(result.tag) + pgwire.READY[sql.status])
+        if queue:
+            return False
+        self._flush()
+        return True
+
     def _start_serving(self) -> None:
+        if self._queue and self._serve_quickly():
+            return
         self._serving = True
         self._waited = False
         self._tasks.detach(self._serve(), "session")

@@ -14,6 +14,8 @@ Source: DESIGN of InnoDB's and Oracle's undo-based snapshots; here the log is th
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from thunderdb.access.apply import GHOST, PageOp, parse_row
 from thunderdb.base.errors import Corruption, SnapshotTooOld
 from thunderdb.storage.page import VALUE_HEADER, Page
@@ -21,7 +23,6 @@ from thunderdb.storage.pool import BufferPool, Miss
 from thunderdb.wal.record import LogGone
 from thunderdb.wal.writer import LogWriter
 
-CACHE_ENTRIES = 100_000
 CACHE_BYTES = 16 << 20
 _ENTRY_BYTES = 150
 FOUND_ENTRIES = 4096
@@ -39,12 +40,12 @@ class Snapshot:
         self.active = active
         self.log_floor = log_floor
         self.refs = 0
-        self.found: dict[int, bytes | None] = {}
+        self.found: OrderedDict[int, bytes | None] = OrderedDict()
 
     def keep(self, lsn: int, value: bytes | None) -> None:
         """Remember which version lies behind the record at `lsn` for this snapshot (N5)."""
         if len(self.found) >= FOUND_ENTRIES:
-            del self.found[next(iter(self.found))]
+            self.found.popitem(last=False)
         self.found[lsn] = value
 
     def sees(self, txn: int) -> bool:
@@ -54,26 +55,32 @@ class Snapshot:
 class Versions:
     """Old values by the LSN of the record that replaced them: a bounded cache in front of the log."""
 
-    __slots__ = ("log", "_cache", "_bytes")
+    __slots__ = ("log", "_young", "_old", "_young_bytes")
 
     def __init__(self, log: LogWriter) -> None:
         self.log = log
-        self._cache: dict[int, bytes | None] = {}
-        self._bytes = 0
+        # Two generations: forgetting the older one whole costs nothing, taking the first out of a dict again and again does.
+        self._young: dict[int, bytes | None] = {}
+        self._old: dict[int, bytes | None] = {}
+        self._young_bytes = 0
 
     def remember(self, lsn: int, old: bytes | None) -> None:
-        if lsn in self._cache:
-            return
-        self._cache[lsn] = old
-        self._bytes += _ENTRY_BYTES + (len(old) if old is not None else 0)
-        if self._bytes > CACHE_BYTES:
-            self._forget_oldest()
+        self._young[lsn] = old
+        self._young_bytes += _ENTRY_BYTES + (len(old) if old is not None else 0)
+        if self._young_bytes > CACHE_BYTES // 2:
+            self.forget()
 
-    def _forget_oldest(self) -> None:
-        cache = self._cache
-        while self._bytes > CACHE_BYTES and cache:
-            old = cache.pop(next(iter(cache)))
-            self._bytes -= _ENTRY_BYTES + (len(old) if old is not None else 0)
+    def forget(self) -> None:
+        """Let go of the older half of what is remembered; the log still has it."""
+        self._old, self._young = self._young, {}
+        self._young_bytes = 0
+
+    def recall(self, lsn: int) -> bytes | None:
+        """The value that the record at `lsn` replaced. Raises: KeyError if it is not in memory."""
+        try:
+            return self._young[lsn]
+        except KeyError:
+            return self._old[lsn]
 
     def visible(self, value: bytes | None, snapshot: Snapshot, own: int) -> bytes | None:
         """The version that the snapshot sees, with its stamp; None if there is none or it is a ghost. Raises: VersionMiss."""
@@ -87,7 +94,7 @@ class Versions:
                 value = snapshot.found[lsn]
                 return None if value is None or value[16] & GHOST else value
             try:
-                value = self._cache[lsn]
+                value = self.recall(lsn)
             except KeyError:
                 raise VersionMiss(self, lsn, snapshot) from None
         return None
@@ -97,7 +104,7 @@ class Versions:
         start_lsn, next_lsn = lsn, lsn
         value: bytes | None = None
         while next_lsn:
-            value = self._cache[next_lsn] if next_lsn in self._cache else await self._read(next_lsn)
+            value = await self._recall_or_read(next_lsn)
             if value is None:
                 break
             txn, next_lsn, _flags = VALUE_HEADER.unpack_from(value)
@@ -105,6 +112,12 @@ class Versions:
                 break
             value = None
         snapshot.keep(start_lsn, value)
+
+    async def _recall_or_read(self, lsn: int) -> bytes | None:
+        try:
+            return self.recall(lsn)
+        except KeyError:
+            return await self._read(lsn)
 
     async def _read(self, lsn: int) -> bytes | None:
         """The value that the record at `lsn` replaced."""

@@ -252,9 +252,9 @@ def test_the_version_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "CACHE_BYTES", 2000)
     readers = history(h, 60)
     cache = h.db.manager.versions
-    assert 0 < len(cache._cache) <= 2000 // 150 and cache._bytes <= 2000
+    assert 0 < len(cache._young) + len(cache._old) <= 2000 // 150
     assert [h.get(reader, 1) for reader, _value in readers] == [value for _reader, value in readers]
-    assert cache._bytes <= 2000
+    assert len(cache._young) + len(cache._old) <= 2000 // 150
 
 
 def test_a_chain_of_versions_longer_than_the_cache_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
