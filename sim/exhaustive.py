@@ -99,7 +99,7 @@ def record(config: Config, seed: int, operations: int, clients: int = 2) -> Reco
     async def harness() -> None:
         nonlocal statements
         database = await node.call(SimDatabase.open(node.ports, config, Events()))
-        database.log.on_commit = oracle.commit_appended  # type: ignore[attr-defined]
+        database.log.on_commit = oracle.commit_appended
         await node.call(set_up(EngineSession(database, oracle), SMALL, world.streams.stream("set_up")))
         running = []
         for number in range(clients):

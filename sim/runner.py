@@ -277,7 +277,7 @@ class Run:
             if self.log is not None:
                 events.subscribe(self._note)
             try:
-                self.db = await self._within(node.call(SimDatabase.open(node.ports, self.config, events)), "open")
+                db = await self._within(node.call(SimDatabase.open(node.ports, self.config, events)), "open")
             except NodeDied:
                 self.world.fired["struck_in_recovery"] += strike is not None
                 self._check_fatal()
@@ -292,11 +292,12 @@ class Run:
                 node.crash(power=False)
                 continue
             node.set_boundary(None)
-            self.db.on_fatal = self._failed
-            self.db.log.on_commit = self.oracle.commit_appended  # type: ignore[attr-defined]
+            self.db = db
+            db.on_fatal = self._failed
+            db.log.on_commit = self.oracle.commit_appended
             self.life += 1
             if self.plan.driver == "sql":
-                self.server = Server(node, self.db, self.oracle, events)
+                self.server = Server(node, db, self.oracle, events)
                 await self._call(self.server.start())
             return
         raise Violation("the database does not open")

@@ -332,7 +332,8 @@ class SqlClient:
 
     def _settle(self, name: str, found: dict[Any, Row]) -> None:
         """Q2: keep the moments at which the table was as found."""
-        kept, wrong = [], []
+        kept: list[int] = []
+        wrong: list[str] = []
         for seq in self._moments or ():
             expected = self.oracle.table_at(name, seq, self.work)
             if expected is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from thunderdb.access import btree
 from thunderdb.access.apply import GHOST, PageOp, image_payload
@@ -59,6 +59,8 @@ LOCK_FILE = "lock"
 MARKER_FILE = "initialising"
 CONTROL_FILE = "control"
 FIRST_PAGES = 64
+LOST_AND_FOUND = "lost+found"
+"""What an empty ext4 file system holds: a directory that is a mount point is as empty as one that is not."""
 SNAPSHOT_LOG_FACTOR = 4
 """A snapshot may hold back this many times max_wal_size of log before it becomes too old."""
 
@@ -120,7 +122,7 @@ class Database:
     # -- Opening and closing
 
     @classmethod
-    async def open(cls, ports: Ports, config: Config, events: Events) -> Database:
+    async def open(cls, ports: Ports, config: Config, events: Events) -> Self:
         """Open the database of a configuration, making or recovering it as need be.
 
         Raises: Refused (one directory empty, locked, other page size), LogHole, Corruption, DiskFull, StorageError.
@@ -349,8 +351,8 @@ class Database:
 
 async def _is_new(disk: Disk, config: Config) -> bool:
     """O1 and O2. Raises: Refused."""
-    data = [name for name in await disk.list(config.data_dir) if name != LOCK_FILE]
-    wal = await disk.list(config.wal_dir)
+    data = [name for name in await disk.list(config.data_dir) if name not in (LOCK_FILE, LOST_AND_FOUND)]
+    wal = [name for name in await disk.list(config.wal_dir) if name != LOST_AND_FOUND]
     if MARKER_FILE in data:
         for directory, names in ((config.data_dir, data), (config.wal_dir, wal)):
             for name in names:

@@ -158,9 +158,9 @@ def _attributes(catalog: Catalog, session: QuerySession) -> Iterator[Row]:
             for number, position in enumerate(columns, 1):
                 column = table.columns[position]
                 yield _attribute(oid, number, Column(column.name, column.type, column.typmod), False)
-    for number, (view, columns) in enumerate(VIEWS.items()):
+    for number, (view, described) in enumerate(VIEWS.items()):
         oid = view_oid(number, view.partition(".")[2])
-        for at, (name, kind) in enumerate(columns, 1):
+        for at, (name, kind) in enumerate(described, 1):
             yield _attribute(oid, at, Column(name, kind if kind in TYPES else "text"), False)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.engine.world import DATA, WAL, EngineWorld
 from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError
 from thunderdb.base.events import Events
-from thunderdb.engine.database import Database
+from thunderdb.engine.database import MARKER_FILE, Database
 from thunderdb.runtime.inline import InlineWorld
 
 
@@ -23,6 +23,37 @@ def test_a_new_database_is_empty_and_whole_and_opens_again(suspend: bool) -> Non
     world.start()
     assert not world.db.restarted.crashed
     assert "recovery.started" not in world.names()
+    world.check()
+
+
+def test_directories_that_are_mount_points_count_as_empty() -> None:
+    world = EngineWorld()
+    kept = {f"{directory}/lost+found": bytearray(b"1") for directory in (DATA, WAL)}
+    world.disk.files.update(kept)
+    world.start()
+    world.close()
+    assert {name: world.disk.files[name] for name in kept} == kept
+    world.start()
+    world.check()
+
+
+def test_a_mount_point_beside_a_full_directory_is_refused() -> None:
+    world = EngineWorld()
+    world.start()
+    world.close()
+    for name in [name for name in world.disk.files if name.startswith(f"{WAL}/")]:
+        del world.disk.files[name]
+    world.disk.files[f"{WAL}/lost+found"] = bytearray(b"1")
+    with pytest.raises(Refused, match="empty"):
+        world.start()
+
+
+def test_an_interrupted_making_on_a_mount_point_starts_over() -> None:
+    world = EngineWorld()
+    kept = f"{DATA}/lost+found"
+    world.disk.files.update({kept: bytearray(b"1"), f"{DATA}/{MARKER_FILE}": bytearray(), f"{DATA}/pages.000000": bytearray(7)})
+    world.start()
+    assert kept in world.disk.files
     world.check()
 
 
