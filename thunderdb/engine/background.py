@@ -40,6 +40,7 @@ class Background:
         self.tasks = db.ports.tasks
         self._wake_garbage = Event(self.tasks)
         self._stop = Event(self.tasks)
+        self.redo_bytes_a_second = REDO_BYTES_A_SECOND
         self._running: list[Task[None]] = []
         self.quiet = Semaphore(self.tasks, 1)
         """Held by whoever frees pages, so that a check of the whole database can keep them from it."""
@@ -109,7 +110,7 @@ class Background:
         db = self.db
         if db.config.recovery_target is None:
             return
-        allowed = db.config.recovery_target * REDO_BYTES_A_SECOND // 1000
+        allowed = db.config.recovery_target * self.redo_bytes_a_second // 1000
         target_lsn = db.log.next_lsn - allowed
         if target_lsn > 0:
             while await db.pool.clean(target_lsn, CLEAN_BATCH) == CLEAN_BATCH and not self._stop.is_set():
