@@ -13,7 +13,7 @@ from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
 from thunderdb.sql import ddl, types
-from thunderdb.sql.analytic import Analytics
+from thunderdb.sql.analytic_late import LateAnalytics
 from thunderdb.sql.binary import binary_encoder
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Hard, Slots
@@ -100,7 +100,7 @@ class Shared:
 
     def __init__(self, db: Any, analytics: Any = None) -> None:
         self.db = db
-        self.analytics = analytics if analytics is not None else Analytics(db.ports.offload)
+        self.analytics = analytics if analytics is not None else LateAnalytics(db.ports.offload)
         self.exact: dict[str, Planned] = {}
         self.templates: dict[str, Planned | None] = {}
         self.utilities: dict[str, Utility] = {}  # BEGIN, COMMIT and the like, by text
