@@ -273,11 +273,6 @@ def test_signals_stop_it_cleanly(own: Thunder, number: signal.Signals) -> None:
     assert f"[INFO] Shutting down ({number.name})" in own.log_text()
 
 
-def test_an_idle_database_answers_within_a_second(own: Thunder) -> None:
-    own.stop(60)
-    assert own.start(60) < 3.0, "the bar is 1 s, measured by the bench; a busy test machine gets room"
-
-
 def test_json_log_lines(tmp_path: Path) -> None:
     node = Thunder(tmp_path / "json", {"format": "json"})
     node.start(60)

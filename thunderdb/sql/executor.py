@@ -194,11 +194,11 @@ class SqlSession:
             return None
         catalog = self.db.catalog_for(self.txn)
         found = self.shared.find(sql, catalog)
-        if found is None or found[0].point is None:
+        point = None if found is None else found[0].point
+        if found is None or point is None:
             self._found = (sql, catalog, found)
             return None
         planned, params = found
-        point = planned.point
         txn = self.txn
         if txn is None:
             txn = self._reader
@@ -219,7 +219,8 @@ class SqlSession:
             txn.end_statement()
         if payload is None:
             return Result("SELECT 0", point.columns, planned.description, b"")
-        return Result("SELECT 1", point.columns, planned.description, planned.encoder((), self._offset_s)(point.project(payload)))
+        row = planned.encoder((), self._offset_s)(point.project(payload))
+        return Result("SELECT 1", point.columns, planned.description, row)
 
     async def _hot(self, sql: str) -> Result | None:
         """A statement with a cached plan, or a transaction command: no parsing, no splitting."""

@@ -6,8 +6,8 @@ N1. A snapshot sees a transaction that had committed, durably, when it was taken
 N2. A page whose greatest transaction id is below the snapshot's xmin is visible whole (its ghosts are deleted rows).
 N3. A stamp LSN of 0 means that there is no older version.
 N4. A transaction id that is not active has committed, or left no trace: rollback restores old stamps.
-N5. A version that has to be fetched is fetched to the end of its chain at once and kept with the snapshot: a chain longer than the
-    cache would otherwise push out its own beginning for ever.
+N5. A version that has to be fetched is fetched to the end of its chain at once and kept with the snapshot: a chain longer than
+    the cache would otherwise push out its own beginning for ever.
 
 Source: DESIGN of InnoDB's and Oracle's undo-based snapshots; here the log is the undo store.
 """

@@ -43,7 +43,8 @@ class Bench:
 
 
 async def create(b: Bench, txn: Txn) -> None:
-    table = await b.db.ddl.create_table(txn, "fresh", [Column("a", "int4"), Column("b", "text")], pk=(0,), uniques=[("fu", (1,))])
+    columns = [Column("a", "int4"), Column("b", "text")]
+    table = await b.db.ddl.create_table(txn, "fresh", columns, pk=(0,), uniques=[("fu", (1,))])
     for number in range(50):
         await b.db.insert(txn, table, [number, f"text {number}"])
 
@@ -252,7 +253,10 @@ def test_a_second_primary_key_a_null_in_it_and_duplicates_are_refused() -> None:
     async def columns(bench: Bench, txn: Txn) -> None:
         await bench.db.ddl.create_table(txn, "x", [Column("a", "int4"), Column("a", "int4")])
 
-    cases = [(duplicate, "23505"), (null, "23502"), (unique_index, "23505"), (twice, "42P16"), (same_column, "42701"), (columns, "42701")]
+    cases = [
+        (duplicate, "23505"), (null, "23502"), (unique_index, "23505"),
+        (twice, "42P16"), (same_column, "42701"), (columns, "42701"),
+    ]  # fmt: skip
     for case, sqlstate in cases:
         txn = b.db.begin()
         with pytest.raises(SqlError) as caught:
@@ -269,7 +273,8 @@ def test_a_primary_key_over_rows_in_any_order(order: str) -> None:
     world = EngineWorld()
     db = world.start()
     table = world.table(pk=(), types=("int4", "text"))
-    numbers = {"ascending": range(500), "descending": range(499, -1, -1), "mixed": [(n * 7919) % 500 for n in range(500)]}[order]
+    mixed = [(n * 7919) % 500 for n in range(500)]
+    numbers = {"ascending": range(500), "descending": range(499, -1, -1), "mixed": mixed}[order]
     world.insert(table, *([number, "x" * (number % 50) if number % 100 else "L" * 5000] for number in numbers))
     world.run(in_txn(db, lambda txn: db.ddl.add_primary_key(txn, table, (0,))))
     keyed = db.catalog.table("t")
@@ -297,7 +302,8 @@ def test_bulk_load_replaces_the_empty_tree_and_goes_with_a_savepoint() -> None:
     async def batches(table: TableDef, count: int) -> Any:
         encode = db.rows.table(table).row.encode
         for start in range(0, count, 100):
-            yield [encode([number, "x" * 30 if number % 77 else "L" * 3000]) for number in range(start, min(start + 100, count))]
+            numbers = range(start, min(start + 100, count))
+            yield [encode([number, "x" * 30 if number % 77 else "L" * 3000]) for number in numbers]
 
     txn = db.begin()
     table = world.run(db.ddl.create_table(txn, "t", [Column("a", "int4"), Column("b", "text")]))

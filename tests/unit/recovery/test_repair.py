@@ -165,7 +165,8 @@ def test_an_image_that_is_damaged_inside_is_named() -> None:
     b = Bench()
     page = b.db.pool.get(b.table.root)
     payload = image_payload(page, PAGE)
-    for bad, reason in ((payload[:5] + b"\0" * 20 + payload[25:], "does not decompress"), (bytes([0]) + payload[1:], "bytes instead of")):
+    damaged = payload[:5] + b"\0" * 20 + payload[25:]
+    for bad, reason in ((damaged, "does not decompress"), (bytes([0]) + payload[1:], "bytes instead of")):
         lsn = b.db.log.append(RecordKind.IMAGE, 0, 0, ((page.page_no, 0, PageOp.IMAGE, bad),))
         with pytest.raises(Corruption, match=reason):
             b.world.run(rebuild_page(b.db.log, page.page_no, lsn))
