@@ -35,7 +35,7 @@ class Totals:
         self.runs += 1
         self.violations += report["verdict"] != "ok"
         self.events += report["events"]
-        self.busy_s += report["wall_s"]
+        self.busy_s += report.get("cpu_s", 0.0)
         self.rto_s.append(report["rto_s"])
 
     def progress(self, total: int, elapsed_s: float) -> str:
