@@ -35,10 +35,10 @@ demo: $(STAMP) packages ## Load a daemon, kill it with -9, start it again, prove
 	$(BIN)/python -m tools.demo
 
 test: $(STAMP) packages ## All tests that fit into 15 minutes on two cores; prints what was skipped and why
-	$(BIN)/python -m pytest -m 'not long' -n $(JOBS) --dist=loadscope
+	$(BIN)/python -m pytest -m 'not long' -n $(JOBS) --dist=worksteal
 
 test-long: $(STAMP) packages ## The long tests too (sweeps, planted bugs, kill rounds)
-	$(BIN)/python -m pytest -n $(JOBS) --dist=loadscope
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
