@@ -48,15 +48,27 @@ class PgConnection:
 
     async def connect(self, host: str, settings: dict[str, str]) -> None:
         """Raises: Disconnected; SqlError if the server does not let us in."""
-        try:
-            self._connection = connection = await self._ports.network.connect(host, PORT)
-        except ConnectionError as error:
-            raise Disconnected(str(error)) from None
+        self._connection = connection = await self._reach(host)
         connection.set_callbacks(self._on_data, self._on_close)
         parameters = {"user": "sim", "database": "thunderdb", **settings}
         body = b"".join(name.encode() + b"\0" + value.encode() + b"\0" for name, value in parameters.items()) + b"\0"
         connection.write(_LENGTH.pack(len(body) + 8) + _LENGTH.pack(_STARTUP_3_0) + body)
         await self._result()
+
+    async def _reach(self, host: str) -> Connection:
+        """A stream to the server; `lost` ends the wait for a machine that does not answer."""
+        task = self._tasks.spawn(self._ports.network.connect(host, PORT), "connect")
+        self._waiter = waiter = self._tasks.future()
+        task.add_done_callback(lambda _: waiter.set_result(None))
+        await waiter
+        self._waiter = None
+        if not task.done():
+            task.add_done_callback(lambda _: None if task.error() else task.result().abort())
+            raise Disconnected("the server's machine is dead")
+        try:
+            return task.result()
+        except ConnectionError as error:
+            raise Disconnected(str(error)) from None
 
     async def query(self, sql: str) -> Reply:
         """Send a simple query, await its reply. Raises: SqlError, Disconnected."""

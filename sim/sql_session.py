@@ -108,6 +108,7 @@ class SqlClient:
         self._moments: list[int] | None = None
         self._marks = 0
         self._before = 0
+        self._first = -1
 
     # -- The connection
 
@@ -165,7 +166,7 @@ class SqlClient:
 
     async def begin(self, repeatable: bool, sync: bool) -> None:
         self.work = self.oracle.begin(sync)
-        self._moments, self._repeatable, self._marks = None, repeatable, 0
+        self._moments, self._repeatable, self._marks, self._first = None, repeatable, 0, -1
         await self._ask("BEGIN ISOLATION LEVEL REPEATABLE READ" if repeatable else "BEGIN")
         self._open = True
         if not sync:
@@ -228,9 +229,13 @@ class SqlClient:
         if self.on_limit is not None and self.statements >= self.limit:
             self.on_limit()
         self._before = before = self.oracle.seq
+        if self._first < 0:
+            self._first = before
         reply = await self._ask(sql, values)
         if self._moments is None or not self._repeatable:
-            self._moments = list(range(before, self.oracle.seq + 1))
+            # A statement of this transaction that failed may have taken its snapshot, or not.
+            first = before if self._first < 0 or not self._repeatable else self._first
+            self._moments = list(range(first, self.oracle.seq + 1))
         return reply
 
     # -- Rows
