@@ -51,7 +51,7 @@ check: lint types ## Lint with the banned-API list, types, layers, format tables
 
 coverage: $(STAMP) ## Branch coverage of wal, storage, access, recovery and txn (at least 95 %)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run --parallel-mode -m pytest -q -m 'not long' tests/unit tests/property tests/conformance
+	$(BIN)/coverage run -m pytest -q -m 'not long' -n $(JOBS) --dist=worksteal tests/unit tests/property tests/conformance
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 
