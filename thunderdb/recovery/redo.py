@@ -187,7 +187,7 @@ class Redo:
         """Defer pages; those that an earlier window has left in the pool are brought up at once (R4)."""
         for page_no in page_nos:
             work = self.analysis.dirty[page_no]
-            resident = self.access.pool.resident(page_no)
+            resident = self._resident(page_no, work.changes)
             if resident is None:
                 self.deferred.works[page_no] = work
             elif self.deferred.apply(resident, work.changes):
@@ -196,3 +196,11 @@ class Redo:
                     self.access.pool.changed(resident, resident.page_lsn)
             else:
                 raise Corruption(f"page {page_no}: its changes in the log do not continue each other")
+
+    def _resident(self, page_no: int, changes: list[Change]) -> Page | None:
+        """The page, if an earlier window has left it in the pool; made anew where the changes begin with a newer image."""
+        page = self.access.pool.resident(page_no)
+        if page is not None and changes and changes[0][2] == PageOp.IMAGE and changes[0][0] > page.page_lsn:
+            page = page_of_image(page_no, changes[0][3], changes[0][0])
+            self.access.pool.install(page)
+        return page
