@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
+from thunderdb.engine.rows import StalePlan
 from thunderdb.sql import ddl, transfer
 from thunderdb.sql.context import Context
 from thunderdb.sql.copy_statement import parse_copy
@@ -23,6 +24,8 @@ from thunderdb.txn.locks import Mode
 
 if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
+
+_STALE_RETRIES = 20
 
 
 async def run_utility(session: SqlSession, utility: Utility, text: str, alone: bool) -> Result:
@@ -246,16 +249,35 @@ async def _truncate(session: SqlSession, values: dict[str, Any]) -> Result:
     session._start()
     context = Context(session, session.txn, ())
     session.txn.begin_write()
-    return Result(await ddl.truncate(context, values["tables"], values["restart"]))
+
+    async def truncate() -> Result:
+        return Result(await ddl.truncate(context, values["tables"], values["restart"]))
+
+    return await _until_fresh(session, truncate)
+
+
+async def _until_fresh(session: SqlSession, step: Callable[[], Awaitable[Result]]) -> Result:
+    """Run what locks tables, again if one of them has changed while it waited (X2 of executor.py)."""
+    for _ in range(_STALE_RETRIES):
+        mark = session.txn.savepoint()
+        try:
+            return await step()
+        except StalePlan:
+            await session.txn.rollback_to(mark)
+    raise SqlError("40001", "could not serialize access: the table keeps changing")
 
 
 async def _lock(session: SqlSession, values: dict[str, Any]) -> Result:
     if session.status == "I":
         raise SqlError("25P01", "LOCK TABLE can only be used in transaction blocks")
     context = Context(session, session.txn, ())
-    for table in _tables(context, values["tables"]):
-        await session.rows.lock_table(session.txn, table, Mode.EXCLUSIVE)
-    return Result("LOCK TABLE")
+
+    async def lock() -> Result:
+        for table in _tables(context, values["tables"]):
+            await session.rows.lock_table(session.txn, table, Mode.EXCLUSIVE)
+        return Result("LOCK TABLE")
+
+    return await _until_fresh(session, lock)
 
 
 def _tables(context: Context, names: list[tuple[str, str]]) -> list[Any]:
