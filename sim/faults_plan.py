@@ -66,7 +66,7 @@ def draw(scenario: Scenario, seed: int) -> Plan:
     """The plan of a seed."""
     stream = Stream(derive(seed, "plan"))
     work, faults = scenario.workload, scenario.faults
-    driver = stream.choice(("engine", "sql")) if work.driver == "either" else work.driver
+    driver = stream.choice(("engine", "sql", "sql")) if work.driver == "either" else work.driver
     clients = stream.between(*work.clients)
     mix = _leave_out(Stream(derive(seed, "plan.mix")), work.mix or {"transfer": 1}, faults.swarm / 2)
     swarm = Stream(derive(seed, "plan.swarm"))
