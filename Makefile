@@ -35,6 +35,7 @@ demo: $(STAMP) packages ## Load a daemon, kill it with -9, start it again, prove
 	$(BIN)/python -m tools.demo
 
 test: $(STAMP) packages ## All tests that fit into 15 minutes on two cores; prints what was skipped and why
+	@echo "NOT RUN here, for they take many minutes each: the tests marked long (make test-long)"
 	$(BIN)/python -m pytest -m 'not long' -n $(JOBS) --dist=worksteal
 
 test-long: $(STAMP) packages ## The long tests too (sweeps, planted bugs, kill rounds)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.faults_plan import draw, fates_of
 from sim.fates import AllLanded, NoneLanded
+from sim.faults_plan import draw, fates_of
 from sim.scenario import parse
 
 TEXT = """

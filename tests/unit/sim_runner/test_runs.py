@@ -22,7 +22,8 @@ FILE = str(ROOT / "scenarios" / "power_cut.yaml")
 def small(driver: str) -> Scenario:
     scenario = load(FILE)
     workload = replace(scenario.workload, driver=driver, clients=(2, 3), accounts=10, items=20)
-    return replace(scenario, workload=workload, faults=replace(scenario.faults, outages=(1, 2), after_ns=(2_000_000, 20_000_000)))
+    faults = replace(scenario.faults, outages=(1, 2), after_ns=(2_000_000, 20_000_000))
+    return replace(scenario, workload=workload, faults=faults)
 
 
 @pytest.mark.parametrize("driver", ["engine", "sql"])
