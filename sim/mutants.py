@@ -3,7 +3,7 @@
     thunderdb-sim mutants --list
     thunderdb-sim mutants --check                                    every diff still applies
     thunderdb-sim mutants --run NAME --seeds 0..200
-    thunderdb-sim mutants --known --jobs 2                           each on the seed in its file
+    thunderdb-sim mutants --known --jobs 2                           each on the seed in its file, then through its budget
     thunderdb-sim mutants --search --jobs 2 --record                 each from seed 0; writes the seeds and RESULTS.md
 
 One that the simulator does not find is a hole in the tests.
@@ -219,7 +219,7 @@ def hunt(copies: Copies, controls: Controls, mutant: Mutant, first: int, end: in
 
 
 def hunt_all(mutants: list[Mutant], known: bool, jobs: int, told: Callable[[Found], None]) -> list[Found]:
-    """Hunt each: on its known seed alone, or from seed 0 through its budget."""
+    """Hunt each from seed 0 through its budget; with `known`, first on the seed that is known to catch it."""
     with Copies() as copies:
         controls = Controls(copies.clean)
 
@@ -229,6 +229,9 @@ def hunt_all(mutants: list[Mutant], known: bool, jobs: int, told: Callable[[Foun
                     found = Found(mutant, None, 0, 0.0, trouble="no seed is known that catches it")
                 else:
                     found = hunt(copies, controls, mutant, mutant.seed, mutant.seed + 1)
+                    if not found.caught and not found.trouble:
+                        # The source or the workload has moved on, and what that seed draws with it.
+                        found = hunt(copies, controls, mutant, 0, mutant.budget)
             else:
                 found = hunt(copies, controls, mutant, 0, mutant.budget)
             told(found)
