@@ -189,6 +189,29 @@ def test_a_write_lost_before_the_last_checkpoint_is_seen_by_redo() -> None:
     b.world.check()
 
 
+def test_a_lost_write_is_seen_by_redo_even_where_nobody_remembers_it() -> None:
+    """Without the saved LSNs of written pages, the chain of previous page LSNs alone shows it."""
+    b = Bench()
+    b.write_all()
+    stale = b.world.page_bytes(b.table.root)
+    b.world.update(b.table, [3, "third"])
+    b.write_all()
+    image_lsn = b.db.pool.get(b.table.root).image_lsn
+    b.world.run(b.db.checkpoint())
+    b.db.access.image_floor = image_lsn  # as if the next change needed no image: only the chain is left
+    b.world.update(b.table, [5, "third"])
+    b.expected[3][1] = b.expected[5][1] = "third"
+    b.world.run(b.db.log.flush_all())
+    b.world.crash(power=False)
+    b.world.damage(b.table.root, stale)
+    for path in [path for path in b.world.disk.files if "/written" in path]:
+        del b.world.disk.files[path]
+    b.db = b.world.start()
+    assert b.found() == b.expected
+    assert "recovery.lost_write" in b.world.names()
+    b.world.check()
+
+
 def test_pages_files_shorter_than_the_log_says() -> None:
     b = Bench()
     b.write_all()

@@ -256,3 +256,19 @@ def test_at_repeatable_read_the_first_snapshot_stays() -> None:
     reader.end_statement()
     assert db.manager.snapshots == {}
     assert world.run(delete(db, reader, table, 2)) is False
+
+
+def test_a_rollback_that_meets_damaged_log_stops_the_node() -> None:
+    world, table = with_row()
+    db = world.db
+    txn = db.begin()
+    world.run(update(db, txn, table, [1, "new"]))
+    txn.last_lsn = db.manager.begin().last_lsn + 5000  # a chain that leads to what is no record
+    with pytest.raises(NodeStopped, match="cannot be rolled back"):
+        world.run(txn.rollback())
+    assert txn.status == "unknown" and db.manager.is_active(txn.id)
+    other = db.begin()
+    world.run(db.insert(other, table, [7, "x"]))
+    other.last_lsn, other.id = db.log.last_lsn, other.id + 100  # a record of another transaction
+    with pytest.raises(NodeStopped, match="belongs to transaction"):
+        world.run(other.rollback())
