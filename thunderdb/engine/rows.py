@@ -11,17 +11,18 @@ E4. Index entries carry stamps like rows, so a snapshot sees exactly the entries
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thunderdb.access import btree, large
-from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE
+from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE, PageOp, row_payload
 from thunderdb.base.errors import SerializationFailure, SqlError, UniqueViolation
 from thunderdb.engine.table import IndexAccess, TableAccess
 from thunderdb.storage.page import VALUE_HEADER, Page
 from thunderdb.storage.pool import BufferPool, Miss
 from thunderdb.txn.locks import Mode
 from thunderdb.txn.manager import READ_COMMITTED, Txn
+from thunderdb.wal.record import RecordKind
 
 if TYPE_CHECKING:
     from thunderdb.engine.catalog import TableDef
@@ -36,6 +37,10 @@ ROWID = 8
 
 class StalePlan(Exception):
     """The table changed while a statement waited for its lock: plan the statement again."""
+
+
+class WouldWait(Exception):
+    """The operation cannot be done in one synchronous step; nothing was changed: take the general path."""
 
 
 class LargeMiss(Miss):
@@ -204,12 +209,6 @@ class Rows:
             await wait
         return await self.access.run(self._current, txn, table.root, key)
 
-    def try_lock_row(self, txn: Txn, table: TableAccess, key: bytes) -> bytes | None:
-        """`lock_row` without waiting, for the hot path. Raises: Miss; WouldWait (use lock_row)."""
-        if table.lock_name not in txn.locks or (table.root, key) not in txn.locks:
-            raise WouldWait
-        return self._current(txn, table.root, key)
-
     def _current(self, txn: Txn, root: int, key: bytes) -> bytes | None:
         value = btree.get(self.access, root, key)
         if value is None:
@@ -290,6 +289,69 @@ class Rows:
         await self._drop_large(txn, table.root, key)
         await self._put_row(txn, table.root, key, payload)
         return key
+
+    # -- Writing one row in one synchronous step: the hot path
+
+    def try_update(self, txn: Txn, table: TableAccess, key: bytes, change: Callable[[bytes], bytes]) -> bool:
+        """Give the row at `key` the payload that `change` makes of its current one; False if there is no row.
+
+        For tables without secondary indexes and changes that leave the key alone. Raises: WouldWait, Miss (nothing was
+        changed, locks that were free are held); what `change` raises.
+        """
+        self._try_locks(txn, table, key)
+        leaf = btree.find_leaf(self.access, table.root, key)
+        keys = leaf.keys
+        index = bisect_left(keys, key)
+        if index == len(keys) or keys[index] != key:
+            return False
+        old = leaf.vals[index]
+        stamp, _lsn, flags = VALUE_HEADER.unpack_from(old)
+        if flags:
+            if flags & GHOST and (txn.isolation == READ_COMMITTED or stamp == txn.id):
+                return False
+            raise WouldWait
+        if txn.isolation != READ_COMMITTED and stamp != txn.id:
+            raise WouldWait
+        payload = change(old[VALUE_HEADER_SIZE:])
+        if len(payload) > self._inline_limit or leaf.used + len(payload) + VALUE_HEADER_SIZE - len(old) > self.access.page_size:
+            raise WouldWait
+        lsn = self.access.change(
+            RecordKind.ROW, ((leaf, PageOp.ROW, row_payload(table.root, key, old, 0, payload)),), txn
+        )
+        self.versions.remember(lsn, old)
+        return True
+
+    def try_insert(self, txn: Txn, table: TableAccess, key: bytes | None, payload: bytes) -> None:
+        """Insert a row into a table without secondary indexes, at its key or at the next row id.
+
+        Raises: WouldWait, Miss (nothing was changed); SqlError 25006, DiskFull.
+        """
+        root = table.root
+        rowid = 0
+        if key is None:
+            rowid = self._next_rowid.get(root, 0)
+            if not rowid:
+                raise WouldWait
+            key = rowid.to_bytes(ROWID, "big")
+        self._try_locks(txn, table, key if not rowid else None)
+        if len(payload) > self._inline_limit or (not rowid and btree.get(self.access, root, key) is not None):
+            raise WouldWait
+        lsn, old = btree.put(self.access, txn, root, key, 0, payload)
+        if rowid:
+            self._next_rowid[root] = rowid + 1
+        self.versions.remember(lsn, old)
+
+    def _try_locks(self, txn: Txn, table: TableAccess, key: bytes | None) -> None:
+        """Lock the table for writing and the key, if that needs no waiting. Raises: WouldWait, SqlError 25006, DiskFull."""
+        txn.begin_write()
+        locks = self.manager.locks
+        if table.lock_name not in txn.locks and (
+            not locks.try_acquire(txn, table.lock_name, Mode.INTENT)
+            or self.db.catalog_for(txn).table_by_id(table.definition.id) is not table.definition
+        ):
+            raise WouldWait
+        if key is not None and not locks.try_acquire(txn, (table.root, key), Mode.EXCLUSIVE):
+            raise WouldWait
 
     async def _update_index(
         self, txn: Txn, table: TableAccess, index: IndexAccess, key: bytes, old_payload: bytes, values: Sequence[Any]
@@ -380,7 +442,3 @@ class Rows:
     def require_pk(self, definition: TableDef) -> None:
         if not definition.pk:
             raise SqlError("42P10", f'table "{definition.name}" has no primary key')
-
-
-class WouldWait(Exception):
-    """A lock is not held yet: take the slow path."""

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thunderdb.base.errors import QueryCancelled, SqlError, ThunderError
-from thunderdb.engine.rows import StalePlan
+from thunderdb.engine.rows import StalePlan, WouldWait
 from thunderdb.sql import types
 from thunderdb.sql.analytic_rewrite import QuerySession
 from thunderdb.sql.binary import decode_binary
@@ -40,8 +40,10 @@ from thunderdb.sql.parse import Statement, split
 from thunderdb.sql.plan import Environment
 from thunderdb.sql.prepare import Planned, Shared
 from thunderdb.sql.result import Notice, Result, ResultColumn, describe
+from thunderdb.sql.select import PointPlan
 from thunderdb.sql.settings import SERVER_VERSION, Settings
 from thunderdb.sql.utility import WORDS, Utility, first_word, parse_utility
+from thunderdb.sql.write import InsertPlan, UpdatePlan
 from thunderdb.storage.pool import Miss
 
 CHUNK_BYTES = 64 << 10
@@ -184,9 +186,9 @@ class SqlSession:
             raise
 
     def quick(self, sql: str) -> Result | None:
-        """Answer a simple query in one synchronous step, or None: take `simple`. A select of one row by its key, so far.
+        """Answer a simple query in one synchronous step, or None: take `simple`.
 
-        The commonest statement of all then costs no coroutine, no task and, outside a block, no transaction.
+        So the commonest statements (a row by its key; in a block, a change of one row) cost no coroutine and no task.
         """
         if sql.endswith(";"):
             sql = sql[:-1]
@@ -194,11 +196,26 @@ class SqlSession:
             return None
         catalog = self.db.catalog_for(self.txn)
         found = self.shared.find(sql, catalog)
-        point = None if found is None else found[0].point
-        if found is None or point is None:
-            self._found = (sql, catalog, found)
+        if found is None:
+            utility = self.shared.utilities.get(sql)
+            if utility is not None and utility.kind == "begin" and self.status == "I" and not self.portals:
+                self.begin_block(utility.values["modes"])
+                return Result("BEGIN")
+            self._found = (sql, catalog, None)
             return None
         planned, params = found
+        if self.portals:
+            self.portals.pop("", None)
+        result = None
+        if planned.point is not None:
+            result = self._quick_point(planned, planned.point, params)
+        elif planned.quick_write is not None and self._block:
+            result = self._quick_write(planned.quick_write, params)
+        if result is None:
+            self._found = (sql, catalog, found)
+        return result
+
+    def _quick_point(self, planned: Planned, point: PointPlan, params: Sequence[Any]) -> Result | None:
         txn = self.txn
         if txn is None:
             txn = self._reader
@@ -207,20 +224,30 @@ class SqlSession:
         elif not self._block:
             return None
         self.cancel_requested = False
-        if self.portals:
-            self.portals.pop("", None)
         txn.new_snapshot()
         try:
             key = point.key(Context(self, txn, params))
             payload = None if key is None else self.rows.try_get(txn, point.root, key)
-        except (Miss, ThunderError):
-            return None  # `simple` runs it again, and waits or fails as it should
+        except (Miss, ValueError, ArithmeticError, ThunderError):
+            return None  # nothing was written: `simple` runs it again, and waits or fails as it should
         finally:
             txn.end_statement()
         if payload is None:
             return Result("SELECT 0", point.columns, planned.description, b"")
         row = planned.encoder((), self._offset_s)(point.project(payload))
         return Result("SELECT 1", point.columns, planned.description, row)
+
+    def _quick_write(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | None:
+        """One row, one log record, within a block: what fails here has changed nothing, and `simple` runs it again."""
+        txn = self.txn
+        if txn.read_only:
+            return None
+        self.cancel_requested = False
+        try:
+            count = plan.change_quickly(Context(self, txn, params))
+        except (Miss, WouldWait, SqlError):
+            return None
+        return Result(plan.final_tag(count))
 
     async def _hot(self, sql: str) -> Result | None:
         """A statement with a cached plan, or a transaction command: no parsing, no splitting."""

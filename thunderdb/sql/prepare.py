@@ -22,7 +22,7 @@ from thunderdb.sql.plan import AnalyticPlan, Environment, Plan, Rows
 from thunderdb.sql.result import describe, row_encoder
 from thunderdb.sql.select import PointPlan, plan_query
 from thunderdb.sql.utility import Utility
-from thunderdb.sql.write import InsertPlan, plan_delete, plan_insert, plan_update
+from thunderdb.sql.write import InsertPlan, UpdatePlan, plan_delete, plan_insert, plan_update
 from thunderdb.sql.write_hard import HardDeletePlan, HardUpdatePlan
 
 MAX_CACHED = 2000
@@ -59,7 +59,7 @@ class DdlPlan(Plan):
 class Planned:
     """A plan with what its executions need: readers of a template's literals, encoders by result format."""
 
-    __slots__ = ("plan", "catalog", "readers", "description", "point", "_encoders", "param_types")
+    __slots__ = ("plan", "catalog", "readers", "description", "point", "quick_write", "_encoders", "param_types")
 
     def __init__(self, plan: Plan, catalog: Any, classes: str = "") -> None:
         self.plan = plan
@@ -69,6 +69,7 @@ class Planned:
         self.readers: list[Reader] = [_literal_reader(kind, slots.types[first + i]) for i, kind in enumerate(classes)]
         self.description = b"" if plan.columns is None else describe(plan.columns)
         self.point = plan if isinstance(plan, PointPlan) else None
+        self.quick_write = plan if isinstance(plan, (UpdatePlan, InsertPlan)) and plan.quick and not plan.subqueries else None
         self._encoders: dict[Any, Callable[[Sequence[Any]], bytes]] = {}
         self.param_types = tuple(slots.types)
 

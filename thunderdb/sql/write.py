@@ -14,6 +14,7 @@ from typing import Any
 from sqlglot import exp
 
 from thunderdb.base.errors import SqlError, UniqueViolation
+from thunderdb.engine.rows import WouldWait
 from thunderdb.sql import types
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Compiler, Expr, Fn, Hard, Slots, constant
@@ -269,6 +270,24 @@ class InsertPlan(WritePlan):
                 return str(index.name)
         raise SqlError("42P10", "there is no unique or exclusion constraint matching the ON CONFLICT specification")
 
+    @property
+    def quick(self) -> bool:
+        """Whether it is one plain row into a table without secondary indexes."""
+        plain = self.query is None and self.conflict is None and self.returning is None and not self.target.table.indexes
+        return plain and len(self.row_fns) == 1 and not self.row_fns[0][1]
+
+    def change_quickly(self, context: Context) -> int:
+        """Insert the one row in one synchronous step (`quick` plans only). Raises: WouldWait, Miss; SqlError."""
+        table = self.target.table
+        try:
+            values = [fn(None, context) for fn in self.row_fns[0][0]]
+            self.target.check(values, context)
+            key, payload = table.key_of(values), table.row.encode(values)
+        except Exception as error:  # before anything is changed: the general path meets it again, and reports it
+            raise WouldWait from error
+        context.rows.try_insert(context.txn, table, key, payload)
+        return 1
+
     async def _new_rows(self, context: Context) -> AsyncIterator[list[Any]]:
         if self.query is None:
             for fns, sequences in self.row_fns:
@@ -502,6 +521,38 @@ class UpdatePlan(_Changing):
         changed = {position for position, _ in self.assignments}
         self.moves = bool(self.path.index_root) or bool(changed & set(definition.pk))
         self.sequences = self.compiler.sequences
+        target = self.target
+        self.quick = (
+            self.path.kind == "keys"
+            and self.path.members is None
+            and self.filter is None
+            and self.returning is None
+            and not (self.moves or self.sequences or target.table.indexes)
+        )
+
+    def change_quickly(self, context: Context) -> int:
+        """Change one row by its key in one synchronous step (`quick` plans only). Raises: WouldWait, Miss; SqlError."""
+        try:
+            keys = self.path.keys(context)
+        except Exception as error:  # before anything is changed: the general path meets it again, and reports it
+            raise WouldWait from error
+        if not keys:
+            return 0
+        target, assignments = self.target, self.assignments
+        row = target.table.row
+
+        def change(payload: bytes) -> bytes:
+            try:
+                old = row.decode(payload)
+                new = old.copy()
+                for position, fn in assignments:
+                    new[position] = fn(old, context)
+                target.check(new, context)
+                return row.encode(new)
+            except Exception as error:
+                raise WouldWait from error
+
+        return int(context.rows.try_update(context.txn, target.table, keys[0], change))
 
     async def _change_row(self, context: Context, key: bytes, payload: bytes, old: list[Any]) -> list[Any]:
         if self.sequences:

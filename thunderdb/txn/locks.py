@@ -96,6 +96,18 @@ class LockTable:
             return None
         return self._enqueue(owner, name, entry, wanted, first=held is not None)
 
+    def try_acquire(self, owner: Owner, name: Name, mode: Mode) -> bool:
+        """Take a lock if that needs no waiting; otherwise leave everything as it was."""
+        held = owner.locks.get(name)
+        if held is not None:
+            return held == mode or held == Mode.EXCLUSIVE
+        if name in self._entries:
+            return False
+        entry = self._entries[name] = _Entry()
+        entry.holders[id(owner)] = (owner, mode)
+        owner.locks[name] = mode
+        return True
+
     def _enqueue(self, owner: Owner, name: Name, entry: _Entry, mode: Mode, first: bool) -> Future[None]:
         wait = _Wait(owner, mode, self._tasks.future(), entry, name)
         entry.queue.insert(0 if first else len(entry.queue), wait)

@@ -64,6 +64,9 @@ class FakeSql:
         notices, self.notices = self.notices, []
         return notices
 
+    def quick(self, sql: str) -> Result | None:
+        return None
+
     async def simple(self, sql: str) -> AsyncIterator[Result]:
         for statement in sql.split(";"):
             yield await self.run(statement.strip(), describe(COLUMNS))
