@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -62,6 +62,7 @@ def _start_worker(scenarios: list[Scenario]) -> None:
     global _scenarios
     _scenarios = scenarios
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _work(job: Job) -> tuple[int, Report]:
@@ -91,15 +92,22 @@ def sweep(
     began = time.monotonic()
     shown_at = 0.0
     live = err.isatty()
-    for position, report in _reports(scenarios, work, jobs, began + time_s if time_s else 0.0):
-        totals.add(report)
-        print(json.dumps(report), file=out, flush=True)
-        if report["verdict"] != "ok":
-            print(_clear(live) + replay_line(report, scenarios[position].path, promises), file=err, flush=True)
-        now = time.monotonic()
-        if now - shown_at > (0.2 if live else 10.0):
-            shown_at = now
-            print(_clear(live) + totals.progress(total, now - began), end="" if live else "\n", file=err, flush=True)
+    reports = _reports(scenarios, work, jobs, began + time_s if time_s else 0.0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for position, report in reports:
+            totals.add(report)
+            print(json.dumps(report), file=out, flush=True)
+            if report["verdict"] != "ok":
+                print(_clear(live) + replay_line(report, scenarios[position].path, promises), file=err, flush=True)
+            now = time.monotonic()
+            if now - shown_at > (0.2 if live else 10.0):
+                shown_at = now
+                print(_clear(live) + totals.progress(total, now - began), end="" if live else "\n", file=err, flush=True)
+    except KeyboardInterrupt:
+        print(_clear(live) + "interrupted", file=err, flush=True)
+        reports.close()
     print(_clear(live) + totals.progress(total, time.monotonic() - began), file=err, flush=True)
     print(f"{totals.runs} runs, {totals.violations} violations", file=out, flush=True)
     return totals
@@ -111,43 +119,37 @@ def _clear(live: bool) -> str:
 
 def _reports(
     scenarios: list[Scenario], work: Iterator[Job], jobs: int, deadline: float
-) -> Iterator[tuple[int, Report]]:
-    """Yield reports as runs end, until the work, the time or the patience (Ctrl-C) is over."""
+) -> Generator[tuple[int, Report], None, None]:
+    """Yield reports as runs end, until the work or the time is over. Closing it ends the workers."""
     if jobs == 1:
         yield from _alone(scenarios, work, deadline)
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with context.Pool(jobs, _start_worker, (scenarios,)) as pool:
         running: list[Any] = []
-        try:
-            while True:
-                while len(running) < jobs * 2 and not _over(deadline):
-                    job = next(work, None)
-                    if job is None:
-                        break
-                    running.append(pool.apply_async(_work, (job,)))
-                if not running:
-                    return
-                done = [one for one in running if one.ready()]
-                running = [one for one in running if not one.ready()]
-                for one in done:
-                    yield one.get()
-                if not done:
-                    running[0].wait(0.02)
-        except KeyboardInterrupt:
-            pool.terminate()
+        while True:
+            while len(running) < jobs * 2 and not _over(deadline):
+                job = next(work, None)
+                if job is None:
+                    break
+                running.append(pool.apply_async(_work, (job,)))
+            if not running:
+                return
+            done = [one for one in running if one.ready()]
+            running = [one for one in running if not one.ready()]
+            for one in done:
+                yield one.get()
+            if not done:
+                running[0].wait(0.02)
 
 
 def _alone(scenarios: list[Scenario], work: Iterator[Job], deadline: float) -> Iterator[tuple[int, Report]]:
     global _scenarios
     _scenarios = scenarios
-    try:
-        for job in work:
-            if _over(deadline):
-                return
-            yield _work(job)
-    except KeyboardInterrupt:
-        return
+    for job in work:
+        if _over(deadline):
+            return
+        yield _work(job)
 
 
 def _over(deadline: float) -> bool:
