@@ -60,7 +60,7 @@ def test_a_crash_while_a_large_table_is_freed_frees_the_rest() -> None:
         db = world.start()
         empty = count_allocated(world.run(db.pool.load(0)))
         table = world.table(types=("text", "text"))
-        world.insert(table, *(["%05d" % number + "k" * 400, "x" * 300] for number in range(600)))
+        world.insert(table, *([f"{number:05}" + "k" * 400, "x" * 300] for number in range(600)))
         world.run(in_txn(db, lambda txn: db.ddl.drop_table(txn, table)))  # noqa: B023
         world.rest(seconds)
         for _ in range(37):

@@ -192,7 +192,8 @@ def test_scans_of_ranges_in_both_directions(reverse: bool) -> None:
         await txn.commit()
         return found
 
-    for low, high in [(None, None), (100, 200), (101, 199), (None, 7), (990, None), (50, 50), (60, 40), (5000, None), (None, -5)]:
+    ranges = [(None, None), (100, 200), (101, 199), (None, 7), (990, None), (50, 50), (60, 40), (5000, None), (None, -5)]
+    for low, high in ranges:
         wanted = [number for number in range(0, 1000, 2) if (low is None or number >= low) and (high is None or number < high)]
         assert b.do(scan(low, high)) == (wanted[::-1] if reverse else wanted), (low, high)
 

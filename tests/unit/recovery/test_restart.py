@@ -1,4 +1,4 @@
-"""Restart: crashes at every step of work and of the restart itself, losers, tails, windows, and what a checkpoint may do meanwhile."""
+"""Restart: crashes all along work and restarts, losers, holes, windows, and what a checkpoint may do meanwhile."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_work_checkpoints_and_crashes_before_all_pages_are_redone(power: bool) -
         assert table is not None
         batch = [[life * 1000 + number, f"{life} " + "x" * 200] for number in range(300)]
         world.insert(table, *batch)
-        wanted |= {key: value for key, value in batch}  # type: ignore[misc]
+        wanted |= dict(batch)  # type: ignore[arg-type]
         for key in list(wanted)[:: 17 + life]:
             world.update(table, [key, f"again {life}"])
             wanted[key] = f"again {life}"
