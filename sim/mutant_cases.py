@@ -86,8 +86,7 @@ class Bench:
             self.node.restart()
         events = Events()
         events.subscribe(self._event)
-        db = await self.call(SimDatabase.open(self.node.ports, self.config, events))
-        self._db = db  # type: ignore[assignment]
+        self._db = await self.call(SimDatabase.open(self.node.ports, self.config, events))
 
     def _event(self, name: str, fields: dict[str, Any]) -> None:
         """Note what repairs itself, but has no reason to be broken."""
