@@ -84,7 +84,8 @@ def test_a_thousand_seeds_under_two_hash_seeds() -> None:
 @pytest.mark.long
 def test_exhaustive() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sim.cli", "exhaustive", FILE, "--jobs", JOBS, "--json"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "sim.cli", "exhaustive", FILE, "--jobs", JOBS, "--json"],
+        cwd=ROOT, capture_output=True, text=True,
     )
     outcome = json.loads(done.stdout)
     assert done.returncode == 0, outcome["violations"]
