@@ -87,7 +87,8 @@ class Background:
                 self.db._fatal(error)
 
     async def _checkpoint(self) -> None:
-        """Checkpoint when the interval has passed, or half of max_wal_size has been written since the last one."""
+        """Checkpoint when the interval has passed, when half of max_wal_size has been written since the last one, or when a
+        restart would have more log to read than `recovery_target` allows (H2)."""
         db = self.db
         last = db.checkpointer.last
         began_ns = db.ports.clock.monotonic_ns()
@@ -95,7 +96,7 @@ class Background:
         due_ns = began_ns + db.config.checkpoint_interval * MS
         idle_lsn = db.log.next_lsn
         while not self._stop.is_set():
-            if db.log.next_lsn - since_lsn > db.config.max_wal_size // 2:
+            if db.log.next_lsn - since_lsn > min(db.config.max_wal_size // 2, self._redo_allowed()):
                 break
             if db.ports.clock.monotonic_ns() >= due_ns:
                 if db.log.next_lsn - idle_lsn > 1000 or db.pool.dirty_count():
@@ -106,12 +107,16 @@ class Background:
             return
         await db.checkpointer.run()
 
+    def _redo_allowed(self) -> int:
+        """How many bytes of log a restart may have to redo (H2)."""
+        target_ms = self.db.config.recovery_target
+        return 1 << 62 if target_ms is None else target_ms * self.redo_bytes_a_second // 1000
+
     async def _clean(self) -> None:
         db = self.db
         if db.config.recovery_target is None:
             return
-        allowed = db.config.recovery_target * self.redo_bytes_a_second // 1000
-        target_lsn = db.log.next_lsn - allowed
+        target_lsn = db.log.next_lsn - self._redo_allowed()
         if target_lsn > 0:
             while await db.pool.clean(target_lsn, CLEAN_BATCH) == CLEAN_BATCH and not self._stop.is_set():
                 await self.tasks.yield_now()

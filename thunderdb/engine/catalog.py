@@ -50,6 +50,8 @@ class IndexDef:
     columns: tuple[int, ...]
     unique: bool = False
     constraint: bool = False
+    since_txn: int = 0
+    """The transaction that built it from rows that were there: an older snapshot finds nothing in it (0: with its table)."""
 
 
 @dataclass(frozen=True, slots=True)

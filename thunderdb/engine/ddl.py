@@ -155,7 +155,7 @@ class Ddl:
         indexes = []
         for index in changed.indexes:
             await self._drop_tree(txn, index.root)
-            fresh = replace(index, root=await self._new_tree(txn))
+            fresh = replace(index, root=await self._new_tree(txn), since_txn=txn.id)
             await self._fill_index(txn, changed, fresh)
             indexes.append(fresh)
         return await self._save_table(txn, replace(changed, indexes=tuple(indexes)))
@@ -166,7 +166,8 @@ class Ddl:
         """Create and fill an index. Raises: SqlError 42P07, UniqueViolation."""
         await self.db.rows.lock_table(txn, table, Mode.EXCLUSIVE)
         await self._take_name(txn, name)
-        index = IndexDef(self.db.new_object_id(), name, await self._new_tree(txn), tuple(columns), unique, constraint)
+        root = await self._new_tree(txn)
+        index = IndexDef(self.db.new_object_id(), name, root, tuple(columns), unique, constraint, since_txn=txn.id)
         await self._fill_index(txn, table, index)
         return await self._save_table(txn, replace(table, indexes=(*table.indexes, index)))
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from thunderdb.base.errors import SerializationFailure
 from thunderdb.access.keys import KeyCodec, successor
 from thunderdb.sql.casts import common_type
 from thunderdb.sql.context import Context
@@ -118,6 +119,7 @@ class Path:
             async for batch in rows.scan(txn, root, bounds[0], bounds[1], reverse):
                 yield batch
             return
+        _require_visible(self.index_root, table, txn)
         async for entries in rows.scan(txn, self.index_root, bounds[0], bounds[1], reverse):
             found = []
             for _, key in entries:
@@ -125,6 +127,14 @@ class Path:
                 if payload is not None:
                     found.append((key, payload))
             yield found
+
+
+def _require_visible(index_root: int, table: Any, txn: Any) -> None:
+    """An index made after a snapshot has no entries for what the snapshot sees. Raises: SerializationFailure."""
+    index = next(index.definition for index in table.indexes if index.root == index_root)
+    since = index.since_txn
+    if since and since != txn.id and not (txn.snapshot or txn.new_snapshot()).sees(since):
+        raise SerializationFailure(f'could not serialize access: index "{index.name}" is newer than the snapshot')
 
 
 def _fits(column_type: str, value: Any) -> bool:
