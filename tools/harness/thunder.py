@@ -42,7 +42,9 @@ class Thunder(Server):
             "http_port": str(self.http_port),
             **self.settings,
         }
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("THUNDERDB_")}
+        # Bytecode is kept, as for any user: compiling the engine anew would be a third of a start.
+        dropped = ("THUNDERDB_", "PYTHONDONTWRITEBYTECODE")
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
         config = self.directory / "thunderdb.toml"
         config.touch()
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
