@@ -8,6 +8,8 @@ but it never shows wrong data (DESIGN section 9).
     control_slot    the newest slot of the control file rots between two lives
     commit_times    the wall clock steps; the log's order times must not
     busy_cleaner    pages are written, and checkpoints taken, while syncs are under way; then the power goes
+    ghosts          batches are torn by power cuts, and the next life writes where they were
+    splits          inserts split pages, and of the last batch only a first part lands
     large_reader    a snapshot reads large values that have been replaced, while garbage is being freed
     old_snapshot    a snapshot older than the version cache reads the log, which checkpoints would like to remove
 """
@@ -132,7 +134,7 @@ class Bench:
     async def compare(
         self, txn: Any = None, rows: dict[int, tuple[int, int, str]] | None = None,
         allowed: dict[int, tuple[int, int, str]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> dict[int, tuple[Any, ...]]:  # fmt: skip
         """Every row is what was acknowledged, or what `allowed` says. Raises: Violation; what the engine raises."""
         wanted = self.rows if rows is None else rows
         definition = self.definition()
@@ -149,6 +151,7 @@ class Bench:
             if wanted.get(key) != found.get(key) and found.get(key) != (allowed or {}).get(key, ()):
                 one, two = wanted.get(key), found.get(key)
                 raise Violation(f"row {key} is at version {two and two[1]}, acknowledged was {one and one[1]}")
+        return found
 
     async def reopen(self) -> bool:
         """Open again and compare everything; False if the engine refused by name, which is right after damage."""
@@ -351,6 +354,11 @@ async def _write(bench: Bench, stream: Stream) -> None:
         await bench.put(stream.between(0, bench.hot - 1), stream.between(600, 700))
 
 
+async def _write_small(bench: Bench, stream: Stream) -> None:
+    while True:
+        await bench.put(stream.between(0, bench.hot - 1), 10)
+
+
 async def _clean_pages(bench: Bench, stream: Stream) -> None:
     while True:
         await bench.db.pool.clean(bench.db.log.next_lsn, stream.between(1, 30))
@@ -385,6 +393,100 @@ def old_snapshot(seed: int) -> list[str]:
     return _run(bench, course())
 
 
+class _FirstSectorLost:
+    """Of every pending write all has landed but its first sector."""
+
+    def sectors(self, count: int) -> int:
+        return (1 << count) - 2
+
+    def size(self) -> bool:
+        return True
+
+    def entry(self) -> bool:
+        return True
+
+
+def ghosts(seed: int) -> list[str]:
+    bench = Bench(seed, profile=DeviceProfile(sync_ns=2 * MS))
+    stream = bench.stream
+
+    async def cut(calls: list[Any]) -> None:
+        bench.node.crash(power=True, fates=_FirstSectorLost() if calls else NoneLanded())
+        for call in calls:
+            try:
+                await call
+            except NodeDied:
+                pass
+        await bench.open()
+        found = await bench.call(bench.compare(allowed=bench.begun))
+        bench.rows = {key: (row[0], row[1], row[2]) for key, row in found.items()}
+        bench.begun.clear()
+        if bench.repaired:
+            raise Violation(f"repaired, though no fault broke it: {bench.repaired}")
+
+    async def course() -> None:
+        await bench.start(rows=40, body=10)
+        bench.hot = 40
+        for _ in range(8):
+            calls = [bench.node.call(_write_small(bench, stream)) for _ in range(stream.between(6, 20))]
+            await bench.world.tasks.sleep(stream.between(3 * MS, 7 * MS))
+            await cut(calls)
+            for _ in range(stream.between(0, 3)):
+                await bench.call(bench.put(stream.between(0, 39), 10))
+            await cut([])
+
+    return _run(bench, course())
+
+
+class _Prefix:
+    """Of every pending write some first sectors have landed."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def sectors(self, count: int) -> int:
+        return (1 << self._stream.between(0, count)) - 1
+
+    def size(self) -> bool:
+        return True
+
+    def entry(self) -> bool:
+        return True
+
+
+def splits(seed: int) -> list[str]:
+    bench = Bench(seed, profile=DeviceProfile(sync_ns=2 * MS))
+    stream = bench.stream
+
+    async def course() -> None:
+        await bench.start(rows=20, body=400)
+        for _ in range(8):
+            calls = [bench.node.call(_insert(bench, stream)) for _ in range(stream.between(2, 6))]
+            await bench.world.tasks.sleep(stream.between(1 * MS, 12 * MS))
+            bench.node.crash(power=True, fates=_Prefix(stream))
+            for call in calls:
+                try:
+                    await call
+                except NodeDied:
+                    pass
+            await bench.open()
+            found = await bench.call(bench.compare(allowed=bench.begun))
+            bench.rows = {key: (row[0], row[1], row[2]) for key, row in found.items()}
+            bench.begun.clear()
+            problems = await bench.call(check_database(bench.db))
+            if problems:
+                raise Violation(f"check: {'; '.join(problems[:3])}")
+
+    return _run(bench, course())
+
+
+async def _insert(bench: Bench, stream: Stream) -> None:
+    while True:
+        key = stream.between(0, 1 << 30)
+        if key not in bench.rows and key not in bench.begun:
+            await bench.put(key, 400, insert=True)
+
+
 def large_reader(seed: int) -> list[str]:
     bench = Bench(seed)
     stream = bench.stream
@@ -410,6 +512,8 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "control_slot": control_slot,
     "commit_times": commit_times,
     "busy_cleaner": busy_cleaner,
+    "ghosts": ghosts,
+    "splits": splits,
     "large_reader": large_reader,
     "old_snapshot": old_snapshot,
 }
