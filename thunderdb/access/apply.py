@@ -68,6 +68,8 @@ IMAGE_HEADER = struct.Struct("<BI")
 _COUNT = struct.Struct("<I")
 _KEY_SIZE = struct.Struct("<H")
 
+_COMPRESSOR = zstd.ZstdCompressor(level=1)  # one for all: making one costs more than an image does
+
 IMAGE_RAW = 0
 IMAGE_ZSTD = 1
 
@@ -137,7 +139,7 @@ def count_payload(count: int) -> bytes:
 def image_payload(page: Page, page_size: int) -> bytes:
     """A compressed full-page image (zstd level 1; raw where that is not smaller)."""
     raw = encode_page(page, page_size)
-    packed = zstd.compress(raw, 1)
+    packed = _COMPRESSOR.compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
     if len(packed) < len(raw):
         return IMAGE_HEADER.pack(IMAGE_ZSTD, len(raw)) + packed
     return IMAGE_HEADER.pack(IMAGE_RAW, len(raw)) + raw

@@ -280,7 +280,9 @@ def encode_page(page: Page, page_size: int) -> bytes:
     if page.used > page_size:
         raise InvariantViolated(f"page {page.page_no} takes {page.used} bytes, more than {page_size}")
     kind = page.kind
-    if kind is _LEAF:
+    if type(page.keys) is Slices:  # its entries are as they were read
+        count, parts = page.keys.count, [page.keys.image[PAGE_HEADER_SIZE : page.used]]
+    elif kind is _LEAF:
         count, parts = _leaf_parts(page)
     elif kind is _INNER:
         count, parts = _inner_parts(page)

@@ -101,9 +101,11 @@ class LockTable:
         held = owner.locks.get(name)
         if held is not None:
             return held == mode or held == Mode.EXCLUSIVE
-        if name in self._entries:
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = _Entry()
+        elif entry.queue or not entry.admits(owner, mode):
             return False
-        entry = self._entries[name] = _Entry()
         entry.holders[id(owner)] = (owner, mode)
         owner.locks[name] = mode
         return True

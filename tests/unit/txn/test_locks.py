@@ -199,8 +199,10 @@ def test_a_try_takes_what_is_free_and_leaves_everything_else_as_it_was() -> None
     bench = Bench()
     first, second = bench.owners[:2]
     assert bench.locks.try_acquire(first, "row", S) and bench.locks.try_acquire(first, "row", S)
-    assert not bench.locks.try_acquire(first, "row", X) and not bench.locks.try_acquire(second, "row", S)
+    assert not bench.locks.try_acquire(first, "row", X) and not bench.locks.try_acquire(second, "row", X)
     assert first.locks == {"row": S} and second.locks == {} and second.waiting is None
+    assert bench.locks.try_acquire(second, "row", S)
+    bench.free(1)
     bench.free(0)
     assert bench.locks.try_acquire(second, "row", X) and bench.locks.try_acquire(second, "row", S)
     assert len(bench.locks) == 1
