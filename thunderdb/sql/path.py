@@ -18,8 +18,8 @@ from typing import Any
 
 from sqlglot import exp
 
-from thunderdb.base.errors import SerializationFailure
 from thunderdb.access.keys import KeyCodec, successor
+from thunderdb.base.errors import SerializationFailure
 from thunderdb.sql.casts import common_type
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Compiler, Expr, Fn
