@@ -43,7 +43,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum, StrEnum
 from itertools import accumulate
 from typing import Any, overload
@@ -280,6 +280,7 @@ def encode_page(page: Page, page_size: int) -> bytes:
     if page.used > page_size:
         raise InvariantViolated(f"page {page.page_no} takes {page.used} bytes, more than {page_size}")
     kind = page.kind
+    parts: Sequence[bytes | bytearray]
     if type(page.keys) is Slices:  # its entries are as they were read
         count, parts = page.keys.count, [page.keys.image[PAGE_HEADER_SIZE : page.used]]
     elif kind is _LEAF:
