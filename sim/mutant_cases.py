@@ -11,6 +11,7 @@ but it never shows wrong data (DESIGN section 9).
     ghosts          batches are torn by power cuts, and the next life writes where they were
     splits          inserts split pages, and of the last batch only a first part lands
     large_reader    a snapshot reads large values that have been replaced, while garbage is being freed
+    repeatable_writes   a row changed after the snapshot is 40001, never overwritten
     old_snapshot    a snapshot older than the version cache reads the log, which checkpoints would like to remove
 """
 
@@ -28,7 +29,7 @@ from sim.rand import Stream
 from sim.runner import where
 from sim.world import NodeDied, SimNode, World
 from thunderdb.base.config import Config, parse
-from thunderdb.base.errors import Corruption, LogHole, SnapshotTooOld
+from thunderdb.base.errors import Corruption, LogHole, SerializationFailure, SnapshotTooOld
 from thunderdb.base.events import Events
 from thunderdb.engine.catalog import Column, TableDef
 from thunderdb.engine.check import check_database
@@ -372,6 +373,44 @@ async def _take_checkpoints(bench: Bench, stream: Stream) -> None:
         await bench.node.ports.tasks.sleep(stream.between(0, 6 * MS))
 
 
+def repeatable_writes(seed: int) -> list[str]:
+    bench = Bench(seed)
+
+    async def course() -> None:
+        await bench.start(rows=4, body=10)
+        for call in [bench.node.call(_write_repeatably(bench, bench.stream)) for _ in range(4)]:
+            await call
+        await bench.call(bench.compare())
+
+    return _run(bench, course())
+
+
+async def _write_repeatably(bench: Bench, stream: Stream) -> None:
+    rows, definition = bench.db.rows, bench.definition()
+    access = rows.table(definition)
+    for _ in range(12):
+        key = stream.between(0, 3)
+        txn = bench.db.begin(REPEATABLE_READ)
+        txn.new_snapshot()
+        key_bytes = access.key_of([key])
+        if key_bytes is None:
+            raise Violation("a keyed table gave no key")
+        seen = await rows.get(txn, definition.root, key_bytes)
+        await bench.node.ports.tasks.sleep(stream.between(0, 2 * MS))
+        try:
+            locked = await rows.lock_row(txn, definition, key_bytes)
+        except SerializationFailure:
+            await txn.rollback()
+            continue
+        if locked is None or locked != seen:
+            raise Violation(f"row {key} is written over a version that the snapshot does not see")
+        bench.version += 1
+        row = (key, bench.version, "r" * 10)
+        await rows.update(txn, definition, key_bytes, locked, row)
+        await txn.commit()
+        bench.rows[key] = row
+
+
 def old_snapshot(seed: int) -> list[str]:
     bench = Bench(seed, {"page_size": "32KB", "buffer_pool_size": "4MB", "max_wal_size": "16MB"})
     stream = bench.stream
@@ -515,6 +554,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "ghosts": ghosts,
     "splits": splits,
     "large_reader": large_reader,
+    "repeatable_writes": repeatable_writes,
     "old_snapshot": old_snapshot,
 }
 
