@@ -114,7 +114,9 @@ def test_start_answer_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         writer.write(startup(b"user\0ada\0") + query("echo hello") + query("begin"))
         answer = b""
         while kinds_of(answer) != "RSSKZTDCZCZ":
-            answer += await asyncio.wait_for(reader.read(4096), 5)
+            piece = await asyncio.wait_for(reader.read(4096), 5)
+            assert piece, f"the session ended after {kinds_of(answer)!r}"
+            answer += piece
         assert await node.call("GET", "/admin/live") == (200, {"status": "live"})
         assert await node.call("GET", "/admin/ready") == (
             200,
