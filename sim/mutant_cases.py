@@ -11,6 +11,7 @@ but it never shows wrong data (DESIGN section 9).
     ghosts          batches are torn by power cuts, and the next life writes where they were
     splits          inserts split pages, and of the last batch only a first part lands
     large_reader    a snapshot reads large values that have been replaced, while garbage is being freed
+    sync_failure    an fsync fails and the node stops; what it wrote may be in the cache only
     repeatable_writes   a row changed after the snapshot is 40001, never overwritten
     old_snapshot    a snapshot older than the version cache reads the log, which checkpoints would like to remove
 """
@@ -26,10 +27,9 @@ from sim.fates import AllLanded, NoneLanded
 from sim.image import SECTOR
 from sim.oracle import Violation
 from sim.rand import Stream
-from sim.runner import where
 from sim.world import NodeDied, SimNode, World
 from thunderdb.base.config import Config, parse
-from thunderdb.base.errors import Corruption, LogHole, SerializationFailure, SnapshotTooOld
+from thunderdb.base.errors import Corruption, LogHole, NodeStopped, SerializationFailure, SnapshotTooOld, StorageError
 from thunderdb.base.events import Events
 from thunderdb.engine.catalog import Column, TableDef
 from thunderdb.engine.check import check_database
@@ -172,6 +172,16 @@ def _run(bench: Bench, coro: Coroutine[Any, Any, None]) -> list[str]:
     finally:
         bench.world.close()
     return []
+
+
+def where(error: BaseException) -> str:
+    """The innermost places of a traceback. (sim/runner has the same, but imports all of SQL.)"""
+    places: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        places.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " < ".join(reversed(places[-4:]))
 
 
 # -- The cases
@@ -373,6 +383,36 @@ async def _take_checkpoints(bench: Bench, stream: Stream) -> None:
         await bench.node.ports.tasks.sleep(stream.between(0, 6 * MS))
 
 
+def sync_failure(seed: int) -> list[str]:
+    bench = Bench(seed)
+    stream = bench.stream
+
+    async def again(power: bool) -> None:
+        if bench.node.alive:
+            bench.node.crash(power=power, fates=NoneLanded() if stream.random() < 0.7 else None)
+        await bench.open()
+        found = await bench.call(bench.compare(allowed=bench.begun))
+        bench.rows = {key: (row[0], row[1], row[2]) for key, row in found.items()}
+        bench.begun.clear()
+
+    async def course() -> None:
+        await bench.start(rows=100, body=400)
+        for _ in range(3):
+            bench.node.ports.disk.arm("sync_error", stream.choice(("/wal/", "/pages.")), skip=stream.between(0, 4))
+            try:
+                for _ in range(stream.between(1, 4)):
+                    await bench.call(bench.put_some(stream.between(1, 3), 400))
+                    if stream.random() < 0.4:
+                        await bench.call(bench.db.checkpointer.run(flush_all=True))
+            except (StorageError, NodeStopped, NodeDied):
+                pass
+            await again(power=stream.random() < 0.6)
+            await bench.call(bench.put_some(stream.between(0, 3), 400))
+            await again(power=True)
+
+    return _run(bench, course())
+
+
 def repeatable_writes(seed: int) -> list[str]:
     bench = Bench(seed)
 
@@ -555,6 +595,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "splits": splits,
     "large_reader": large_reader,
     "repeatable_writes": repeatable_writes,
+    "sync_failure": sync_failure,
     "old_snapshot": old_snapshot,
 }
 
