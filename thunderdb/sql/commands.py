@@ -103,7 +103,7 @@ async def _savepoint(session: SqlSession, values: dict[str, Any]) -> Result:
 async def _release(session: SqlSession, values: dict[str, Any]) -> Result:
     if session.status == "I":
         raise SqlError("25P01", "RELEASE SAVEPOINT can only be used in transaction blocks")
-    del session.savepoints[session._savepoint_index(values["name"]) :]
+    del session.savepoints[session.savepoint_index(values["name"]) :]
     return Result("RELEASE")
 
 
@@ -171,8 +171,8 @@ async def _show(session: SqlSession, values: dict[str, Any]) -> Result:
 
 
 async def _rows(session: SqlSession, plan: Plan) -> Result:
-    session._start()
-    return await session._collect(Planned(plan, None), Context(session, session.txn, ()), ())
+    session.start()
+    return await session.collect(Planned(plan, None), Context(session, session.txn, ()), ())
 
 
 async def _discard(session: SqlSession, values: dict[str, Any]) -> Result:
@@ -197,7 +197,7 @@ async def _prepare(session: SqlSession, values: dict[str, Any]) -> Result:
     if first_word(values["text"]) in WORDS:
         raise SqlError("42601", f'syntax error at or near "{first_word(values["text"])}"')
     declared = [_declared(text) for text in values["types"]]
-    session.statements[name] = await session.prepare(name, values["text"], declared)
+    session.statements[name] = await session.extended.prepare(name, values["text"], declared)
     return Result("PREPARE")
 
 
@@ -212,7 +212,7 @@ async def _execute(session: SqlSession, values: dict[str, Any]) -> Result:
         raise SqlError("26000", f'prepared statement "{values["name"]}" does not exist')
     if prepared.planned is None:
         raise SqlError("0A000", "EXECUTE of a utility statement is not supported")
-    session._start()
+    session.start()
     compiler = Compiler([], Slots())
     trees: list[Any] = []
     if values["arguments"]:
@@ -229,7 +229,7 @@ async def _execute(session: SqlSession, values: dict[str, Any]) -> Result:
     for tree, kind in zip(trees, kinds, strict=True):
         value = compiler.coerce(compiler.compile(tree), "text" if kind == "unknown" else kind, "assignment")
         params.append(value.fn(None, context))
-    return await session._run(await session._current(prepared), params, ())
+    return await session.run(await session.extended.current(prepared), params, ())
 
 
 async def _deallocate(session: SqlSession, values: dict[str, Any]) -> Result:
@@ -246,7 +246,7 @@ async def _deallocate(session: SqlSession, values: dict[str, Any]) -> Result:
 
 
 async def _truncate(session: SqlSession, values: dict[str, Any]) -> Result:
-    session._start()
+    session.start()
     context = Context(session, session.txn, ())
     session.txn.begin_write()
 
@@ -298,7 +298,7 @@ async def _maintenance(session: SqlSession, utility: Utility) -> Result:
     if kind == "checkpoint":
         await session.db.checkpoint()
         return Result("CHECKPOINT")
-    session._start()
+    session.start()
     _tables(Context(session, session.txn, ()), utility.values["tables"])
     return Result(kind.upper())
 
@@ -308,7 +308,7 @@ async def _noop(session: SqlSession, values: dict[str, Any]) -> Result:
 
 
 async def _explain(session: SqlSession, values: dict[str, Any]) -> Result:
-    session._start()
+    session.start()
     text = values["text"].rstrip().rstrip(";")
     env = session.environment()
     if first_word(text) in WORDS:
@@ -317,7 +317,7 @@ async def _explain(session: SqlSession, values: dict[str, Any]) -> Result:
     plan = await plan_tree(env, parse(text))
     lines = explain(plan)
     if values["analyze"]:
-        result = await session._run(Planned(plan, env.catalog), (), ())
+        result = await session.run(Planned(plan, env.catalog), (), ())
         if result.more is not None:
             async for _ in result.more:
                 pass
@@ -357,7 +357,7 @@ def _path_line(path: Any, definition: Any) -> str:
 
 async def _copy(session: SqlSession, text: str, alone: bool) -> Result:
     statement = parse_copy(text)
-    session._start()
+    session.start()
     txn = session.txn
     txn.new_snapshot()
     context = Context(session, txn, ())
@@ -368,10 +368,10 @@ async def _copy(session: SqlSession, text: str, alone: bool) -> Result:
     async def finished(tag: str) -> None:
         result.tag = tag
         if alone and session.status == "I":
-            await session._end(True)
+            await session.end(True)
 
     async def failed(message: str) -> None:
-        await session._failed(SqlError("57014", message))
+        await session.fail(SqlError("57014", message))
 
     receiver = transfer.CopyInto(context, session.environment(), statement, finished, failed)
     await receiver.start()

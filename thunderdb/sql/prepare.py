@@ -157,6 +157,16 @@ class Shared:
         cache[key] = planned
 
 
+def shared_of(db: Any) -> Shared:
+    """The database's one Shared, kept on the database itself."""
+    shared = getattr(db, "sql_shared", None)
+    if shared is None:
+        shared = Shared(db)
+        db.sql_shared = shared
+    found: Shared = shared
+    return found
+
+
 async def plan_tree(env: Environment, tree: Any, own_only: bool = False) -> Plan:
     """Raises: SqlError; Hard with own_only, where the analytic engine would be needed."""
     try:

@@ -34,6 +34,9 @@ WORDS = frozenset(
     "begin start commit end rollback abort savepoint release set show reset prepare execute deallocate explain truncate vacuum "
     "analyze analyse checkpoint discard lock copy unlisten listen notify reindex cluster declare fetch close move".split()
 )
+ALLOWED_IN_FAILED = ("rollback", "commit", "rollback_to")
+"""The kinds that a failed block takes."""
+
 _FIRST = re.compile(r"\s*(?:(?:--[^\n]*\n|/\*.*?\*/)\s*)*([A-Za-z]+)", re.DOTALL)
 
 

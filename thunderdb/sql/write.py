@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from thunderdb.base.errors import SqlError, UniqueViolation
+from thunderdb.base.errors import InvariantViolated, SqlError, UniqueViolation
 from thunderdb.engine.rows import WouldWait
 from thunderdb.sql import types
 from thunderdb.sql.context import Context
@@ -283,6 +283,8 @@ class InsertPlan(WritePlan):
             values = [fn(None, context) for fn in self.row_fns[0][0]]
             self.target.check(values, context)
             key, payload = table.key_of(values), table.row.encode(values)
+        except InvariantViolated:
+            raise
         except Exception as error:  # before anything is changed: the general path meets it again, and reports it
             raise WouldWait from error
         context.rows.try_insert(context.txn, table, key, payload)
@@ -534,6 +536,8 @@ class UpdatePlan(_Changing):
         """Change one row by its key in one synchronous step (`quick` plans only). Raises: WouldWait, Miss; SqlError."""
         try:
             keys = self.path.keys(context)
+        except InvariantViolated:
+            raise
         except Exception as error:  # before anything is changed: the general path meets it again, and reports it
             raise WouldWait from error
         if not keys:
@@ -549,6 +553,8 @@ class UpdatePlan(_Changing):
                     new[position] = fn(old, context)
                 target.check(new, context)
                 return row.encode(new)
+            except InvariantViolated:
+                raise
             except Exception as error:
                 raise WouldWait from error
 

@@ -1,0 +1,90 @@
+"""The commonest statements in one synchronous step: a row by its key, and in a block the change of one row by its key.
+
+They cost no coroutine and no task. What would wait or fail is left, unchanged, to the general path, which does it again.
+
+Q1. Outside a block only reads are quick: a change there has to wait for its commit.
+Q2. A quick step that gives None has changed nothing that the general path does not find as it was.
+Q3. What cannot happen (InvariantViolated) is never taken for "leave it to the general path".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from thunderdb.base.errors import InvariantViolated, SqlError, ThunderError
+from thunderdb.engine.rows import WouldWait
+from thunderdb.sql.context import Context
+from thunderdb.sql.prepare import Planned
+from thunderdb.sql.result import Result
+from thunderdb.sql.select import PointPlan
+from thunderdb.sql.utility import Utility
+from thunderdb.sql.write import InsertPlan, UpdatePlan
+from thunderdb.storage.pool import Miss
+
+if TYPE_CHECKING:
+    from thunderdb.sql.executor import SqlSession
+
+
+class QuickPath:
+    """The quick steps of one session."""
+
+    __slots__ = ("_session", "_reader")
+
+    def __init__(self, session: SqlSession) -> None:
+        self._session = session
+        self._reader: Any = None  # stands in for a transaction outside a block
+
+    def run(self, planned: Planned, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
+        if planned.point is not None:
+            return self._point(planned, planned.point, params, formats)
+        if planned.quick_write is not None and self._session.in_block:  # Q1
+            return self._write(planned.quick_write, params)
+        return None
+
+    def _point(self, planned: Planned, point: PointPlan, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
+        session = self._session
+        txn = session.txn
+        if txn is None:
+            txn = self._reader
+            if txn is None:
+                txn = self._reader = session.db.begin(read_only=True)
+            session.begun_us = None
+        elif not session.in_block:
+            return None
+        session.cancel_requested = False
+        txn.new_snapshot()
+        try:
+            key = point.key(Context(session, txn, params))
+            payload = None if key is None else session.rows.try_get(txn, point.root, key)
+        except InvariantViolated:  # Q3
+            raise
+        except (Miss, ValueError, ArithmeticError, ThunderError):
+            return None
+        finally:
+            txn.end_statement()
+        if payload is None:
+            return Result("SELECT 0", point.columns, planned.description, b"")
+        row = planned.encoder(formats, session.offset_s)(point.project(payload))
+        return Result("SELECT 1", point.columns, planned.description, row)
+
+    def _write(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | None:
+        """One row, one log record, within a block."""
+        session = self._session
+        txn = session.txn
+        if txn.read_only:
+            return None
+        session.cancel_requested = False
+        try:
+            count = plan.change_quickly(Context(session, txn, params))
+        except (Miss, WouldWait, SqlError):
+            return None
+        return Result(plan.final_tag(count))
+
+    def utility(self, utility: Utility) -> Result | None:
+        """BEGIN."""
+        session = self._session
+        if utility.kind == "begin" and session.status == "I":
+            session.begin_block(utility.values["modes"])
+            return Result("BEGIN")
+        return None
