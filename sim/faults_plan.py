@@ -46,6 +46,9 @@ class Outage:
     full_room: int
     skip_syncs: int
     exit_ns: int
+    cut_at_ns: int
+    cut_for_ns: int
+    cut_one_way: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Plan:
     mix: dict[str, int]
     disk: dict[str, float]
     sync_ns: int
+    reset: float
     outages: tuple[Outage, ...]
     at_creation: tuple[Strike, ...]
     last_life_ns: int
@@ -75,12 +79,17 @@ def draw(scenario: Scenario, seed: int) -> Plan:
     disk = {kind: chance for kind, chance in faults.disk.items() if swarm.random() >= faults.swarm}
     boundary = 0.0 if swarm.random() < faults.swarm else faults.at_boundary
     full = 0.0 if swarm.random() < faults.swarm else faults.disk_full
+    reset, cut = (0.0 if swarm.random() < faults.swarm else faults.network.get(kind, 0.0) for kind in ("reset", "partition"))
     count = stream.between(*faults.outages)
-    outages = [_outage(Stream(derive(seed, f"plan.{i}")), scenario, kinds, fates, boundary, full) for i in range(count)]
+    outages = [
+        _outage(Stream(derive(seed, f"plan.{i}")), scenario, kinds, fates, boundary, full, cut) for i in range(count)
+    ]
     creation = Stream(derive(seed, "plan.creation"))
     at_creation = _deaths(creation, 0.15 if faults.kinds else 0.0, fates)
     sync_ns = int(int(scenario.device.get("sync_ns", 300_000)) * 10 ** (stream.random() * 1.5 - 0.5))
-    return Plan(driver, clients, mix, disk, sync_ns, tuple(outages), at_creation, stream.between(5, 40) * 1_000_000)
+    return Plan(
+        driver, clients, mix, disk, sync_ns, reset, tuple(outages), at_creation, stream.between(5, 40) * 1_000_000
+    )  # fmt: skip
 
 
 def _leave_out(stream: Stream, weights: Mapping[str, int], chance: float) -> dict[str, int]:
@@ -100,7 +109,13 @@ def pick(stream: Stream, weights: Mapping[str, int]) -> str:
 
 
 def _outage(
-    stream: Stream, scenario: Scenario, kinds: dict[str, int], fates: dict[str, int], boundary: float, full: float
+    stream: Stream,
+    scenario: Scenario,
+    kinds: dict[str, int],
+    fates: dict[str, int],
+    boundary: float,
+    full: float,
+    cut: float,
 ) -> Outage:
     faults = scenario.faults
     kind = pick(stream, kinds)
@@ -121,6 +136,9 @@ def _outage(
         full_room=stream.between(0, 600_000),
         skip_syncs=stream.between(0, 40),
         exit_ns=stream.between(0, 5_000_000),
+        cut_at_ns=stream.between(0, faults.after_ns[1] // 2) if stream.random() < cut else -1,
+        cut_for_ns=stream.between(1_000_000, 40_000_000),
+        cut_one_way=stream.random() < 0.5,
     )
 
 

@@ -36,6 +36,7 @@ SECOND_NS = 1_000_000_000
 LIMIT_NS = 600 * SECOND_NS
 BIG_DISK = 1 << 50
 LIVELY = 3
+NODE, CLIENTS = "a", "clients"
 LAST_WORDS_NS = 3 * MS
 
 
@@ -73,7 +74,8 @@ class Run:
         self.seed = seed
         self.plan: Plan = draw(scenario, seed)
         self.world = World(seed, record)
-        self.node: SimNode = self.world.node("a", profile=DeviceProfile(**{**scenario.device, "sync_ns": self.plan.sync_ns}))
+        self.node: SimNode = self.world.node(NODE, profile=DeviceProfile(**{**scenario.device, "sync_ns": self.plan.sync_ns}))
+        self.world.net.default.reset_chance = self.plan.reset
         self.config = scenario.config()
         self.oracle = Oracle(lambda: self.world.now_ns)
         self.db: SimDatabase | None = None
@@ -127,6 +129,8 @@ class Run:
             clean = await self._live(outage)
             await self._recover(outage, clean)
         self.node.set_faults(DiskFaults())
+        for one, other in ((CLIENTS, NODE), (NODE, CLIENTS)):
+            self.world.net.link(one, other).reset_chance = 0.0
         await self._finish()
 
     async def _finish(self) -> None:
@@ -151,6 +155,8 @@ class Run:
         self._start_clients()
         if outage.full_at_ns >= 0:
             self.world.tasks.spawn(self._fill_disk(outage))
+        if outage.cut_at_ns >= 0 and self.server is not None:
+            self.world.tasks.spawn(self._cut_network(outage))
         await self._sleep(outage.after_ns)
         self._check_calls()
         if outage.kind == "stop":
@@ -213,6 +219,7 @@ class Run:
             await self._sleep(LAST_WORDS_NS)  # what it had answered before is still on its way
             for client in self.clients:
                 client.session.dead()
+            self.world.net.heal_all()
         self.oracle.crashed(self.fault_ns)
         for call in self.calls:
             try:
@@ -237,8 +244,19 @@ class Run:
         if self.life == life:
             self._heal()
 
+    async def _cut_network(self, outage: Outage) -> None:
+        life = self.life
+        await self._sleep(outage.cut_at_ns)
+        if self.life == life and self.node.alive:
+            one, other = (NODE, CLIENTS) if outage.cut_for_ns % 2 else (CLIENTS, NODE)
+            self.world.net.partition(one, other, outage.cut_one_way)
+            await self._sleep(outage.cut_for_ns)
+            if self.life == life:
+                self.world.net.heal_all()
+
     def _heal(self) -> None:
         self.node.image.capacity_bytes = BIG_DISK
+        self.world.net.heal_all()
 
     # -- Restart
 
@@ -346,7 +364,7 @@ class Run:
             if self.server is None:
                 home, session = self.node, self._session()
             else:
-                home = self.world.node("clients")
+                home = self.world.node(CLIENTS)
                 habits = self.world.streams.stream(f"client.{number}.habits")
                 session = SqlClient(home.ports, self.server, self.oracle, habits)
             client = Client(session, number, self.life, stream, self.scenario.workload, self.plan.mix)

@@ -25,6 +25,7 @@ MS = 1_000_000
 
 OUTAGES = ("power_cut", "kill", "kill_then_power_cut", "stop", "sync_error")
 FATES = ("all", "none", "mixed")
+NETWORK = ("reset", "partition")
 DRIVERS = ("engine", "sql", "either")
 WORK = (
     "transfer", "insert", "update", "delete", "large", "mixed", "read_bank", "read_items", "sequence", "ddl", "abandon",
@@ -70,6 +71,7 @@ class Faults:
     disk_full: float = 0.0
     disk: Mapping[str, float] = field(default_factory=dict)
     stall_ns: int = 20 * MS
+    network: Mapping[str, float] = field(default_factory=dict)
     swarm: float = 0.3
 
 
@@ -276,6 +278,7 @@ _FAULTS: dict[str, tuple[str, _Check]] = {
     "disk_full": ("disk_full", _chance),
     "disk": ("disk", _map_of(FAULT_KINDS, _chance)),
     "stall": ("stall_ns", _duration),
+    "network": ("network", _map_of(NETWORK, _chance)),
     "swarm": ("swarm", _chance),
 }
 _PROMISES: dict[str, tuple[str, _Check]] = {
