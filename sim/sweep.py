@@ -62,7 +62,6 @@ def _start_worker(scenarios: list[Scenario]) -> None:
     global _scenarios
     _scenarios = scenarios
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _work(job: Job) -> tuple[int, Report]:
@@ -94,7 +93,6 @@ def sweep(
     live = err.isatty()
     reports = _reports(scenarios, work, jobs, began + time_s if time_s else 0.0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for position, report in reports:
             totals.add(report)
@@ -134,6 +132,8 @@ def _reports(
                     break
                 running.append(pool.apply_async(_work, (job,)))
             if not running:
+                pool.close()
+                pool.join()  # terminating workers that have just begun can hang
                 return
             done = [one for one in running if one.ready()]
             running = [one for one in running if not one.ready()]
