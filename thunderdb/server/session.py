@@ -23,6 +23,7 @@ from thunderdb.base.errors import InvariantViolated, NodeStopped, SqlError, Thun
 from thunderdb.runtime.ports import Connection
 from thunderdb.runtime.sync import Future
 from thunderdb.server import pgwire
+from thunderdb.server.quick import quick_reply, ready
 from thunderdb.sql.result import CopyIn, Result
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Session:
     __slots__ = (
         "peer", "pid", "secret", "_sessions", "_tasks", "_connection", "_decoder", "_queue", "_queued_bytes", "_paused", "_out",
         "_sql", "_serving", "_waited", "_skipping", "_input", "_closed", "_terminating", "_timer", "_admitted",
+        "_stumbled",
     )  # fmt: skip
 
     def __init__(self, sessions: Sessions, connection: Connection) -> None:
@@ -74,6 +76,7 @@ class Session:
         self._closed = False
         self._terminating = False
         self._admitted = False
+        self._stumbled: Exception | None = None  # what broke in a quick step
         self._timer = sessions.tasks.scheduler.call_later(STARTUP_TIMEOUT_NS, self._startup_timed_out)
         connection.set_callbacks(self._on_startup_data, self._on_close)
 
@@ -180,23 +183,32 @@ class Session:
         self._wake()
 
     def _serve_quickly(self) -> bool:
-        """Answer simple queries that need no waiting, without a coroutine; return whether nothing is left."""
-        queue, out, sql = self._queue, self._out, self._sql
+        """Answer what needs no waiting, without a coroutine; return whether nothing is left."""
         if self._skipping or self._closed or self._terminating:
             return False
-        while queue and queue[0][0] == pgwire.QUERY:
-            try:
-                result = sql.quick(pgwire.parse_query(queue[0][1]))
-            except pgwire.ProtocolViolation:
-                break  # `_serve` reports it
-            if result is None:
+        queue = self._queue
+        for _ in range(FAIR_MESSAGES):
+            if not queue:
+                self._flush()
+                return True
+            if not self._answer_quickly():
                 break
-            queue.popleft()
-            self._sessions.statements += 1
-            out.append(result.description + result.data + pgwire.command_complete(result.tag) + pgwire.READY[sql.status])
-        if queue:
+        return False
+
+    def _answer_quickly(self) -> bool:
+        """Answer the next message in one synchronous step; False: `_serve` is to do it."""
+        kind, body = self._queue[0]
+        try:
+            reply = quick_reply(self._sql, kind, body)
+        except Exception as error:
+            self._stumbled = error
             return False
-        self._flush()
+        if reply is None:
+            return False
+        self._queue.popleft()
+        self._out.append(reply)
+        if kind == pgwire.QUERY or kind == pgwire.EXECUTE:
+            self._sessions.statements += 1
         return True
 
     def _start_serving(self) -> None:
@@ -260,12 +272,17 @@ class Session:
                     self._resume()
                 self._serving = False
                 return
-            kind, body = queue.popleft()
             handled += 1
             if handled % FAIR_MESSAGES == 0:
                 await self._tasks.yield_now()
+                continue
+            if handled > 1 and not self._skipping and self._stumbled is None and self._answer_quickly():
+                continue
+            kind, body = queue.popleft()
             try:
-                if kind == pgwire.QUERY and not self._skipping:
+                if self._stumbled is not None:
+                    await self._stumble(kind)
+                elif kind == pgwire.QUERY and not self._skipping:
                     await self._query(body)
                 else:
                     await self._extended(kind, body)
@@ -281,6 +298,18 @@ class Session:
             except _ClientGone:
                 break
         await self._end()
+
+    async def _stumble(self, kind: int) -> None:
+        """Report what broke in a quick step: whether the message has had an effect is not known, so it is not done again."""
+        error, self._stumbled = self._stumbled, None
+        if isinstance(error, (NodeStopped, InvariantViolated)):
+            raise error
+        if isinstance(error, Exception):
+            await self._failed(error)
+        if kind in (pgwire.QUERY, pgwire.SYNC):
+            self._ready()
+        else:
+            self._skipping = True
 
     async def _end(self) -> None:
         """Say good-bye if anyone listens, roll back, and be forgotten (V5)."""
@@ -325,10 +354,7 @@ class Session:
         self._ready()
 
     def _ready(self) -> None:
-        out = self._out
-        for name, value in self._sql.take_parameter_changes():
-            out.append(pgwire.parameter_status(name, value))
-        out.append(pgwire.READY[self._sql.status])
+        self._out.append(ready(self._sql))
         if self._waited:
             self._flush()
 

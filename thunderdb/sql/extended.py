@@ -17,7 +17,7 @@ from thunderdb.sql.binary import decode_binary
 from thunderdb.sql.context import Context
 from thunderdb.sql.parse import split
 from thunderdb.sql.prepare import Planned
-from thunderdb.sql.quick import QuickPath
+from thunderdb.sql.quick import QuickPath, run_now
 from thunderdb.sql.result import Result, ResultColumn, describe
 from thunderdb.sql.utility import ALLOWED_IN_FAILED, WORDS, Utility, first_word, parse_utility
 
@@ -78,12 +78,8 @@ class ExtendedProtocol:
         session = self._session
         if sql.endswith(";"):
             sql = sql[:-1]
-        known = session.shared.exact.get(sql)
-        if (
-            known is not None
-            and known.catalog is session.db.catalog_for(session.txn)
-            and not any(d != "unknown" for d in declared)
-        ):
+        known = session.shared.find_prepared(sql, tuple(declared), session.db.catalog_for(session.txn))
+        if known is not None:
             session.refuse_failed()
             return _prepared(name, sql, known, tuple(declared))
         statements = split(sql)
@@ -99,6 +95,7 @@ class ExtendedProtocol:
             if session.status == "E" and utility.kind not in ALLOWED_IN_FAILED:
                 session.refuse_failed()
             columns = utility_columns(session, utility)
+            session.shared.remember_utility(sql, utility)
             return Prepared(name, statement.text, (), columns, utility=utility)
         session.refuse_failed()
         session.start()
@@ -130,10 +127,16 @@ class ExtendedProtocol:
                 f"bind message supplies {len(values)} parameters, but prepared statement "
                 f'"{prepared.name}" requires {len(kinds)}',
             )
-        params = []
-        for i, (kind, value) in enumerate(zip(kinds, values, strict=True)):
-            binary = param_formats[0 if len(param_formats) == 1 else i] if param_formats else 0
-            params.append(_decode(kind, value, binary))
+        params: list[Any] = []
+        if prepared.planned is not None:
+            parsers = prepared.planned.parsers
+            for i, value in enumerate(values):
+                if value is None:
+                    params.append(None)
+                elif param_formats and param_formats[0 if len(param_formats) == 1 else i]:
+                    params.append(decode_binary("text" if kinds[i] == "unknown" else kinds[i], value))
+                else:
+                    params.append(parsers[i](_text(value)))
         bound = Portal(portal, prepared, prepared.columns, tuple(result_formats), params)
         session.portals[portal] = bound
         return bound
@@ -151,7 +154,12 @@ class ExtendedProtocol:
     def describe_portal(self, name: str) -> bytes:
         """A RowDescription or NoData message."""
         portal = self._portal(name)
-        return NO_DATA if portal.columns is None else describe(portal.columns, portal.result_formats)
+        if portal.columns is None:
+            return NO_DATA
+        planned = portal.prepared.planned
+        if planned is not None and planned.plan.columns is portal.columns:
+            return planned.describe(portal.result_formats)
+        return describe(portal.columns, portal.result_formats)
 
     def _portal(self, name: str) -> Portal:
         session = self._session
@@ -185,6 +193,65 @@ class ExtendedProtocol:
         except Exception as error:
             await session.fail(error)
             raise
+
+    # -- in one synchronous step: each does all that the general form would do, or nothing (Q2)
+
+    def parse_quickly(self, name: str, sql: str, param_oids: Sequence[int]) -> bool:
+        """`parse` of a text that is planned already."""
+        session = self._session
+        if session.status == "E" or (name and name in session.statements):
+            return False
+        if sql.endswith(";"):
+            sql = sql[:-1]
+        utility = session.shared.utilities.get(sql)
+        if utility is not None:
+            session.statements[name] = Prepared(name, sql, (), None, utility=utility)
+            return True
+        declared = tuple([_type_of_oid(oid) for oid in param_oids])
+        planned = session.shared.find_prepared(sql, declared, session.db.catalog_for(session.txn))
+        if planned is None:
+            return False
+        session.statements[name] = _prepared(name, sql, planned, declared)
+        return True
+
+    def execute_quickly(self, portal: str, max_rows: int) -> Result | None:
+        """`execute` of a quick statement.
+
+        Outside a block it has a snapshot of its own, as each statement between two Syncs has at READ COMMITTED only.
+        """
+        session = self._session
+        bound = session.portals.get(portal)
+        if bound is None or max_rows or bound.source is not None or session.status == "E":
+            return None
+        db = session.db
+        if db.failure is not None or db.closing:
+            return None
+        prepared = bound.prepared
+        if prepared.utility is not None:
+            return self._quick.utility(prepared.utility)
+        planned = prepared.planned
+        if planned is None or planned.catalog is not db.catalog_for(session.txn):
+            return None
+        if session.txn is None and session.settings.values["default_transaction_isolation"][:4] != "read":
+            return None
+        return self._quick.run(planned, bound.params, bound.result_formats)
+
+    def sync_quickly(self) -> bool:
+        """`sync` where nothing is to be committed."""
+        session = self._session
+        if session.in_block:
+            return True
+        if any(portal.source is not None for portal in session.portals.values()):
+            return False
+        if session.txn is None:
+            session.portals.clear()
+            return True
+        if not self._quick.ends_at_once():
+            return False
+        run_now(session.end(True))
+        return True
+
+    # -- plans and rows
 
     async def current(self, prepared: Prepared) -> Planned:
         """The statement's plan, made again if the catalog has changed. Raises: SqlError 0A000 if its result would differ."""
@@ -257,18 +324,11 @@ def _type_of_oid(oid: int) -> str:
 
 
 def _prepared(name: str, sql: str, planned: Planned, declared: tuple[str, ...]) -> Prepared:
-    kinds = planned.plan.slots.types
-    oids = tuple(types.TYPES["text" if kind == "unknown" else kind].oid for kind in kinds)
-    return Prepared(name, sql, oids, planned.plan.columns, planned, declared=declared)
+    return Prepared(name, sql, planned.param_oids, planned.plan.columns, planned, declared=declared)
 
 
-def _decode(kind: str, value: bytes | None, binary: int) -> Any:
-    if value is None:
-        return None
-    kind = "text" if kind == "unknown" else kind
-    if binary:
-        return decode_binary(kind, value)
+def _text(value: bytes) -> str:
     try:
-        return types.parse_text(kind, value.decode())
+        return value.decode()
     except UnicodeDecodeError:
         raise SqlError("22021", 'invalid byte sequence for encoding "UTF8"') from None

@@ -27,6 +27,7 @@ from thunderdb.sql.write_hard import HardDeletePlan, HardUpdatePlan
 
 MAX_CACHED = 2000
 MAX_CACHED_TEXT = 4096
+CACHED_KINDS = frozenset({"begin", "commit", "rollback"})
 Reader = Callable[[str], Any]
 
 
@@ -59,7 +60,10 @@ class DdlPlan(Plan):
 class Planned:
     """A plan with what its executions need: readers of a template's literals, encoders by result format."""
 
-    __slots__ = ("plan", "catalog", "readers", "description", "point", "quick_write", "_encoders", "param_types")
+    __slots__ = (
+        "plan", "catalog", "readers", "description", "point", "quick_write", "param_types",
+        "_encoders", "_descriptions", "_parsers", "_oids",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, catalog: Any, classes: str = "") -> None:
         self.plan = plan
@@ -72,6 +76,31 @@ class Planned:
         self.quick_write = plan if isinstance(plan, (UpdatePlan, InsertPlan)) and plan.quick and not plan.subqueries else None
         self._encoders: dict[Any, Callable[[Sequence[Any]], bytes]] = {}
         self.param_types = tuple(slots.types)
+        self._descriptions: dict[tuple[int, ...], bytes] = {}
+        self._parsers: list[Reader] | None = None
+        self._oids: tuple[int, ...] | None = None
+
+    @property
+    def parsers(self) -> list[Reader]:
+        """Readers of the parameters' text form."""
+        if self._parsers is None:
+            self._parsers = [types.text_parser("text" if kind == "unknown" else kind) for kind in self.param_types]
+        return self._parsers
+
+    @property
+    def param_oids(self) -> tuple[int, ...]:
+        if self._oids is None:
+            self._oids = tuple(types.TYPES["text" if kind == "unknown" else kind].oid for kind in self.param_types)
+        return self._oids
+
+    def describe(self, formats: tuple[int, ...]) -> bytes:
+        """The RowDescription for these result formats (none = text)."""
+        if not formats or not any(formats):
+            return self.description
+        found = self._descriptions.get(formats)
+        if found is None:
+            found = self._descriptions[formats] = describe(self.plan.columns or (), formats)
+        return found
 
     def encoder(self, formats: tuple[int, ...], offset_s: int) -> Callable[[Sequence[Any]], bytes]:
         """A row's DataRow encoder for these formats (none = text) and the session's time zone."""
@@ -104,6 +133,7 @@ class Shared:
         self.analytics = analytics if analytics is not None else LateAnalytics(db.ports.offload)
         self.exact: dict[str, Planned] = {}
         self.templates: dict[str, Planned | None] = {}
+        self.typed: dict[tuple[str, tuple[str, ...]], Planned] = {}  # by text and declared parameter types
         self.utilities: dict[str, Utility] = {}  # BEGIN, COMMIT and the like, by text
 
     def find(self, sql: str, catalog: Any) -> tuple[Planned, Sequence[Any]] | None:
@@ -121,6 +151,17 @@ class Shared:
             return None
         return planned, [read(literal) for read, literal in zip(planned.readers, template[1], strict=True)]
 
+    def find_prepared(self, sql: str, declared: tuple[str, ...], catalog: Any) -> Planned | None:
+        """A cached plan for a statement with parameters, of whose types the client has declared some ("unknown": not)."""
+        planned = self.typed.get((sql, declared)) if any(kind != "unknown" for kind in declared) else self.exact.get(sql)
+        if planned is None or planned.catalog is not catalog or len(planned.param_types) < len(declared):
+            return None
+        return planned
+
+    def remember_utility(self, sql: str, utility: Utility) -> None:
+        if utility.kind in CACHED_KINDS and len(self.utilities) < MAX_CACHED:
+            self.utilities[sql] = utility
+
     async def plan(self, env: Environment, sql: str, offset: int = 0, template: bool = True) -> tuple[Planned, Sequence[Any]]:
         """Plan a statement, by its template if that works, and remember it. Raises: SqlError."""
         found = normalise(sql) if template and not env.slots.types else None
@@ -128,13 +169,16 @@ class Shared:
             planned = await self._plan_template(env, found[0])
             if planned is not None:
                 return planned, [read(literal) for read, literal in zip(planned.readers, found[1], strict=True)]
-        declared = bool(env.slots.types)
+        declared = tuple(env.slots.types)
         plan = await plan_tree(env, parse(sql, offset))
         if template and plan.slots.types:
             raise SqlError("42P02", "there is no parameter $1")
         planned = Planned(plan, env.catalog)
-        if not isinstance(plan, (DdlPlan, AnalyticPlan)) and not declared and len(sql) <= MAX_CACHED_TEXT:
-            self._remember(self.exact, sql, planned)
+        if not isinstance(plan, (DdlPlan, AnalyticPlan)) and len(sql) <= MAX_CACHED_TEXT:
+            if not declared:
+                self._remember(self.exact, sql, planned)
+            elif not template:
+                self._remember(self.typed, (sql, declared), planned)
         return planned, ()
 
     async def _plan_template(self, env: Environment, key: str) -> Planned | None:
@@ -150,7 +194,7 @@ class Shared:
         self._remember(self.templates, key, planned)
         return planned
 
-    def _remember(self, cache: dict[str, Any], key: str, planned: Any) -> None:
+    def _remember(self, cache: dict[Any, Any], key: Any, planned: Any) -> None:
         if len(cache) >= MAX_CACHED:
             for old in list(cache)[: MAX_CACHED // 10]:
                 del cache[old]

@@ -9,8 +9,8 @@ Q3. What cannot happen (InvariantViolated) is never taken for "leave it to the g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from thunderdb.base.errors import InvariantViolated, SqlError, ThunderError
 from thunderdb.engine.rows import WouldWait
@@ -24,6 +24,8 @@ from thunderdb.storage.pool import Miss
 
 if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
+
+T = TypeVar("T")
 
 
 class QuickPath:
@@ -82,9 +84,29 @@ class QuickPath:
         return Result(plan.final_tag(count))
 
     def utility(self, utility: Utility) -> Result | None:
-        """BEGIN."""
-        session = self._session
-        if utility.kind == "begin" and session.status == "I":
+        """BEGIN; COMMIT and ROLLBACK of a block that has changed nothing."""
+        session, kind = self._session, utility.kind
+        if kind == "begin":
+            if session.status != "I":
+                return None
             session.begin_block(utility.values["modes"])
             return Result("BEGIN")
-        return None
+        if kind not in ("commit", "rollback") or session.status != "T" or utility.values["chain"] or not self.ends_at_once():
+            return None
+        return Result(run_now(session.end_block(kind == "commit")))
+
+    def ends_at_once(self) -> bool:
+        """Whether the transaction's end has nothing to write and nothing to wait for."""
+        txn = self._session.txn
+        return not (txn.last_lsn or txn.durable_lsn) and txn.ddl is None and txn.status == "active"
+
+
+def run_now(coro: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that has nothing to wait for. Raises: InvariantViolated if it waits all the same."""
+    try:
+        coro.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    coro.close()
+    raise InvariantViolated("a step that has nothing to wait for waits")

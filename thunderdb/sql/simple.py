@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
 
 STALE_RETRIES = 20
-_CACHED_KINDS = frozenset({"begin", "commit", "rollback"})
 
 
 class SimpleProtocol:
@@ -72,16 +71,16 @@ class SimpleProtocol:
             sql = sql[:-1]
         if session.status == "E" or session.db.failure is not None or session.db.closing:
             return None
+        if session.portals:
+            session.portals.pop("", None)
+        utility = session.shared.utilities.get(sql)
+        if utility is not None:
+            return self._quick.utility(utility)
         catalog = session.db.catalog_for(session.txn)
         found = session.shared.find(sql, catalog)
         if found is None:
-            utility = session.shared.utilities.get(sql)
-            if utility is not None and not session.portals:
-                return self._quick.utility(utility)
             self._found = (sql, catalog, None)
             return None
-        if session.portals:
-            session.portals.pop("", None)
         result = self._quick.run(found[0], found[1], ())
         if result is None:
             self._found = (sql, catalog, found)
@@ -129,8 +128,8 @@ class SimpleProtocol:
         session = self._session
         if first_word(statement.text) in WORDS:
             utility = parse_utility(statement.text, statement.offset)
-            if alone and utility.kind in _CACHED_KINDS and len(session.shared.utilities) < 1000:
-                session.shared.utilities[sql] = utility
+            if alone:
+                session.shared.remember_utility(sql, utility)
             return await session.utility(utility, statement.text, alone)
         session.refuse_failed()
         session.start()

@@ -52,6 +52,7 @@ class FakeSql:
         self.portals: dict[str, list[str]] = {}
         self.changes: list[tuple[str, str]] = []
         self.notices: list[Notice] = []
+        self.extended = self
 
     def parameter_statuses(self) -> dict[str, str]:
         return {"server_version": "15.0", "client_encoding": "UTF8"}
@@ -113,6 +114,15 @@ class FakeSql:
 
     async def lines(self) -> AsyncIterator[Any]:
         yield [b"a\n", b"b\n"]
+
+    def parse_quickly(self, name: str, sql: str, param_oids: Sequence[int]) -> bool:
+        return False
+
+    def execute_quickly(self, portal: str, max_rows: int) -> Result | None:
+        return None
+
+    def sync_quickly(self) -> bool:
+        return False
 
     async def parse(self, name: str, sql: str, param_oids: Sequence[int] = ()) -> None:
         if sql == "fail":

@@ -1,0 +1,201 @@
+"""Messages answered in one synchronous step: the same bytes, and the same rows afterwards, as by the general path."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thunderdb.base.errors import InvariantViolated
+from thunderdb.base.events import Events
+from thunderdb.server.sessions import Sessions
+from thunderdb.sql.executor import SqlSession
+from thunderdb.sql.extended import ExtendedProtocol
+from thunderdb.sql.result import Result
+
+from .fakes import FakeConnection, error_fields, frame, kinds, query, read, startup
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sql"))
+from database import TestDatabase  # noqa: E402
+
+
+class GeneralExtended(ExtendedProtocol):
+    def parse_quickly(self, *args: Any) -> bool:
+        return False
+
+    def execute_quickly(self, *args: Any) -> Result | None:
+        return None
+
+    def sync_quickly(self) -> bool:
+        return False
+
+
+class GeneralSession(SqlSession):
+    """One that is never quick."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.extended = GeneralExtended(self, self.extended._quick)
+
+    def quick(self, sql: str) -> Result | None:
+        return None
+
+
+class Wire:
+    """A client of a real database in memory."""
+
+    def __init__(self, kind: type[SqlSession] = SqlSession) -> None:
+        self.database = TestDatabase()
+        self.world = self.database.world
+        self.crashes: list[BaseException] = []
+        sessions = Sessions(self.world.tasks, self.world.random, Events(), 10)
+        self.sql: list[SqlSession] = []
+
+        def make(user: str, parameters: Any, pid: int) -> SqlSession:
+            self.sql.append(kind(self.database.db, user, self.world.clock, parameters, pid))
+            return self.sql[-1]
+
+        sessions.open(make)
+        self.connection = FakeConnection()
+        sessions.accept(self.connection)
+        self.connection.on_data(startup(b"user\0ada\0"))
+        self.connection.writes.clear()
+        client = self.database.client()
+        client.run("create table t (a int primary key, b int check (b < 50), c text)")
+        client.run("insert into t select g, 0, 'x' from generate_series(1, 20) g")
+
+    def at_once(self, data: bytes) -> str:
+        """The kinds of what is answered without any turn of the scheduler."""
+        self.connection.on_data(data)
+        return kinds(self.connection)
+
+    def talk(self, data: bytes) -> list[tuple[str, bytes]]:
+        self.connection.on_data(data)
+        self.world.scheduler.settle()
+        return read(self.connection)
+
+
+def parse(sql: str, name: str = "", *oids: int) -> bytes:
+    return frame("P", name.encode() + b"\0" + sql.encode() + b"\0" + struct.pack(f">h{len(oids)}I", len(oids), *oids))
+
+
+def bind(name: str, *values: bytes | None, portal: str = "", binary: bool = False) -> bytes:
+    body = portal.encode() + b"\0" + name.encode() + b"\0" + struct.pack(">hh", 0, len(values))
+    for value in values:
+        body += struct.pack(">i", -1) if value is None else struct.pack(">i", len(value)) + value
+    return frame("B", body + struct.pack(">hh", 1, int(binary)))
+
+
+def execute(portal: str = "", most: int = 0) -> bytes:
+    return frame("E", portal.encode() + b"\0" + struct.pack(">I", most))
+
+
+DESCRIBE, SYNC, CLOSE = frame("D", b"P\0"), frame("S"), frame("C", b"P\0")
+STATEMENTS = {
+    "read": ("select b, c from t where a = $1", 1), "write": ("update t set b = b + $2 where a = $1", 2),
+    "add": ("insert into t values ($1, $2, 'new')", 2), "begin": ("begin", 0), "commit": ("commit;", 0),
+    "rollback": ("rollback", 0), "scan": ("select a from t where a > $1 order by a", 1), "bad": ("select 1 / $1", 1),
+    "mark": ("savepoint s", 0), "back": ("rollback to s", 0),
+}  # fmt: skip
+PREPARE = b"".join(parse(sql, name) for name, (sql, _) in STATEMENTS.items()) + SYNC
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    opened = Wire()
+    opened.talk(PREPARE)
+    yield opened
+    opened.database.close()
+
+
+def test_a_prepared_point_select_is_answered_in_one_step_and_one_write(wire: Wire) -> None:
+    wire.connection.on_data(bind("read", b"3") + DESCRIBE + execute() + SYNC)
+    assert len(wire.connection.writes) == 1
+    assert kinds(wire.connection) == "2TDCZ"
+    assert wire.at_once(parse(STATEMENTS["read"][0]) + bind("", b"99", binary=True) + DESCRIBE + execute() + SYNC) == "12TCZ"
+    assert wire.at_once(parse(STATEMENTS["read"][0], "", 23) + SYNC) == "1Z"
+
+
+def test_a_block_of_prepared_statements_is_quick_but_for_its_commit(wire: Wire) -> None:
+    assert wire.at_once(bind("begin") + execute() + SYNC + bind("write", b"3", b"1") + execute() + SYNC) == "2CZ2CZ"
+    assert wire.sql[0].status == "T"
+    assert wire.at_once(bind("add", b"100", b"1") + execute() + CLOSE + SYNC) == "2C3Z"
+    assert [kind for kind, _ in wire.talk(bind("commit") + execute() + SYNC)] == ["2", "C", "Z"]
+    assert wire.database.client().run("select b from t where a in (3, 100)") == [("1",), ("1",)]
+
+
+def test_a_change_outside_a_block_waits_for_its_commit(wire: Wire) -> None:
+    wire.connection.on_data(bind("write", b"3", b"1") + execute() + SYNC)
+    assert "Z" not in kinds(wire.connection)
+    wire.world.scheduler.settle()
+    assert kinds(wire.connection)[-1] == "Z"
+    assert wire.database.client().run("select b from t where a = 3") == [("1",)]
+
+
+def test_errors_after_bind_skip_until_sync(wire: Wire) -> None:
+    messages = wire.talk(
+        bind("read", b"x") + execute() + bind("read", b"1") + execute() + SYNC + bind("read", b"1") + execute() + SYNC
+    )
+    assert [kind for kind, _ in messages] == ["E", "Z", "2", "D", "C", "Z"]
+    assert error_fields(messages[0][1])["C"] == "22P02"
+    messages = wire.talk(bind("begin") + execute() + bind("write", b"1", b"50") + execute() + SYNC)
+    assert [kind for kind, _ in messages] == ["2", "C", "2", "E", "Z"] and messages[-1][1] == b"E"
+    assert [kind for kind, _ in wire.talk(bind("read", b"1") + SYNC)] == ["E", "Z"]
+
+
+def test_reads_between_two_syncs_share_a_snapshot_at_repeatable_read(wire: Wire) -> None:
+    wire.talk(query("set default_transaction_isolation = 'repeatable read'"))
+    wire.talk(bind("read", b"1", portal="p") + execute("p"))
+    wire.database.client().run("update t set b = 7 where a = 1")
+    messages = wire.talk(bind("read", b"1") + execute() + SYNC)
+    assert b"\x010" in dict(messages)["D"]
+
+
+def test_a_broken_invariant_stops_the_node(wire: Wire) -> None:
+    def broken(*args: Any) -> None:
+        raise InvariantViolated("impossible")
+
+    wire.sql[0].rows = type("Broken", (), {"try_get": broken})()
+    with pytest.raises(InvariantViolated):
+        wire.talk(bind("read", b"1") + execute() + SYNC)
+
+
+STEPS = st.one_of(
+    st.tuples(
+        st.sampled_from(sorted(STATEMENTS)), st.sampled_from(["1", "2", "40", "x", None]), st.sampled_from(["1", "30", "-1"])
+    ),
+    st.sampled_from(["sync", "sync", "sync", "describe", "again", "parse", "simple", "part"]),
+)
+
+
+def _message(step: Any) -> bytes:
+    if isinstance(step, tuple):
+        name, *values = step
+        given_values = [None if v is None else v.encode() for v in values[: STATEMENTS[name][1]]]
+        return bind(name, *given_values) + execute()
+    others = {
+        "sync": SYNC, "describe": DESCRIBE, "again": execute(), "parse": parse(STATEMENTS["read"][0]) + bind("", b"5"),
+        "simple": SYNC + query("select b from t where a = 1"), "part": bind("scan", b"3", portal="p") + execute("p", 2),
+    }  # fmt: skip
+    return others[step]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(STEPS, min_size=1, max_size=6), min_size=1, max_size=5))
+def test_quick_and_general_answers_agree(batches: list[list[Any]]) -> None:
+    answers = []
+    for kind in (SqlSession, GeneralSession):
+        wire = Wire(kind)
+        answer: list[Any] = [wire.talk(PREPARE)]
+        for batch in batches:
+            answer.append(wire.talk(b"".join(map(_message, batch)) + SYNC))
+        answer.append(wire.talk(query("rollback") + query("select * from t order by a"))[-20:])
+        answers.append(answer)
+        wire.database.close()
+    assert answers[0] == answers[1]

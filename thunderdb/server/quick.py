@@ -1,0 +1,80 @@
+"""Answers to messages that need no waiting, in one synchronous step: no coroutine, no task, one write for all of them.
+
+`quick_reply` does all that the message asks for, or nothing. What it leaves alone (None) is for the general path in
+session.py, which also reports what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thunderdb.base.errors import InvariantViolated, NodeStopped, ThunderError
+from thunderdb.server import pgwire
+
+
+def quick_reply(sql: Any, kind: int, body: bytes) -> bytes | None:
+    """Answer one message of a session in good order (no error since its last Sync).
+
+    Raises: InvariantViolated, NodeStopped; and whatever a bug of ours raises, after which nothing is known of the message.
+    """
+    try:
+        if kind == pgwire.QUERY:
+            result = sql.quick(pgwire.parse_query(body))
+            if result is None:
+                return None
+            return result.description + result.data + pgwire.command_complete(result.tag) + ready(sql)
+        answer = _ANSWERS.get(kind)
+        return None if answer is None else answer(sql, body)
+    except (InvariantViolated, NodeStopped):
+        raise
+    except ThunderError:
+        return None
+
+
+def ready(sql: Any) -> bytes:
+    """ReadyForQuery, and before it the reportable parameters that have changed."""
+    changes = sql.take_parameter_changes()
+    if not changes:
+        return pgwire.READY[sql.status]
+    return b"".join([pgwire.parameter_status(name, value) for name, value in changes]) + pgwire.READY[sql.status]
+
+
+def _parse(sql: Any, body: bytes) -> bytes | None:
+    return pgwire.PARSE_COMPLETE if sql.extended.parse_quickly(*pgwire.parse_parse(body)) else None
+
+
+def _bind(sql: Any, body: bytes) -> bytes:
+    sql.bind(*pgwire.parse_bind(body))
+    return pgwire.BIND_COMPLETE
+
+
+def _describe(sql: Any, body: bytes) -> bytes:
+    target, name = pgwire.parse_target(body)
+    if target == "P":
+        described: bytes = sql.describe_portal(name)
+        return described
+    return b"".join(sql.describe_statement(name))
+
+
+def _execute(sql: Any, body: bytes) -> bytes | None:
+    result = sql.extended.execute_quickly(*pgwire.parse_execute(body))
+    if result is None:
+        return None
+    done: bytes = result.data + pgwire.command_complete(result.tag)
+    return done
+
+
+def _close(sql: Any, body: bytes) -> bytes:
+    target, name = pgwire.parse_target(body)
+    (sql.close_portal if target == "P" else sql.close_statement)(name)
+    return pgwire.CLOSE_COMPLETE
+
+
+def _sync(sql: Any, body: bytes) -> bytes | None:
+    return ready(sql) if sql.extended.sync_quickly() else None
+
+
+_ANSWERS = {
+    pgwire.PARSE: _parse, pgwire.BIND: _bind, pgwire.DESCRIBE: _describe, pgwire.EXECUTE: _execute, pgwire.CLOSE: _close,
+    pgwire.SYNC: _sync,
+}  # fmt: skip
