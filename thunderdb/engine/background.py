@@ -48,13 +48,13 @@ class Background:
 
     def start(self) -> None:
         self.db.manager.on_ghosts = self._note_ghosts
-        for name, step, pause_ns in (
-            ("checkpoint", self._checkpoint, CHECKPOINT_LOOK_NS),
-            ("cleaner", self._clean, CLEANER_PAUSE_NS),
-            ("sweeper", self._sweep, SWEEP_PAUSE_NS),
-            ("garbage", self._garbage, GARBAGE_PAUSE_NS),
+        for name, step, pause_ns, wake in (
+            ("checkpoint", self._checkpoint, CHECKPOINT_LOOK_NS, self._stop),
+            ("cleaner", self._clean, CLEANER_PAUSE_NS, self._stop),
+            ("sweeper", self._sweep, SWEEP_PAUSE_NS, self._stop),
+            ("garbage", self._garbage, GARBAGE_PAUSE_NS, self._wake_garbage),
         ):
-            self._running.append(self.tasks.detach(self._loop(name, step, pause_ns), name))
+            self._running.append(self.tasks.detach(self._loop(name, step, pause_ns, wake), name))
         self._running.append(self.tasks.detach(self._finish_redo(), "redo"))
 
     async def stop(self) -> None:
@@ -66,7 +66,7 @@ class Background:
     def garbage_soon(self) -> None:
         self._wake_garbage.set()
 
-    async def _loop(self, name: str, step: Callable[[], Awaitable[None]], pause_ns: int) -> None:
+    async def _loop(self, name: str, step: Callable[[], Awaitable[None]], pause_ns: int, wake: Event) -> None:
         while not self._stop.is_set():
             try:
                 await step()
@@ -75,7 +75,7 @@ class Background:
             except ThunderError as error:
                 self.db._fatal(error)
                 return
-            await self._stop.wait_timeout(pause_ns)
+            await wake.wait_timeout(pause_ns)
 
     async def _finish_redo(self) -> None:
         """Bring up the pages that restart left for later."""
