@@ -271,6 +271,13 @@ class Net:
             self._reset(side)
         return len(sides)
 
+    def keepalive(self, host: str) -> int:
+        """What TCP's keepalive does in the end: reset the host's streams whose peer is gone without its word having arrived."""
+        sides = [side for side in self._sides if side.host == host and not side.closed and side.other.closed]
+        for side in sides:
+            self._reset(side)
+        return len(sides)
+
     # Hosts.
 
     def add_host(self, host: str, number: int) -> None:

@@ -135,6 +135,7 @@ class Run:
 
     async def _finish(self) -> None:
         """Everything is healed: service must go on, stop cleanly, and leave nothing behind that is not right."""
+        self.world.net.keepalive(NODE)
         self._start_clients()
         await self._sleep(self.plan.last_life_ns)
         before = self.oracle.acked
@@ -251,8 +252,12 @@ class Run:
             one, other = (NODE, CLIENTS) if outage.cut_for_ns % 2 else (CLIENTS, NODE)
             self.world.net.partition(one, other, outage.cut_one_way)
             await self._sleep(outage.cut_for_ns)
-            if self.life == life:
+            if self.life == life and self.node.alive:
                 self.world.net.heal_all()
+                await self._sleep(MS)
+                # A client that left meanwhile could not say so, and its transaction may hold locks.
+                if self.life == life and self.node.alive:
+                    self.world.net.keepalive(NODE)
 
     def _heal(self) -> None:
         self.node.image.capacity_bytes = BIG_DISK
