@@ -134,6 +134,12 @@ class EngineWorld(InlineWorld):
         self.tasks = Tasks(self.scheduler)
         self.clock._scheduler = self.scheduler
         self.disk = old.survivor(self.scheduler if self.suspend else None, power)
+        # Nobody runs there any more: the coroutines are kept, their memory is not.
+        old.files.clear()
+        old.undo.clear()
+        database = getattr(self, "db", None)
+        if database is not None:
+            database.pool._pages.clear()
 
     def restart(self, power: bool = True) -> Database:
         self.crash(power)
