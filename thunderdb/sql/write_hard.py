@@ -1,6 +1,9 @@
 """Changes whose rows only the analytic engine can find: UPDATE … FROM, DELETE … USING, correlated subqueries.
 
 DuckDB reads (key, new values) of the rows to change, then come our own writes, each on the row as it was read (DESIGN 6).
+
+W4. All rows are locked before the first is changed. If one has changed since it was read, the statement reads again, on a new
+    snapshot and with the locks it has; at REPEATABLE READ `lock_row` has said 40001 by then.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from thunderdb.sql.context import Context
 from thunderdb.sql.parse import ident
 from thunderdb.sql.plan import Environment
 from thunderdb.sql.write import Emit, WritePlan
+
+CHANGED_RETRIES = 10
 
 
 class _HardPlan(WritePlan):
@@ -66,15 +71,25 @@ class _HardPlan(WritePlan):
             new[position] = None if value is None else _refit(value, column)
         return new
 
+    async def _locked(self, context: Context) -> list[tuple[bytes, bytes, tuple[Any, ...]]]:
+        """(key, payload, new values) of the rows to change, each locked and as it was read (W4)."""
+        txn, rows, root = context.txn, context.rows, self.target.table.root
+        for _ in range(CHANGED_RETRIES):
+            locked, changed = [], False
+            for key, values in await self._found(context):
+                before = await rows.get(txn, root, key)
+                payload = await rows.lock_row(txn, self.definition, key)
+                changed = changed or payload is None or payload != before
+                locked.append((key, payload or b"", values))
+                await context.progress(1)
+            if not changed:
+                return locked
+            txn.new_snapshot()
+        raise SqlError("40001", "could not serialize access due to concurrent update")
+
     async def change(self, context: Context, emit: Emit | None) -> int:
         count = 0
-        for key, values in await self._found(context):
-            before = await context.rows.get(context.txn, self.target.table.root, key)
-            payload = await context.rows.lock_row(context.txn, self.definition, key)
-            if payload is None:
-                continue
-            if payload != before:
-                raise SqlError("40001", "could not serialize access due to concurrent update")
+        for key, payload, values in await self._locked(context):
             row = self.target.table.row.decode(payload)
             if isinstance(self, HardDeletePlan):
                 await context.rows.delete(context.txn, self.definition, key, payload)
