@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
-from thunderdb.engine.rows import StalePlan
 from thunderdb.sql import ddl, transfer
 from thunderdb.sql.context import Context
 from thunderdb.sql.copy_statement import parse_copy
@@ -18,14 +17,13 @@ from thunderdb.sql.plan import AnalyticPlan, ConstantPlan, Plan, result_column
 from thunderdb.sql.prepare import Planned, plan_tree
 from thunderdb.sql.result import CopyOut, Notice, Result
 from thunderdb.sql.select import PointPlan, SelectPlan
+from thunderdb.sql.simple import until_fresh
 from thunderdb.sql.utility import WORDS, Utility, first_word, parse_utility
 from thunderdb.sql.write import DeletePlan, UpdatePlan
 from thunderdb.txn.locks import Mode
 
 if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
-
-_STALE_RETRIES = 20
 
 
 async def run_utility(session: SqlSession, utility: Utility, text: str, alone: bool) -> Result:
@@ -229,7 +227,11 @@ async def _execute(session: SqlSession, values: dict[str, Any]) -> Result:
     for tree, kind in zip(trees, kinds, strict=True):
         value = compiler.coerce(compiler.compile(tree), "text" if kind == "unknown" else kind, "assignment")
         params.append(value.fn(None, context))
-    return await session.run(await session.extended.current(prepared), params, ())
+
+    async def run() -> Result:
+        return await session.run(await session.extended.current(prepared), params, ())
+
+    return await until_fresh(session, run)
 
 
 async def _deallocate(session: SqlSession, values: dict[str, Any]) -> Result:
@@ -253,18 +255,7 @@ async def _truncate(session: SqlSession, values: dict[str, Any]) -> Result:
     async def truncate() -> Result:
         return Result(await ddl.truncate(context, values["tables"], values["restart"]))
 
-    return await _until_fresh(session, truncate)
-
-
-async def _until_fresh(session: SqlSession, step: Callable[[], Awaitable[Result]]) -> Result:
-    """Run what locks tables, again if one of them has changed while it waited (X2 of executor.py)."""
-    for _ in range(_STALE_RETRIES):
-        mark = session.txn.savepoint()
-        try:
-            return await step()
-        except StalePlan:
-            await session.txn.rollback_to(mark)
-    raise SqlError("40001", "could not serialize access: the table keeps changing")
+    return await until_fresh(session, truncate)
 
 
 async def _lock(session: SqlSession, values: dict[str, Any]) -> Result:
@@ -277,7 +268,7 @@ async def _lock(session: SqlSession, values: dict[str, Any]) -> Result:
             await session.rows.lock_table(session.txn, table, Mode.EXCLUSIVE)
         return Result("LOCK TABLE")
 
-    return await _until_fresh(session, lock)
+    return await until_fresh(session, lock)
 
 
 def _tables(context: Context, names: list[tuple[str, str]]) -> list[Any]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from thunderdb.base.errors import SqlError
-from thunderdb.engine.rows import StalePlan
 from thunderdb.sql import types
 from thunderdb.sql.binary import decode_binary
 from thunderdb.sql.context import Context
@@ -19,6 +18,7 @@ from thunderdb.sql.parse import split
 from thunderdb.sql.prepare import Planned
 from thunderdb.sql.quick import QuickPath, run_now
 from thunderdb.sql.result import Result, ResultColumn, describe
+from thunderdb.sql.simple import until_fresh
 from thunderdb.sql.utility import ALLOWED_IN_FAILED, WORDS, Utility, first_word, parse_utility
 
 if TYPE_CHECKING:
@@ -183,13 +183,9 @@ class ExtendedProtocol:
                 return result
             session.refuse_failed()
             session.start()
-            if max_rows > 0 or bound.source is not None:
+            if bound.source is not None:
                 return await self._fetch(bound, max_rows)
-            planned = await self.current(prepared)
-            return await session.run(planned, bound.params, bound.result_formats)
-        except StalePlan:
-            await session.fail(SqlError("40001", ""))
-            raise SqlError("40001", "could not serialize access: the table was changed by another transaction") from None
+            return await until_fresh(session, lambda: self._run(bound, max_rows))
         except Exception as error:
             await session.fail(error)
             raise
@@ -253,6 +249,13 @@ class ExtendedProtocol:
 
     # -- plans and rows
 
+    async def _run(self, bound: Portal, max_rows: int) -> Result:
+        planned = await self.current(bound.prepared)
+        if max_rows > 0:
+            bound.source = None  # of a try that met a stale plan
+            return await self._fetch(bound, max_rows)
+        return await self._session.run(planned, bound.params, bound.result_formats)
+
     async def current(self, prepared: Prepared) -> Planned:
         """The statement's plan, made again if the catalog has changed. Raises: SqlError 0A000 if its result would differ."""
         session = self._session
@@ -270,7 +273,7 @@ class ExtendedProtocol:
     async def _fetch(self, bound: Portal, max_rows: int) -> Result:
         """Part of a portal's rows."""
         session = self._session
-        planned = await self.current(bound.prepared) if bound.source is None else bound.prepared.planned
+        planned = bound.prepared.planned
         if planned is None:
             return Result()
         plan = planned.plan

@@ -6,7 +6,7 @@ X1 and X2 are executor.py's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from thunderdb.base.errors import SqlError
@@ -136,14 +136,23 @@ class SimpleProtocol:
         return await self._planned_run(statement.text, statement.offset)
 
     async def _planned_run(self, sql: str, offset: int) -> Result:
-        """Plan (or find the plan) and run, again if the table changed meanwhile (X2)."""
+        """Plan (or find the plan) and run."""
         session = self._session
-        for _ in range(STALE_RETRIES):
-            mark = session.txn.savepoint()
-            try:
-                found = session.shared.find(sql, session.db.catalog_for(session.txn))
-                planned, params = found if found is not None else await session.shared.plan(session.environment(), sql, offset)
-                return await session.run(planned, params, ())
-            except StalePlan:
-                await session.txn.rollback_to(mark)
-        raise SqlError("40001", "could not serialize access: the table keeps changing")
+
+        async def run() -> Result:
+            found = session.shared.find(sql, session.db.catalog_for(session.txn))
+            planned, params = found if found is not None else await session.shared.plan(session.environment(), sql, offset)
+            return await session.run(planned, params, ())
+
+        return await until_fresh(session, run)
+
+
+async def until_fresh(session: SqlSession, step: Callable[[], Awaitable[Result]]) -> Result:
+    """Run what plans and locks tables, again if one of them has changed while it waited (X2). Raises: SqlError 40001."""
+    for _ in range(STALE_RETRIES):
+        mark = session.txn.savepoint()
+        try:
+            return await step()
+        except StalePlan:
+            await session.txn.rollback_to(mark)
+    raise SqlError("40001", "could not serialize access: the table keeps changing")
