@@ -22,6 +22,11 @@ from thunderdb.runtime.sync import Future
 LISTEN_BACKLOG = 512
 
 
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 3
+
+
 class RealConnection(asyncio.Protocol):
     """One side of a TCP stream."""
 
@@ -56,7 +61,7 @@ class RealConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _set_options(transport.get_extra_info("socket"))
         address = transport.get_extra_info("peername")
         self.peer = f"{address[0]}:{address[1]}" if address else "unknown"
         if self._on_connect is not None:
@@ -128,6 +133,23 @@ class RealConnection(asyncio.Protocol):
     def abort(self) -> None:
         self._writable = False
         self._transport.abort()
+
+
+def _set_options(sock: socket.socket) -> None:
+    """Answers go out at once; a peer that is silently gone is noticed after KEEPALIVE_IDLE_S and some probes.
+
+    Without the latter, a client that dies behind a partition would keep its transaction, and its locks, for ever.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        option = getattr(socket, name, None)  # not every system can set them
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class RealListener:
