@@ -20,7 +20,8 @@ def test_a_silently_dead_peer_is_noticed() -> None:
         while not accepted:
             await ports.tasks.sleep(1_000_000)
         sock = accepted[0]._transport.get_extra_info("socket")
-        found = [sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)]
+        idle_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        found = [sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), idle_s]
         client.close()
         await listener.close()
         return found
