@@ -534,11 +534,15 @@ def _like(ignore_case: bool) -> Callable[[Compiler, Any], Expr]:
     def compile_it(c: Compiler, node: Any, escape: str = "\\") -> Expr:
         left = _texts(c, node.this, "~~")
         right = _texts(c, node.expression, "~~")
+        wanted = not node.args.get("negate")  # NOT LIKE is one node
         if right.const and right.value() is not None:
             match = like_pattern(right.value(), escape, ignore_case).fullmatch
-            return strict_n(lambda text: match(text) is not None, [left], "bool")
+            return strict_n(lambda text: (match(text) is not None) is wanted, [left], "bool")
         return strict2(
-            lambda text, pattern: like_pattern(pattern, escape, ignore_case).fullmatch(text) is not None, left, right, "bool"
+            lambda text, pattern: (like_pattern(pattern, escape, ignore_case).fullmatch(text) is not None) is wanted,
+            left,
+            right,
+            "bool",
         )
 
     return compile_it

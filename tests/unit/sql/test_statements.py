@@ -242,3 +242,11 @@ def test_read_only_transactions(t: Any) -> None:
     t.run("begin read only")
     assert fails(t, "delete from t") == "25006"
     t.run("rollback")
+
+
+@pytest.mark.parametrize("pattern", ["'o%'", "'O%'", "(select 'o%')", "$$o%$$", "'ox%' escape 'x'"])
+def test_not_like_is_the_opposite_of_like(t: Any, pattern: str) -> None:
+    for like in ("like", "ilike"):
+        matching = t.run(f"select b from t where b {like} {pattern} order by a")
+        others = t.run(f"select b from t where b not {like} {pattern} order by a")
+        assert sorted(matching + others) == sorted(t.run("select b from t")) and others
