@@ -41,6 +41,7 @@ from thunderdb.sql.quick import QuickPath
 from thunderdb.sql.result import Notice, Result
 from thunderdb.sql.settings import SERVER_VERSION, Settings
 from thunderdb.sql.simple import SimpleProtocol
+from thunderdb.sql.timeouts import Timeouts
 from thunderdb.sql.utility import ALLOWED_IN_FAILED, Utility
 from thunderdb.storage.pool import Miss
 
@@ -81,6 +82,7 @@ class SqlSession:
         self.begun_us: int | None = None
         self.in_block = False
         self.offset_s = 0  # of the session's time zone
+        self.timeouts = Timeouts(self)
         quick = QuickPath(self)
         self._simple = SimpleProtocol(self, quick)
         self.extended = ExtendedProtocol(self, quick)

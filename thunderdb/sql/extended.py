@@ -173,6 +173,7 @@ class ExtendedProtocol:
         session = self._session
         bound = self._portal(portal)
         session.cancel_requested = False
+        session.timeouts.start()
         try:
             prepared = bound.prepared
             if prepared.utility is not None:
@@ -187,8 +188,13 @@ class ExtendedProtocol:
                 return await self._fetch(bound, max_rows)
             return await until_fresh(session, lambda: self._run(bound, max_rows))
         except Exception as error:
-            await session.fail(error)
+            named = session.timeouts.named(error)
+            await session.fail(named)
+            if named is not error:
+                raise named from None
             raise
+        finally:
+            session.timeouts.stop()
 
     # -- in one synchronous step: each does all that the general form would do, or nothing (Q2)
 

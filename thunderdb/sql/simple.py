@@ -36,6 +36,7 @@ class SimpleProtocol:
         """Run a simple query string, statement by statement. Consume a result (its `more`) before asking for the next."""
         session = self._session
         session.cancel_requested = False
+        session.timeouts.start()
         try:
             session.portals.pop("", None)
             if sql.endswith(";"):  # pgbench and psql send one; the caches know the statement without it
@@ -52,6 +53,8 @@ class SimpleProtocol:
                 yield empty
             for number, statement in enumerate(statements):
                 alone = len(statements) == 1
+                if number:
+                    session.timeouts.start()
                 result = await self._statement(statement, alone, sql)
                 if alone and session.status == "I" and result.more is None and result.copy_in is None:
                     await session.end(True)
@@ -61,8 +64,13 @@ class SimpleProtocol:
             if session.status == "I":
                 await session.end(True)
         except Exception as error:
-            await session.fail(error)
+            named = session.timeouts.named(error)
+            await session.fail(named)
+            if named is not error:
+                raise named from None
             raise
+        finally:
+            session.timeouts.stop()
 
     def quick(self, sql: str) -> Result | None:
         """Answer a simple query in one synchronous step, or None: take `run`."""
