@@ -23,8 +23,10 @@ from thunderdb.base.errors import InvariantViolated, NodeStopped, SqlError, Thun
 from thunderdb.runtime.ports import Connection
 from thunderdb.runtime.sync import Future
 from thunderdb.server import pgwire
+from thunderdb.server.copying import ClientGone, Copying
+from thunderdb.server.extended import ExtendedServing
 from thunderdb.server.quick import quick_reply, ready
-from thunderdb.sql.result import CopyIn, Result
+from thunderdb.sql.result import Result
 
 if TYPE_CHECKING:
     from thunderdb.server.sessions import Sessions
@@ -34,48 +36,43 @@ STARTUP_TIMEOUT_NS = 60_000_000_000
 MAX_QUEUED_INPUT_BYTES = 1 << 20
 WRITE_CHUNK_BYTES = 128 << 10
 MAX_WRITE_BUFFER_BYTES = 1 << 20
-# A COPY hands its input on in pieces of about this size, however small the client's messages are.
-COPY_PIECE_BYTES = 256 << 10
-
 # A long pipeline lets other clients have a turn after this many messages.
 FAIR_MESSAGES = 256
 
 _NOT_SETTINGS = frozenset(("user", "database", "replication"))
 
 
-class _ClientGone(Exception):
-    """The connection ended while a statement waited for more of its input."""
-
-
 class Session:
     """One connection, from its first byte to its rollback."""
 
     __slots__ = (
-        "peer", "pid", "secret", "_sessions", "_tasks", "_connection", "_decoder", "_queue", "_queued_bytes", "_paused", "_out",
-        "_sql", "_serving", "_waited", "_skipping", "_input", "_closed", "_terminating", "_timer", "_admitted",
-        "_stumbled",
+        "peer", "pid", "secret", "sessions", "tasks", "_connection", "_decoder", "queue", "_queued_bytes", "_paused", "out",
+        "_sql", "_serving", "_waited", "skipping", "_input", "_closed", "_terminating", "_timer", "_admitted",
+        "_stumbled", "_copying", "_extended",
     )  # fmt: skip
 
     def __init__(self, sessions: Sessions, connection: Connection) -> None:
         self.peer = connection.peer
         self.pid = 0
         self.secret = b""
-        self._sessions = sessions
-        self._tasks = sessions.tasks
+        self.sessions = sessions
+        self.tasks = sessions.tasks
         self._connection = connection
         self._decoder = pgwire.Decoder()
-        self._queue: deque[pgwire.Message] = deque()
+        self.queue: deque[pgwire.Message] = deque()
         self._queued_bytes = 0
         self._paused = False
-        self._out: list[bytes] = []
+        self.out: list[bytes] = []
         self._sql: Any = None  # SqlSession once start-up is done
         self._serving = False
         self._waited = False
-        self._skipping = False
+        self.skipping = False
         self._input: Future[None] | None = None
         self._closed = False
         self._terminating = False
         self._admitted = False
+        self._copying = Copying(self)
+        self._extended = ExtendedServing(self)
         self._stumbled: Exception | None = None  # what broke in a quick step
         self._timer = sessions.tasks.scheduler.call_later(STARTUP_TIMEOUT_NS, self._startup_timed_out)
         connection.set_callbacks(self._on_startup_data, self._on_close)
@@ -123,7 +120,7 @@ class Session:
         if isinstance(message, pgwire.EncryptionRequest):
             self._connection.write(pgwire.NO_ENCRYPTION)
         elif isinstance(message, pgwire.CancelRequest):
-            self._sessions.cancel(message)
+            self.sessions.cancel(message)
             self._closed = True
             self._connection.close()
         else:
@@ -141,14 +138,14 @@ class Session:
         if database not in (DATABASE, user):
             hint = f"this daemon has one database, named {DATABASE}"
             raise SqlError("3D000", f'database "{database}" does not exist', "", hint)
-        self.pid = self._sessions.admit(self)
+        self.pid = self.sessions.admit(self)
         self._admitted = True
-        make_sql = self._sessions.make_sql
+        make_sql = self.sessions.make_sql
         if make_sql is None:
             raise SqlError("57P03", "the database system is starting up")
         settings = {name: value for name, value in parameters.items() if name not in _NOT_SETTINGS and name[:5] != "_pq_."}
         self._sql = make_sql(user, settings, self.pid)
-        self.secret = self._sessions.random.bits(32).to_bytes(4, "big")
+        self.secret = self.sessions.random.bits(32).to_bytes(4, "big")
         self._timer.cancel()
         self._greet(startup)
         self._decoder.begin_session()
@@ -156,7 +153,7 @@ class Session:
         self._on_data(b"")
 
     def _greet(self, startup: pgwire.Startup) -> None:
-        out = self._out
+        out = self.out
         unknown = [name for name in startup.parameters if name.startswith("_pq_.")]
         if startup.version != pgwire.PROTOCOL_3_0 or unknown:
             out.append(pgwire.negotiate_protocol_version(unknown))
@@ -164,7 +161,7 @@ class Session:
         out.extend(pgwire.parameter_status(name, value) for name, value in self._sql.parameter_statuses().items())
         out.append(pgwire.backend_key_data(self.pid, self.secret))
         out.append(pgwire.READY["I"])
-        self._flush()
+        self.flush()
 
     # ---- bytes in, bytes out --------------------------------------------------------------------------------------------
 
@@ -172,7 +169,7 @@ class Session:
         messages = self._decoder.feed(data)
         if not messages or self._closed:
             return
-        self._queue.extend(messages)
+        self.queue.extend(messages)
         if not self._serving:
             self._start_serving()
             return
@@ -184,12 +181,12 @@ class Session:
 
     def _serve_quickly(self) -> bool:
         """Answer what needs no waiting, without a coroutine; return whether nothing is left."""
-        if self._skipping or self._closed or self._terminating:
+        if self.skipping or self._closed or self._terminating:
             return False
-        queue = self._queue
+        queue = self.queue
         for _ in range(FAIR_MESSAGES):
             if not queue:
-                self._flush()
+                self.flush()
                 return True
             if not self._answer_quickly():
                 break
@@ -197,7 +194,7 @@ class Session:
 
     def _answer_quickly(self) -> bool:
         """Answer the next message in one synchronous step; False: `_serve` is to do it."""
-        kind, body = self._queue[0]
+        kind, body = self.queue[0]
         try:
             reply = quick_reply(self._sql, kind, body)
         except Exception as error:
@@ -205,21 +202,21 @@ class Session:
             return False
         if reply is None:
             return False
-        self._queue.popleft()
-        self._out.append(reply)
+        self.queue.popleft()
+        self.out.append(reply)
         if kind == pgwire.QUERY or kind == pgwire.EXECUTE:
-            self._sessions.statements += 1
+            self.sessions.statements += 1
         return True
 
     def _start_serving(self) -> None:
-        if self._queue and self._serve_quickly():
+        if self.queue and self._serve_quickly():
             return
         self._serving = True
         self._waited = False
-        self._tasks.detach(self._serve(), "session")
+        self.tasks.detach(self._serve(), "session")
         if self._serving:  # V1: it waits now
             self._waited = True
-            self._flush()
+            self.flush()
 
     def _wake(self) -> None:
         if self._input is not None:
@@ -230,7 +227,7 @@ class Session:
         by_us, self._closed = self._closed, True
         self._timer.cancel()
         if self._sql is None:
-            self._sessions.forget(self)
+            self.sessions.forget(self)
         elif by_us:
             return  # `_end` is at work; a cancel would disturb its rollback.
         elif self._serving:  # V5
@@ -239,10 +236,10 @@ class Session:
         else:
             self._start_serving()
 
-    def _flush(self) -> None:
-        if self._out:
-            self._connection.write(b"".join(self._out))
-            self._out.clear()
+    def flush(self) -> None:
+        if self.out:
+            self._connection.write(b"".join(self.out))
+            self.out.clear()
 
     def _resume(self) -> None:
         self._queued_bytes = 0
@@ -250,52 +247,52 @@ class Session:
             self._paused = False
             self._connection.resume()
 
-    async def _next_message(self) -> pgwire.Message:
-        """Wait for the client's next message, inside a statement. Raises: _ClientGone."""
-        while not self._queue:
+    async def next_message(self) -> pgwire.Message:
+        """Wait for the client's next message, inside a statement. Raises: ClientGone."""
+        while not self.queue:
             if self._closed or self._terminating:
-                raise _ClientGone
-            self._flush()
+                raise ClientGone
+            self.flush()
             self._resume()
-            self._input = self._tasks.future()
+            self._input = self.tasks.future()
             await self._input
-        return self._queue.popleft()
+        return self.queue.popleft()
 
     # ---- the loop over messages -----------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        queue, handled = self._queue, 0
+        queue, handled = self.queue, 0
         while not self._closed and not self._terminating:
             if not queue:
-                self._flush()
+                self.flush()
                 if self._waited:
                     self._resume()
                 self._serving = False
                 return
             handled += 1
             if handled % FAIR_MESSAGES == 0:
-                await self._tasks.yield_now()
+                await self.tasks.yield_now()
                 continue
-            if handled > 1 and not self._skipping and self._stumbled is None and self._answer_quickly():
+            if handled > 1 and not self.skipping and self._stumbled is None and self._answer_quickly():
                 continue
             kind, body = queue.popleft()
             try:
                 if self._stumbled is not None:
                     await self._stumble(kind)
-                elif kind == pgwire.QUERY and not self._skipping:
+                elif kind == pgwire.QUERY and not self.skipping:
                     await self._query(body)
                 else:
-                    await self._extended(kind, body)
+                    await self._extended.serve(self._sql, kind, body)
             except pgwire.ProtocolViolation as violation:
-                self._sessions.events.emit("server.protocol_violation", peer=self.peer, reason=violation.message)
+                self.sessions.events.emit("server.protocol_violation", peer=self.peer, reason=violation.message)
                 self._report(violation, "FATAL")
                 break
             except (NodeStopped, InvariantViolated) as error:
                 self._report(error, "FATAL")
                 if isinstance(error, InvariantViolated):
-                    self._tasks.scheduler.crashed(error)
+                    self.tasks.scheduler.crashed(error)
                 break
-            except _ClientGone:
+            except ClientGone:
                 break
         await self._end()
 
@@ -305,32 +302,32 @@ class Session:
         if isinstance(error, (NodeStopped, InvariantViolated)):
             raise error
         if isinstance(error, Exception):
-            await self._failed(error)
+            await self.failed(error)
         if kind in (pgwire.QUERY, pgwire.SYNC):
-            self._ready()
+            self.ready()
         else:
-            self._skipping = True
+            self.skipping = True
 
     async def _end(self) -> None:
         """Say good-bye if anyone listens, roll back, and be forgotten (V5)."""
         if self._terminating and not self._closed:
             self._report(SqlError("57P01", "terminating connection due to administrator command"), "FATAL")
-        self._flush()
+        self.flush()
         self._closed = True
-        self._queue.clear()
+        self.queue.clear()
         self._connection.close()
         try:
             await self._sql.close()
         except NodeStopped:
             pass  # There is no engine left to roll back in; restart does it.
         except ThunderError as error:
-            self._sessions.events.emit("server.rollback_failed", peer=self.peer, error=error.message)
-        self._sessions.forget(self)
+            self.sessions.events.emit("server.rollback_failed", peer=self.peer, error=error.message)
+        self.sessions.forget(self)
 
     # ---- simple protocol ------------------------------------------------------------------------------------------------
 
     async def _query(self, body: bytes) -> None:
-        self._sessions.statements += 1
+        self.sessions.statements += 1
         results: Any = None
         try:
             results = self._sql.simple(pgwire.parse_query(body))
@@ -339,194 +336,70 @@ class Session:
                     notices = self._sql.take_notices()
                     if notices:
                         self._notices(notices)
-                    self._out.append(result.description + result.data + pgwire.command_complete(result.tag))
+                    self.out.append(result.description + result.data + pgwire.command_complete(result.tag))
                 else:
-                    await self._write_result(result, result.description)
+                    await self.write_result(result, result.description)
         except (pgwire.ProtocolViolation, NodeStopped, InvariantViolated):
             raise
-        except _ClientGone:
+        except ClientGone:
             await results.aclose()
             raise
         except Exception as error:
             if results is not None:
                 await results.aclose()
-            await self._failed(error)
-        self._ready()
+            await self.failed(error)
+        self.ready()
 
-    def _ready(self) -> None:
-        self._out.append(ready(self._sql))
+    def ready(self) -> None:
+        self.out.append(ready(self._sql))
         if self._waited:
-            self._flush()
+            self.flush()
 
-    async def _write_result(self, result: Result, description: bytes) -> None:
+    async def write_result(self, result: Result, description: bytes) -> None:
         """Write a result's parts as they come; the general form of what `_query` does in one line."""
         if result.empty:
-            self._out.append(pgwire.EMPTY_QUERY)
+            self.out.append(pgwire.EMPTY_QUERY)
             return
         if result.copy_in is not None:
-            await self._copy_in(result.copy_in)
+            await self._copying.copy_in(result.copy_in)
         elif result.copy_out is not None:
-            await self._copy_out(result)
+            await self._copying.copy_out(result)
         else:
-            self._out.append(description + result.data)
+            self.out.append(description + result.data)
             if result.more is not None:
                 async for chunk in result.more:
-                    await self._write_chunk(chunk)
+                    await self.write_chunk(chunk)
         self._notices(self._sql.take_notices())
-        self._out.append(pgwire.PORTAL_SUSPENDED if result.suspended else pgwire.command_complete(result.tag))
+        self.out.append(pgwire.PORTAL_SUSPENDED if result.suspended else pgwire.command_complete(result.tag))
 
-    async def _write_chunk(self, chunk: bytes) -> None:
+    async def write_chunk(self, chunk: bytes) -> None:
         """Pass on part of a large result; wait while the client is slow (V3)."""
-        self._out.append(chunk)
-        if len(chunk) >= WRITE_CHUNK_BYTES or len(self._out) > 16:
+        self.out.append(chunk)
+        if len(chunk) >= WRITE_CHUNK_BYTES or len(self.out) > 16:
             if self._closed:
-                raise _ClientGone
-            self._flush()
+                raise ClientGone
+            self.flush()
             if self._connection.write_buffer_bytes > MAX_WRITE_BUFFER_BYTES:
                 await self._connection.drain()
 
-    # ---- extended protocol ----------------------------------------------------------------------------------------------
-
-    async def _extended(self, kind: int, body: bytes) -> None:
-        if kind == pgwire.BROKEN:
-            raise pgwire.ProtocolViolation(body.decode())
-        if kind == pgwire.TERMINATE:
-            raise _ClientGone
-        if kind == pgwire.SYNC:
-            await self._sync()
-            return
-        if self._skipping:  # V4
-            return
-        try:
-            await self._extended_message(kind, body)
-        except (_ClientGone, pgwire.ProtocolViolation, NodeStopped, InvariantViolated):
-            raise
-        except Exception as error:
-            self._skipping = True
-            await self._failed(error)
-
-    async def _extended_message(self, kind: int, body: bytes) -> None:
-        sql = self._sql
-        if kind == pgwire.BIND:
-            portal, statement, formats, values, results = pgwire.parse_bind(body)
-            sql.bind(portal, statement, formats, values, results)
-            self._out.append(pgwire.BIND_COMPLETE)
-        elif kind == pgwire.DESCRIBE:
-            target, name = pgwire.parse_target(body)
-            if target == "P":
-                self._out.append(sql.describe_portal(name))
-            else:
-                self._out.extend(sql.describe_statement(name))
-        elif kind == pgwire.EXECUTE:
-            portal, max_rows = pgwire.parse_execute(body)
-            self._sessions.statements += 1
-            await self._write_result(await sql.execute(portal, max_rows), b"")
-        elif kind == pgwire.PARSE:
-            name, text, oids = pgwire.parse_parse(body)
-            await sql.parse(name, text, oids)
-            self._out.append(pgwire.PARSE_COMPLETE)
-        elif kind == pgwire.CLOSE:
-            target, name = pgwire.parse_target(body)
-            (sql.close_portal if target == "P" else sql.close_statement)(name)
-            self._out.append(pgwire.CLOSE_COMPLETE)
-        elif kind == pgwire.FLUSH:
-            self._flush()
-        elif kind in (pgwire.COPY_DATA, pgwire.COPY_DONE, pgwire.COPY_FAIL):
-            pass  # The client has not noticed yet that its COPY failed.
-        elif kind == pgwire.FUNCTION_CALL:
-            await self._failed(SqlError("0A000", "function calls by protocol message are not supported"))
-            self._ready()
-        else:
-            raise pgwire.ProtocolViolation(f"unexpected message type {kind:#04x}")
-
-    async def _sync(self) -> None:
-        self._skipping = False
-        try:
-            await self._sql.sync()
-        except (NodeStopped, InvariantViolated):
-            raise
-        except Exception as error:
-            await self._failed(error)
-        self._ready()
-
-    # ---- COPY -----------------------------------------------------------------------------------------------------------
-
-    async def _copy_in(self, copy: CopyIn) -> None:
-        """Carry the client's data to a COPY … FROM STDIN until CopyDone. Raises: SqlError, _ClientGone."""
-        self._out.append(pgwire.copy_in_response(copy.column_count, copy.binary))
-        self._flush()
-        while True:
-            try:
-                kind, body = await self._next_message()
-            except _ClientGone:
-                await self._fail_copy(copy, "the client's connection ended")
-                raise
-            if kind == pgwire.COPY_DATA:
-                await copy.feed(self._take_copy_data(body))
-                if self._queue:
-                    # A fast client must not keep the loop from others: they have a turn after each piece.
-                    await self._tasks.work("copy_in", 1)
-            elif kind == pgwire.COPY_DONE:
-                await copy.finish()
-                return
-            elif kind == pgwire.COPY_FAIL:
-                await copy.fail(f"COPY from stdin failed: {pgwire.parse_copy_fail(body)}")
-                return
-            elif kind not in (pgwire.FLUSH, pgwire.SYNC):
-                await self._fail_copy(copy, f"unexpected message type {kind:#04x} during COPY from stdin")
-                if kind == pgwire.TERMINATE:
-                    raise _ClientGone
-                raise pgwire.ProtocolViolation(f"unexpected message type {kind:#04x} during COPY from stdin")
-
-    async def _fail_copy(self, copy: CopyIn, reason: str) -> None:
-        try:
-            await copy.fail(reason)
-        except SqlError:
-            pass  # `fail` always raises; the caller has its own way to end.
-
-    def _take_copy_data(self, first: bytes) -> bytes:
-        """Join the CopyData that has arrived: clients send one message a row, and a row is too small a piece to work on."""
-        queue = self._queue
-        if not queue or queue[0][0] != pgwire.COPY_DATA:
-            return first
-        pieces, size = [first], len(first)
-        while queue and queue[0][0] == pgwire.COPY_DATA and size < COPY_PIECE_BYTES:
-            piece = queue.popleft()[1]
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)
-
-    async def _copy_out(self, result: Result) -> None:
-        copy = result.copy_out
-        if copy is None:
-            return
-        self._out.append(pgwire.copy_out_response(copy.column_count, copy.binary))
-        if result.data:
-            self._out.append(pgwire.copy_data(result.data))
-        if result.more is not None:
-            async for chunk in result.more:
-                rows = [chunk] if isinstance(chunk, bytes) else chunk
-                await self._write_chunk(b"".join([pgwire.copy_data(row) for row in rows]))
-        self._out.append(pgwire.COPY_DONE_REPLY)
-
     # ---- errors and notices ---------------------------------------------------------------------------------------------
 
-    async def _failed(self, error: Exception) -> None:
+    async def failed(self, error: Exception) -> None:
         """Report a statement's error. What is not a ThunderError is a bug of ours: the client gets XX000, the log the place."""
-        self._sessions.errors += 1
+        self.sessions.errors += 1
         if isinstance(error, ThunderError):
             self._notices(self._sql.take_notices())
             self._report(error, "ERROR")
         else:
             where = "".join(traceback.format_exception(error)).rstrip()
-            self._sessions.events.emit("server.statement_crashed", error=f"{type(error).__name__}: {error}", where=where)
+            self.sessions.events.emit("server.statement_crashed", error=f"{type(error).__name__}: {error}", where=where)
             self._report(SqlError("XX000", f"internal error: {type(error).__name__}: {error}"), "ERROR")
         await self._sql.failed()
 
     def _fatal(self, error: ThunderError) -> None:
         """Refuse a connection during start-up."""
         self._report(error, "FATAL")
-        self._flush()
+        self.flush()
         self._closed = True
         self._connection.close()
 
@@ -539,10 +412,10 @@ class Session:
             )
         else:
             reply = pgwire.error_response(severity, "XX000", f"internal error: {error}")
-        self._out.append(reply)
+        self.out.append(reply)
 
     def _notices(self, notices: Any) -> None:
         for notice in notices:
-            self._out.append(
+            self.out.append(
                 pgwire.notice_response(notice.severity, notice.sqlstate, notice.message, detail=notice.detail, hint=notice.hint)
             )
