@@ -50,11 +50,15 @@ types: $(STAMP)
 check: lint types ## Lint with the banned-API list, types, layers, format tables, documents, planted bugs that still apply
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_format_tables.py tests/test_docs.py $(wildcard tests/mutants/test_*.py)
 
-coverage: $(STAMP) ## Branch coverage of wal, storage, access, recovery and txn (at least 95 %)
+coverage: $(STAMP) ## Branch coverage of wal, storage, access, recovery and txn (at least 95 % of each)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -m 'not long' -n $(JOBS) --dist=worksteal tests/unit tests/property tests/conformance
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
+	@for part in wal storage access recovery txn; do \
+	  total=$$($(BIN)/coverage report --format=total --include="thunderdb/$$part/*" --fail-under=95) || failed=1; \
+	  echo "$$part: $$total %"; \
+	done; [ -z "$$failed" ] || { echo "FAILED: a part is below 95 %"; exit 1; }
 
 docs: $(STAMP) ## Write the generated documents: configuration, metrics, deploy/thunderdb.toml
 	$(BIN)/python -m tools.generate_docs
