@@ -13,6 +13,7 @@ but it never shows wrong data (DESIGN section 9).
     large_reader    a snapshot reads large values that have been replaced, while garbage is being freed
     sync_failure    an fsync fails and the node stops; what it wrote may be in the cache only
     repeatable_writes   a row changed after the snapshot is 40001, never overwritten
+    long_transaction    a transaction far older than the checkpoints is rolled back, or undone by a restart
     old_snapshot    a snapshot older than the version cache reads the log, which checkpoints would like to remove
 """
 
@@ -36,7 +37,7 @@ from thunderdb.engine.check import check_database
 from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.storage.control import SLOT_OFFSETS, SLOT_SIZE, ControlFile, decode_slot
 from thunderdb.storage.page import PAGE_HEADER
-from thunderdb.txn.manager import REPEATABLE_READ
+from thunderdb.txn.manager import REPEATABLE_READ, Txn
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import RecordKind, extra_of
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
@@ -472,6 +473,39 @@ def old_snapshot(seed: int) -> list[str]:
     return _run(bench, course())
 
 
+def long_transaction(seed: int) -> list[str]:
+    bench = Bench(seed, {"buffer_pool_size": "4MB"})
+    stream = bench.stream
+
+    async def change(txn: Txn, key: int) -> None:
+        """Change a row that nobody else touches, and leave it uncommitted."""
+        rows, definition = bench.db.rows, bench.definition()
+        key_bytes = rows.table(definition).key_of([key])
+        if key_bytes is None:
+            raise Violation("a keyed table gave no key")
+        old = await rows.lock_row(txn, definition, key_bytes)
+        if old is None:
+            raise Violation(f"row {key} is gone")
+        await rows.update(txn, definition, key_bytes, old, (key, -1, "never"))
+
+    async def course() -> None:
+        await bench.start(rows=80, body=700)
+        txn = bench.db.begin()
+        for key in (78, 79):
+            await bench.call(change(txn, key))
+            for _ in range(3):
+                await bench.call(bench.put_some(stream.between(700, 900), 700, keys=70))
+                await bench.call(bench.db.checkpoint())
+        if stream.random() < 0.5:
+            await bench.call(txn.rollback())
+        else:
+            bench.node.crash(power=stream.random() < 0.5)
+            await bench.open()
+        await bench.call(bench.compare())
+
+    return _run(bench, course())
+
+
 class _FirstSectorLost:
     """Of every pending write all has landed but its first sector."""
 
@@ -596,6 +630,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "large_reader": large_reader,
     "repeatable_writes": repeatable_writes,
     "sync_failure": sync_failure,
+    "long_transaction": long_transaction,
     "old_snapshot": old_snapshot,
 }
 
