@@ -34,6 +34,8 @@ T = TypeVar("T")
 MS = 1_000_000
 SECOND_NS = 1_000_000_000
 LIMIT_NS = 600 * SECOND_NS
+DISK_FULL_TRIES = 50
+DISK_FULL_PAUSE_NS = 100_000_000
 BIG_DISK = 1 << 50
 LIVELY = 3
 NODE, CLIENTS = "a", "clients"
@@ -335,7 +337,15 @@ class Run:
 
     async def _probe(self) -> None:
         """The first write after an outage: RTO ends with its acknowledgement."""
-        await self._call(self._probe_write(self._database()))
+        for _ in range(DISK_FULL_TRIES):
+            try:
+                await self._call(self._probe_write(self._database()))
+                break
+            except DiskFull:
+                # The log looks for space again once a second; until then a database that was full says so.
+                await self.world.tasks.sleep(DISK_FULL_PAUSE_NS)
+        else:
+            raise Violation("the disk has space again, but writes are still refused")
         if self.fault_ns >= 0:
             self.rto_ns = max(self.rto_ns, self.world.now_ns - self.fault_ns)
             self.fault_ns = -1
@@ -345,6 +355,7 @@ class Run:
         if definition is None:
             raise Violation("the probe's table is gone")
         access = db.rows.table(definition)
+        db.log.admit()
         txn = db.begin()
         key = access.key_of([1])
         payload = None if key is None else await db.rows.lock_row(txn, definition, key)
