@@ -19,9 +19,9 @@ from thunderdb.access.apply import GHOST, PageOp, image_payload
 from thunderdb.access.context import Access
 from thunderdb.access.garbage import GARBAGE_ROOT
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError, StorageError, ThunderError
+from thunderdb.base.errors import NodeStopped, Refused, SqlError, StorageError, ThunderError
 from thunderdb.base.events import Events
-from thunderdb.base.ids import FIRST_LSN, LSN
+from thunderdb.base.ids import FIRST_LSN
 from thunderdb.engine.background import Background
 from thunderdb.engine.catalog import (
     CATALOG_ROOT,
@@ -421,10 +421,3 @@ def _first_pages(access: Access) -> None:
         page.tree, page.used = root, PAGE_HEADER_SIZE
         pages.append(page)
     access.change(RecordKind.STRUCT, [(page, PageOp.IMAGE, image_payload(page, access.page_size)) for page in pages])
-
-
-def require_lsn(lsn: int) -> LSN:
-    """An LSN that a caller got from outside. Raises: Corruption."""
-    if lsn <= 0:
-        raise Corruption(f"not an LSN: {lsn}")
-    return LSN(lsn)
