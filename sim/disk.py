@@ -273,6 +273,34 @@ class SimDisk:
         self.log(Op.RENAME, 0, 0, f"{old}\0{new}".encode())
         await self._changed("rename", old)
 
+    async def rename_new(self, old: str, new: str) -> None:
+        old, new = self._enter(old), self._enter(new)
+        await self._change("rename", old)
+        if new in self.image.names:
+            raise FileExistsError(f"file exists: {new}")
+        if old not in self.image.names:
+            raise FileNotFoundError(f"no such file: {old}")
+        self.image.rename(old, new)
+        self.log(Op.RENAME, 0, 0, f"{old}\0{new}".encode())
+        await self._changed("rename", old)
+
+    async def remove_dir(self, path: str) -> None:
+        path = self._enter(path)
+        self._require_dir(path)
+        await self._change("remove_dir", path)
+        if any(parent(entry) == path for entry in (*self.image.names, *self.image.dirs)):
+            raise StorageError(f"cannot remove directory {path}: Directory not empty")
+        self.image.remove_dir(path)
+        self.log(Op.UNLINK, 0, 0, path.encode())
+        await self._changed("remove_dir", path)
+
+    async def symlink(self, target: str, path: str) -> None:
+        """Links are not part of what a power cut puts in doubt here."""
+        self.image.links[clean(path)] = clean(target if target.startswith("/") else f"{parent(clean(path))}/{target}")
+
+    async def resolve(self, path: str) -> str:
+        return self._enter(path)
+
     async def unlink(self, path: str) -> None:
         path = self._enter(path)
         await self._change("unlink", path)
@@ -309,7 +337,11 @@ class SimDisk:
     def _enter(self, path: str) -> str:
         if not self.scheduler.alive:
             raise PortRevoked(path)
-        return clean(path)
+        path = clean(path)
+        for link, target in self.image.links.items():
+            if path == link or path.startswith(link + "/"):
+                return target + path[len(link) :]
+        return path
 
     def _require_dir(self, path: str) -> None:
         if path not in self.image.dirs:

@@ -191,7 +191,7 @@ class DiskImage:
     """A file system: inodes, names, and what is pending between cache and device. Paths are absolute and clean."""
 
     __slots__ = ("inodes", "names", "dirs", "device_names", "device_dirs", "entries", "capacity_bytes", "used_bytes", "_number",
-                 "_next_inode", "opened", "version")  # fmt: skip
+                 "_next_inode", "opened", "version", "links")  # fmt: skip
 
     def __init__(self, capacity_bytes: int = 1 << 50) -> None:
         self.inodes: dict[int, Inode] = {}
@@ -203,6 +203,7 @@ class DiskImage:
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
         self.opened: dict[int, int] = {}
+        self.links: dict[str, str] = {}  # symbolic links, durable at once
         self.version = 0  # grows with every change of what a crash could leave
         self._number = 0
         self._next_inode = 1
@@ -218,6 +219,7 @@ class DiskImage:
         other.entries = list(self.entries)
         other.used_bytes = self.used_bytes
         other.opened = dict(self.opened)
+        other.links = dict(self.links)
         other._number, other._next_inode = self._number, self._next_inode
         return other
 
@@ -292,6 +294,12 @@ class DiskImage:
         self.version += 1
         self.dirs[path] = None
         self.device_dirs[path] = None
+
+    def remove_dir(self, path: str) -> None:
+        """Durable at once, like `make_dir`."""
+        self.version += 1
+        self.dirs.pop(path, None)
+        self.device_dirs.pop(path, None)
 
     def _enter(self, entry: Entry) -> None:
         _apply(self.names, entry)

@@ -50,6 +50,7 @@ class Op(IntEnum):
     MAKE_DIR = 24
     LIST = 25
     LOCK = 26
+    STORE = 27
 
 
 OP_COUNT = max(Op) + 1

@@ -25,6 +25,7 @@ from sim.image import DiskImage, Fates
 from sim.kernel import Kernel, PortRevoked, SimScheduler, SimTasks
 from sim.network import Net, SimNetwork
 from sim.rand import Stream, Streams
+from sim.store import SimStores, StoreServer
 from sim.trace import Op, Trace
 from thunderdb.runtime.sync import Future, Task
 
@@ -90,6 +91,7 @@ class SimPorts:
         self.random = node.stream("random")
         self.offload = SimOffload(self.tasks, self.scheduler, node.stream("offload"))
         self.command = SimCommand(self.scheduler, node)
+        self.stores = SimStores(world.store, self.scheduler, node.stream("store"))
 
 
 class SimNode:
@@ -267,6 +269,7 @@ class World:
         self.scheduler = SimScheduler(self.kernel, self.trace, 0, self.streams.stream("order"))
         self.tasks = SimTasks(self.scheduler)
         self.net = Net(self.kernel, self.trace, self.streams, self.fired)
+        self.store = StoreServer(fired=self.fired)
         self.nodes: dict[str, SimNode] = {}
         self.graveyard: list[SimPorts] = []
 

@@ -24,15 +24,17 @@ from thunderdb.base.units import OFF, format_duration_ms, format_size, parse_dur
 ENV_PREFIX = "THUNDERDB_"
 CONFIG_PATH_ENV = "THUNDERDB_CONFIG"
 DEFAULT_CONFIG_PATH = "/etc/thunderdb/thunderdb.toml"
-SECTIONS = ("node", "network", "storage", "cluster", "security", "logging")
+SECTIONS = ("node", "network", "storage", "backup", "cluster", "security", "logging")
 _KB, _MB, _GB = 1 << 10, 1 << 20, 1 << 30
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_STORE_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a key may be. Kinds: name, address, port, path, size, duration, duration_or_off, count, switch, choice."""
+    """What a key may be. Kinds: name, address, port, path, place, paths, text, size, size_or_off, duration,
+    duration_or_off, count, switch, choice, cron."""
 
     section: str
     kind: str
@@ -101,6 +103,72 @@ class Config:
         "storage", "switch", True, "Answer a commit only when it is durable; off risks the last moments, never consistency."
     )
 
+    wal_archive_enabled: bool = _key("storage", "switch", False, "Ship the log to an archive as it is written.")
+    wal_archive_dir: str = _key(
+        "storage", "place", "", "Where the log is archived: a directory, or s3://, gs:// or az:// with bucket and prefix."
+    )
+    wal_archive_command: str = _key(
+        "storage", "text", "",
+        "Instead of wal_archive_dir: a shell command that archives one file; %f is its path, %n its name, %% a percent sign.",
+    )  # fmt: skip
+    wal_restore_command: str = _key(
+        "storage", "text", "", "The shell command that fetches archived file %n to the path %f; it fails where there is none."
+    )
+    wal_archive_retention: int = _key(
+        "storage", "duration", 7 * 86_400_000, "How long archived log is kept at least; longer where a kept backup needs it.",
+        least=60_000, most=36_500 * 86_400_000,
+    )  # fmt: skip
+    wal_archive_timeout: int = _key(
+        "storage", "duration", 300_000,
+        "After this long with new log in it, a segment is closed and shipped before it is full.",
+        least=1000, most=86_400_000,
+    )  # fmt: skip
+    wal_archive_lag: int = _key(
+        "storage", "duration", 1000, "How far the archive's copy of the open segment may be behind the last flush.",
+        least=10, most=3_600_000,
+    )  # fmt: skip
+    wal_archive_compress: bool = _key("storage", "switch", False, "Compress archived segments (zstd).")
+    wal_command_timeout: int = _key(
+        "storage", "duration", 600_000, "When an archive or restore command is stopped and counts as failed.",
+        least=1000, most=86_400_000,
+    )  # fmt: skip
+
+    destination: str = _key(
+        "backup", "place", "", "Where scheduled backups go: a directory, or s3://, gs:// or az:// with bucket and prefix."
+    )
+    roots: tuple[str, ...] = _key(
+        "backup", "paths", (),
+        "Places below which backups may be written; none named: any absolute path, as long as the API needs no token.",
+    )  # fmt: skip
+    backup_rate_limit: int | None = _key(
+        "backup", "size_or_off", None, "Most bytes a second that a backup reads.", least=64 * _KB, most=1 << 40
+    )
+    schedule_daily: str = _key("backup", "cron", "off", "When to take the daily full backup (cron expression, UTC).")
+    schedule_weekly: str = _key("backup", "cron", "off", "When to take the weekly full backup.")
+    schedule_monthly: str = _key("backup", "cron", "off", "When to take the monthly full backup.")
+    schedule_incremental: str = _key("backup", "cron", "off", "When to take an incremental backup.")
+    schedule_compress: bool = _key("backup", "switch", True, "Compress scheduled backups (zstd).")
+    keep_daily: int = _key(
+        "backup", "duration", 7 * 86_400_000, "How long daily backups are kept.", least=3_600_000, most=36_500 * 86_400_000
+    )
+    keep_weekly: int = _key(
+        "backup", "duration", 30 * 86_400_000, "How long weekly backups are kept.", least=3_600_000, most=36_500 * 86_400_000
+    )
+    keep_monthly: int = _key(
+        "backup", "duration", 366 * 86_400_000, "How long monthly backups are kept.", least=3_600_000, most=36_500 * 86_400_000
+    )
+    minimum_redundancy: int = _key(
+        "backup", "count", 1, "Full backups that are kept in any case, however old.", least=1, most=1000
+    )
+    backup_key_file: str = _key(
+        "backup", "text", "", "File with the key that encrypts backups and archive (32 bytes, or 64 hex digits); empty: none."
+    )
+    backup_key_command: str = _key("backup", "text", "", "Command that prints that key, instead of a file.")
+
+    admin_token_file: str = _key(
+        "security", "text", "", "File with the token that the admin API asks for (Authorization: Bearer …); empty: none."
+    )
+
     level: str = _key(
         "logging", "choice", "info", "Least severe message that is logged.", choices=("debug", "info", "warning", "error")
     )
@@ -160,8 +228,10 @@ def flag_name(name: str) -> str:
 def format_value(name: str, value: Any) -> str:
     """Write a value the way the file would hold it."""
     kind = _TABLE[name][0].kind
-    if kind == "size":
-        return f'"{format_size(value)}"'
+    if kind == "size" or kind == "size_or_off":
+        return f'"{OFF if value is None else format_size(value)}"'
+    if kind == "paths":
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
     if kind in ("duration", "duration_or_off"):
         return f'"{OFF if value is None else format_duration_ms(value)}"'
     if kind == "switch":
@@ -285,6 +355,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"http_port = {config.http_port} is not allowed: pg_port has the same value", "give each its own port"
         )
+    _check_archive(config)
     if config.data_dir == config.wal_dir:
         raise ConfigError(
             f'wal_dir = "{config.wal_dir}" is not allowed: data_dir has the same value', "give each its own directory"
@@ -296,6 +367,21 @@ def _check_together(config: Config) -> None:
                 f'{name} = "{address}" is not allowed: listening beyond loopback needs authentication, and none is configured',
                 "use 127.0.0.1, ::1 or localhost",
             )
+
+
+def _check_archive(config: Config) -> None:
+    if config.wal_archive_dir and config.wal_archive_command:
+        raise ConfigError(
+            f'wal_archive_command = "{config.wal_archive_command}" is not allowed: wal_archive_dir is set, too',
+            "keep one of them",
+        )
+    if config.wal_archive_enabled and not (config.wal_archive_dir or config.wal_archive_command):
+        raise ConfigError(
+            "wal_archive_enabled = true is not allowed: there is nowhere to archive to",
+            "set wal_archive_dir or wal_archive_command in [storage]",
+        )
+    if config.backup_key_file and config.backup_key_command:
+        raise ConfigError("backup_key_command is not allowed: backup_key_file is set, too", "keep one of them")
 
 
 def _to_name(_: Spec, value: Any) -> str:
@@ -331,6 +417,44 @@ def _to_path(_: Spec, value: Any) -> str:
     if not value or "\0" in value:
         raise ValueError
     return value.rstrip("/") or "/"
+
+
+def _to_place(_: Spec, value: Any) -> str:
+    """A directory (made absolute by whoever opens it) or the URL of a store; empty is none."""
+    if not isinstance(value, str):
+        raise TypeError
+    if "\0" in value or "://" in value and not _STORE_URL.fullmatch(value):
+        raise ValueError
+    return value.rstrip("/") or value[:1]
+
+
+def _to_paths(spec: Spec, value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise TypeError
+    return tuple(_to_place(spec, item.strip() if isinstance(item, str) else item) for item in items if item)
+
+
+def _to_text(_: Spec, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if "\0" in value:
+        raise ValueError
+    return value
+
+
+def _to_cron(_: Spec, value: Any) -> str:
+    if value is False or isinstance(value, str) and value.strip().lower() in ("", OFF):
+        return OFF
+    if not isinstance(value, str):
+        raise TypeError
+    if len(value.split()) != 5:
+        raise ValueError
+    return " ".join(value.split())
+
+
+def _to_size_or_off(spec: Spec, value: Any) -> int | None:
+    return None if value is False or isinstance(value, str) and value.lower() == OFF else _to_size(spec, value)
 
 
 def _to_size(spec: Spec, value: Any) -> int:
@@ -372,6 +496,11 @@ _CONVERTERS = {
     "port": _to_int,
     "count": _to_int,
     "path": _to_path,
+    "place": _to_place,
+    "paths": _to_paths,
+    "text": _to_text,
+    "cron": _to_cron,
+    "size_or_off": _to_size_or_off,
     "size": _to_size,
     "duration": _to_duration,
     "duration_or_off": _to_duration_or_off,
@@ -398,6 +527,11 @@ _ALLOWED: dict[str, Callable[[Spec], str]] = {
     "port": lambda spec: "a port from 0 to 65535",
     "count": lambda spec: f"a number from {spec.least} to {spec.most}",
     "path": lambda spec: "the path of a directory",
+    "place": lambda spec: 'the path of a directory, a URL such as "s3://bucket/prefix" (s3, gs, az), or "" for none',
+    "paths": lambda spec: "a list of directories and URLs",
+    "text": lambda spec: 'text, or "" for none',
+    "cron": lambda spec: 'a cron expression of five fields, such as "0 2 * * *", or "off"',
+    "size_or_off": lambda spec: f'{_size_range(spec)}, or "off"',
     "size": _size_range,
     "duration": _duration_range,
     "duration_or_off": lambda spec: f'{_duration_range(spec)}, or "off"',

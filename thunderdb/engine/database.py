@@ -114,6 +114,8 @@ class Database:
             self.manager.table, lambda: (self.manager.next_txn, self.manager.order.last_us),
             lambda: self.manager.log_floor(SNAPSHOT_LOG_FACTOR * config.max_wal_size),
         )  # fmt: skip
+        if config.wal_archive_enabled:
+            self.checkpointer.holds["archive"] = 0  # until the archiver knows what the archive has
         self.background = Background(self)
         self._next_version = 1
         self._next_object_id = FIRST_OBJECT_ID
@@ -137,6 +139,10 @@ class Database:
                 events.emit("database.created", data_dir=config.data_dir)
             control = ControlFile(ports.tasks, disk, f"{config.data_dir}/{CONTROL_FILE}", events)
             state = await control.load()
+            if state.state == DatabaseState.RESTORING:
+                raise Refused(
+                    f"a restore into {config.data_dir} has not ended", "Run the same --restore-pitr command again; it goes on."
+                )
             if state.page_size != config.page_size:
                 raise Refused(
                     f"page_size is {config.page_size}, but the database was made with {state.page_size}",
@@ -151,7 +157,7 @@ class Database:
 
     async def _start(self, state: ControlState) -> None:
         await self.files.open()
-        if state.copy_floors:
+        if state.copy_floors or state.state == DatabaseState.BACKUP:
             await self.written.remove()  # perhaps a copy by hand: its page files may be older than what was known of them
         else:
             self.pool.restore_written(await self.written.load())

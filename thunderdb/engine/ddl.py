@@ -38,6 +38,7 @@ from thunderdb.engine.catalog import (
     entry_key,
 )
 from thunderdb.engine.table import IndexAccess, TableAccess
+from thunderdb.recovery.extras import NoteVerb, encode_note
 from thunderdb.storage.page import VALUE_HEADER, VALUE_HEADER_SIZE
 from thunderdb.txn.locks import Mode
 from thunderdb.txn.manager import Txn
@@ -104,6 +105,7 @@ class Ddl:
             await self._drop_tree(txn, root)
         await self._drop_large_values(txn, table)
         await self._remove(txn, TABLE, table.id)
+        self._note_verb(txn, NoteVerb.DROP, table)
         for sequence in self.db.catalog_for(txn).sequences():
             if sequence.owned_by is not None and sequence.owned_by[0] == table.id:
                 await self.drop_sequence(txn, sequence)
@@ -118,6 +120,11 @@ class Ddl:
             await self._drop_large_values(txn, table)
             indexes = [replace(index, root=await self._new_tree(txn)) for index in table.indexes]
             await self._save_table(txn, replace(table, root=await self._new_tree(txn), indexes=tuple(indexes)))
+            self._note_verb(txn, NoteVerb.TRUNCATE, table)
+
+    def _note_verb(self, txn: Txn, verb: NoteVerb, table: TableDef) -> None:
+        """Leave a note in the log from which a restore finds "before this" (no page changes, nothing to undo)."""
+        self.access.log.append(RecordKind.NOTE, 0, 0, (), encode_note(txn.id, verb, table.name))
 
     async def alter_table(self, txn: Txn, table: TableDef, changed: TableDef) -> TableDef:
         """Save a changed definition whose rows need no rewriting (names, defaults, checks, a column more at the end)."""

@@ -5,7 +5,8 @@ P2. From the begin record on, the first change to a page logs its image (W3).
 P3. The control file names a checkpoint only when its end record is durable.
 P4. Pages are not flushed by it; it first writes back those that were dirty already at the checkpoint before, so that redo never
     starts further back than that.
-P5. (W7) Log is removed only below what either control slot's checkpoint, a rollback, a snapshot or a hold may still need.
+P5. (W7) Log is removed only below what either control slot's checkpoint, a rollback, a snapshot, a copy floor or one of
+    `holds` may still need.
 
 Source: ARIES (1992) section 5.4.
 """
@@ -64,6 +65,8 @@ class Checkpointer:
         self._log_floor = log_floor
         self._one_at_a_time = Semaphore(access.tasks, 1)
         self._keep_lsns: list[int] = []
+        self.holds: dict[str, int] = {}
+        """Who else still needs log, by name, and from which LSN on: the archive, a running backup (W7)."""
 
     async def run(self, hold_ns: int = 0, flush_all: bool = False) -> Done:
         """Take a checkpoint; with `hold_ns`, put a copy floor on it for that long.
@@ -140,7 +143,7 @@ class Checkpointer:
         """Recycle what nobody needs any more (P5)."""
         if len(self._keep_lsns) < 2 or self.control.state.copy_floors:
             return
-        floor = min(*self._keep_lsns, self._log_floor())
+        floor = min(*self._keep_lsns, self._log_floor(), *self.holds.values())
         await self.access.log.remove_below(floor)
 
 

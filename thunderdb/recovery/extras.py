@@ -14,6 +14,13 @@ UNDO_NEXT, little-endian:
 offset  size  name
 0       8     undo_next_lsn
 
+NOTE_HEADER, little-endian:
+offset  size  name
+0       8     txn
+8       1     verb
+
+followed by the table's name in UTF-8: what a transaction did to it, so that a restore can find the moment before.
+
 A checkpoint begins with
 
 CHECKPOINT_BEGIN_EXTRA, little-endian:
@@ -54,6 +61,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from enum import IntEnum
 
 from thunderdb.storage.pool import DirtyPage
 
@@ -64,10 +72,29 @@ CHECKPOINT_BEGIN_EXTRA = struct.Struct("<QQQ")
 TABLES_HEADER = struct.Struct("<QII")
 TRANSACTION_ENTRY = struct.Struct("<QQQ")
 PAGE_ENTRY = struct.Struct("<IQQQ")
+NOTE_HEADER = struct.Struct("<QB")
 CHUNK = 1000
+
+
+class NoteVerb(IntEnum):
+    """Numbers are on disk and never reused."""
+
+    DROP = 1
+    TRUNCATE = 2
+
 
 TransactionRow = tuple[int, int, int]
 PageRow = tuple[int, int, int, int]
+
+
+def encode_note(txn: int, verb: NoteVerb, table: str) -> bytes:
+    return NOTE_HEADER.pack(txn, verb) + table.encode()
+
+
+def decode_note(extra: bytes) -> tuple[int, NoteVerb, str]:
+    """(transaction, what it did, table) of a NOTE record."""
+    txn, verb = NOTE_HEADER.unpack_from(extra)
+    return txn, NoteVerb(verb), extra[NOTE_HEADER.size :].decode()
 
 
 def encode_tables(begin_lsn: int, transactions: list[TransactionRow], pages: list[DirtyPage]) -> Iterator[bytes]:

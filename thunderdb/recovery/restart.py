@@ -6,6 +6,7 @@
 Q1. Nothing is written before analysis has shown that the log ends in a tail, not in a hole.
 Q2. A crash anywhere in here restarts into the same result: redo is idempotent by page_lsn, undo goes on from its CLRs.
 Q3. After a clean shutdown the log must reach where it ended then; anything less is damage, not a tail.
+Q5. A backup's pages are consistent only from its end on: the log must reach that.
 Q4. With a copy floor, a break ends the log; then no page may be newer than the log (a copy made in the wrong order is refused).
 
 Source: ARIES (1992) section 10.
@@ -87,6 +88,12 @@ class Restart:
         checkpoint_lsn = min([self.state.checkpoint_lsn, *(floor.checkpoint_lsn for floor in floors)])
         await self.reader.load()
         analysis = await analyse(self.reader, checkpoint_lsn, self.state.newest_segment, floor=bool(floors))
+        if self.state.state == DatabaseState.BACKUP and analysis.end.lsn < self.state.wal_end_lsn:
+            ended, needed = format_lsn(analysis.end.lsn), format_lsn(self.state.wal_end_lsn)
+            raise Refused(
+                f"the log ends at {ended}, but this backup needs it up to {needed}",
+                "Copy the backup's wal directory too, or restore with --restore-pitr and the log archive.",
+            )
         if self.state.state == DatabaseState.CLEAN and analysis.end.lsn < self.state.wal_end_lsn:
             ended, shut_down = format_lsn(analysis.end.lsn), format_lsn(self.state.wal_end_lsn)
             raise LogHole(

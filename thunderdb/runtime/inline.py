@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from thunderdb.base.errors import DiskFull, InvariantViolated, Refused, StorageError
-from thunderdb.runtime.ports import Connection, Listener
+from thunderdb.base.errors import ConfigError, DiskFull, InvariantViolated, Refused, StorageError
+from thunderdb.runtime.ports import Connection, Listener, ObjectStore
 from thunderdb.runtime.sync import Task, Tasks
 
 T = TypeVar("T")
@@ -292,6 +292,24 @@ class MemoryDisk:
         self.dirs = {new + path[len(old) :] if path == old or path.startswith(inside) else path: None for path in self.dirs}
         self.files = {new + path[len(old) :] if path.startswith(inside) else path: data for path, data in self.files.items()}
 
+    async def rename_new(self, old: str, new: str) -> None:
+        if _clean(new) in self.files:
+            raise FileExistsError(f"file exists: {new}")
+        await self.rename(old, new)
+
+    async def remove_dir(self, path: str) -> None:
+        path = _clean(path)
+        self._require_dir(path)
+        if await self.list(path):
+            raise StorageError(f"cannot remove directory {path}: Directory not empty")
+        del self.dirs[path]
+
+    async def symlink(self, target: str, path: str) -> None:
+        raise StorageError(f"cannot link {path}: no links in this world")
+
+    async def resolve(self, path: str) -> str:
+        return _clean(path)
+
     async def unlink(self, path: str) -> None:
         await self.pause()
         if self.files.pop(_clean(path), None) is None:
@@ -342,6 +360,13 @@ class NoNetwork:
         raise ConnectionError(f"no network: {host}:{port}")
 
 
+class NoStores:
+    """There is no object store."""
+
+    def open(self, url: str) -> ObjectStore:
+        raise ConfigError(f"no object store in this world: {url}")
+
+
 class InlineWorld:
     """All ports over one InlineScheduler. Satisfies `Ports`."""
 
@@ -354,6 +379,7 @@ class InlineWorld:
         self.random = InlineRandom()
         self.offload = InlineOffload()
         self.command = InlineCommand()
+        self.stores = NoStores()
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
         return self.scheduler.run(coro)

@@ -9,6 +9,7 @@ P4. After the simulator revokes a port, each call on it raises; nothing reaches 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -111,7 +112,23 @@ class Disk(Protocol):
         """Atomically replace `new`. Durable when: sync_dir of the directory."""
         ...
 
+    async def rename_new(self, old: str, new: str) -> None:
+        """Rename a file unless `new` is there. Raises: FileExistsError. Durable when: sync_dir of the directory."""
+        ...
+
     async def unlink(self, path: str) -> None: ...
+
+    async def remove_dir(self, path: str) -> None:
+        """Remove an empty directory. Raises: FileNotFoundError, StorageError if it is not empty."""
+        ...
+
+    async def symlink(self, target: str, path: str) -> None:
+        """Make `path` a symbolic link to `target`, replacing a link that is there already, atomically."""
+        ...
+
+    async def resolve(self, path: str) -> str:
+        """The path without symbolic links, whether it exists or not."""
+        ...
 
     async def sync_dir(self, path: str) -> None: ...
 
@@ -169,6 +186,77 @@ class Network(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as a listing shows it. `key` is relative to the store; `modified_ns` is wall time, 0 if unknown."""
+
+    key: str
+    size_bytes: int
+    modified_ns: int = 0
+
+
+class StoreWriter(Protocol):
+    """A new object, written front to back; nobody sees it before `close`."""
+
+    async def write(self, data: bytes | memoryview) -> None: ...
+
+    async def close(self) -> None:
+        """Durable and visible when: it returns. Raises: StorageError, DiskFull; then nothing is there."""
+        ...
+
+    async def abort(self) -> None:
+        """Leave nothing behind; never raises."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Named objects under one place: a directory, a bucket's prefix. Keys are relative, parts separated by `/`.
+
+    Each call raises FileNotFoundError where the key is not there, and StorageError for all other trouble after the
+    implementation's own retries, naming the place but never a secret.
+    """
+
+    place: str
+
+    async def get(self, key: str) -> bytes: ...
+
+    async def get_range(self, key: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the object."""
+        ...
+
+    async def size(self, key: str) -> int | None:
+        """Its size in bytes, None if it is not there."""
+        ...
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Create or replace, atomically. Durable when: it returns."""
+        ...
+
+    async def put_new(self, key: str, data: bytes) -> bool:
+        """Create; False, and nothing changed, if the key exists. Atomic among all writers."""
+        ...
+
+    async def writer(self, key: str) -> StoreWriter:
+        """Begin a (large) object; an object of that name is replaced when it closes."""
+        ...
+
+    async def list(self, prefix: str = "") -> list[Stored]:
+        """All objects whose key begins with `prefix`, sorted by key. Unfinished ones are not listed."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove it; fine if it is not there. Durable when: it returns."""
+        ...
+
+
+class Stores(Protocol):
+    """Object stores by URL: s3://bucket/prefix, gs://…, az://container/prefix."""
+
+    def open(self, url: str) -> ObjectStore:
+        """Raises: ConfigError for a URL of no known kind, or where the client library is not installed."""
+        ...
+
+
 class Offload(Protocol):
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a pure, GIL-releasing function of bytes off the loop (compression, hashing, DuckDB)."""
@@ -196,6 +284,8 @@ class Ports(Protocol):
     def offload(self) -> Offload: ...
     @property
     def command(self) -> Command: ...
+    @property
+    def stores(self) -> Stores: ...
     @property
     def tasks(self) -> Any: ...  # sync.Tasks; typed there, since sync stands on this module
 

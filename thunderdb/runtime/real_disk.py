@@ -199,8 +199,23 @@ class RealDisk:
     async def rename(self, old: str, new: str) -> None:
         _call("rename", old, os.rename, old, new)
 
+    async def rename_new(self, old: str, new: str) -> None:
+        _call("rename", new, os.link, old, new)
+        _call("remove", old, os.unlink, old)
+
     async def unlink(self, path: str) -> None:
         _call("remove", path, os.unlink, path)
+
+    async def remove_dir(self, path: str) -> None:
+        _call("remove directory", path, os.rmdir, path)
+
+    async def symlink(self, target: str, path: str) -> None:
+        temporary = f"{path}.{os.getpid()}.tmp"
+        _call("link", path, os.symlink, target, temporary)
+        _call("rename", path, os.rename, temporary, path)
+
+    async def resolve(self, path: str) -> str:
+        return os.path.realpath(path)
 
     async def sync_dir(self, path: str) -> None:
         fd = _call("open directory", path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

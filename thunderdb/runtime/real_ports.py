@@ -19,6 +19,7 @@ from thunderdb.runtime.real_command import RealCommand
 from thunderdb.runtime.real_disk import RealDisk
 from thunderdb.runtime.real_network import RealNetwork
 from thunderdb.runtime.real_offload import RealOffload
+from thunderdb.runtime.real_store import RealStores
 from thunderdb.runtime.real_tasks import AsyncioScheduler, OnFatal, run_engine
 from thunderdb.runtime.sync import Tasks
 
@@ -37,6 +38,7 @@ class RealPorts:
     random: RealRandom
     offload: RealOffload
     command: RealCommand
+    stores: RealStores
 
     def close(self) -> None:
         """End the threads; waits for those that are at work."""
@@ -57,6 +59,7 @@ def real_ports(on_fatal: OnFatal | None = None) -> RealPorts:
         random=RealRandom(),
         offload=RealOffload(scheduler),
         command=RealCommand(scheduler),
+        stores=RealStores(scheduler),
     )
 
 

@@ -67,6 +67,8 @@ class DatabaseState(IntEnum):
     CREATING = 1  # nothing in it counts yet
     RUNNING = 2  # open, or it crashed: restart recovers
     CLEAN = 3  # shut down: the log ends at wal_end_lsn and every page is on disk
+    BACKUP = 4  # a backup or a restored one: to be recovered, and useless unless the log reaches wal_end_lsn
+    RESTORING = 5  # a restore is writing here, or was interrupted: not to be opened
 
 
 @dataclass(frozen=True, slots=True)

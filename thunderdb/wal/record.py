@@ -79,6 +79,7 @@ class RecordKind(IntEnum):
     SEGMENT_END = 12
     CLOCK_STEP = 13
     COPY_FLOOR = 14
+    NOTE = 15
 
 
 class PageOp(IntEnum):

@@ -1,0 +1,160 @@
+"""A directory as an object store: on the node's own disk, or on what is mounted there.
+
+D1. An object appears whole: it is written under `.<name>.tmp`, synced, renamed, and the directory is synced.
+D2. Names that begin with a dot are nobody's objects; left-overs of a crash are such, and replaced by the next write.
+D3. Files are 0600, directories 0700 (the Disk port's own modes).
+"""
+
+from __future__ import annotations
+
+from thunderdb.base.errors import StorageError
+from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, Stored
+
+CHUNK = 1 << 20
+
+
+def is_url(place: str) -> bool:
+    return "://" in place
+
+
+def open_store(ports: Ports, place: str) -> ObjectStore:
+    """The store at a directory's path or a URL. Raises: ConfigError for a URL of no known kind."""
+    return ports.stores.open(place) if is_url(place) else DirectoryStore(ports.disk, place)
+
+
+class DirectoryStore:
+    """Satisfies `ports.ObjectStore`."""
+
+    def __init__(self, disk: Disk, directory: str) -> None:
+        self.place = directory.rstrip("/") or "/"
+        self._disk = disk
+
+    async def get(self, key: str) -> bytes:
+        return await self._disk.read_file(self._path(key))
+
+    async def get_range(self, key: str, offset: int, size: int) -> bytes:
+        file = await self._disk.open(self._path(key), writable=False)
+        try:
+            data = await file.read(offset, size)
+        except Exception:
+            await file.close()
+            raise
+        await file.close()
+        return data
+
+    async def size(self, key: str) -> int | None:
+        try:
+            file = await self._disk.open(self._path(key), writable=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        size = await file.size()
+        await file.close()
+        return size
+
+    async def put(self, key: str, data: bytes) -> None:
+        writer = await self.writer(key)
+        try:
+            await writer.write(data)
+        except Exception:
+            await writer.abort()
+            raise
+        await writer.close()
+
+    async def put_new(self, key: str, data: bytes) -> bool:
+        writer = await self._begin(key)
+        try:
+            await writer.write(data)
+            await writer.finish_new()
+        except FileExistsError:
+            await writer.abort()
+            return False
+        except Exception:
+            await writer.abort()
+            raise
+        return True
+
+    async def writer(self, key: str) -> DirectoryWriter:
+        return await self._begin(key)
+
+    async def list(self, prefix: str = "") -> list[Stored]:
+        found: dict[str, Stored] = {}
+        folder = prefix.rpartition("/")[0]
+        await self._walk(folder, prefix, found)
+        return [found[key] for key in sorted(found)]
+
+    async def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            await self._disk.unlink(path)
+        except FileNotFoundError:
+            return
+        await self._disk.sync_dir(path.rpartition("/")[0] or "/")
+
+    async def _begin(self, key: str) -> DirectoryWriter:
+        path = self._path(key)
+        folder, _, name = path.rpartition("/")
+        await self._disk.make_dirs(folder or "/")
+        temporary = f"{folder}/.{name}.tmp"
+        file = await self._disk.open(temporary, create=True)
+        await file.truncate(0)
+        return DirectoryWriter(self._disk, file, temporary, path)
+
+    async def _walk(self, folder: str, prefix: str, found: dict[str, Stored]) -> None:
+        path = f"{self.place}/{folder}" if folder else self.place
+        try:
+            names = await self._disk.list(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            key = f"{folder}/{name}" if folder else name
+            if name.startswith("."):
+                continue  # D2
+            if await self._disk.is_dir(self._path(key)):
+                if (key + "/").startswith(prefix) or prefix.startswith(key + "/"):
+                    await self._walk(key, prefix, found)
+            elif key.startswith(prefix):
+                size = await self.size(key)
+                if size is not None:
+                    found[key] = Stored(key, size)
+
+    def _path(self, key: str) -> str:
+        if key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):
+            raise StorageError(f"not the name of an object: {key!r}")
+        return f"{self.place}/{key}"
+
+
+class DirectoryWriter:
+    """Satisfies `ports.StoreWriter` (D1)."""
+
+    def __init__(self, disk: Disk, file: File, temporary: str, path: str) -> None:
+        self._disk = disk
+        self._file = file
+        self._temporary = temporary
+        self._path = path
+        self._offset = 0
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._file.write(self._offset, data)
+        self._offset += len(data)
+
+    async def close(self) -> None:
+        await self._settle()
+        await self._disk.rename(self._temporary, self._path)
+        await self._disk.sync_dir(self._path.rpartition("/")[0] or "/")
+
+    async def finish_new(self) -> None:
+        """`close`, unless the object exists. Raises: FileExistsError."""
+        await self._settle()
+        await self._disk.rename_new(self._temporary, self._path)
+        await self._disk.sync_dir(self._path.rpartition("/")[0] or "/")
+
+    async def abort(self) -> None:
+        try:
+            await self._file.close()
+            await self._disk.unlink(self._temporary)
+        except (OSError, StorageError):
+            pass  # what is left begins with a dot: nobody's object (D2)
+
+    async def _settle(self) -> None:
+        await self._file.sync()
+        await self._file.close()

@@ -1,0 +1,1 @@
+"""Backups: taken, verified, restored, scheduled."""
