@@ -238,6 +238,11 @@ class SimDisk:
     async def is_dir(self, path: str) -> bool:
         return self._enter(path) in self.image.dirs
 
+    async def mode(self, path: str) -> int:
+        if self._enter(path) not in self.image.names:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return 0o600
+
     async def list(self, path: str) -> list[str]:
         path = self._enter(path)
         self._require_dir(path)

@@ -76,6 +76,11 @@ class SimCommand:
         handler = self._node.on_command
         return handler(command) if handler is not None else (127, f"sh: {command.split(' ')[0]}: not found")
 
+    async def capture(self, command: str, timeout_s: float) -> tuple[int, bytes]:
+        """What the handler says is the command's output, not its stderr."""
+        status, output = await self.run(command, timeout_s)
+        return status, output.encode()
+
 
 class SimPorts:
     """The ports of one life. Satisfies `ports.Ports`."""

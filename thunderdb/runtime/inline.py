@@ -132,7 +132,7 @@ class InlineOffload:
 
 
 class InlineCommand:
-    """Answers each command with a canned (status, stderr) and remembers what was asked."""
+    """Answers each command with a canned (status, stderr or captured stdout) and remembers what was asked."""
 
     def __init__(self, status: int = 0, stderr: str = "") -> None:
         self.answer = (status, stderr)
@@ -141,6 +141,10 @@ class InlineCommand:
     async def run(self, command: str, timeout_s: float) -> tuple[int, str]:
         self.commands.append(command)
         return self.answer
+
+    async def capture(self, command: str, timeout_s: float) -> tuple[int, bytes]:
+        status, output = await self.run(command, timeout_s)
+        return status, output.encode()
 
 
 class MemoryFile:
@@ -218,6 +222,7 @@ class MemoryDisk:
     def __init__(self, scheduler: InlineScheduler | None = None, capacity_bytes: int | None = None) -> None:
         self.files: dict[str, bytearray] = {}
         self.dirs: dict[str, None] = {"/": None, ".": None}
+        self.modes: dict[str, int] = {}  # where a test sets them; 0600 otherwise
         self.locks: dict[str, None] = {}
         self.capacity_bytes = capacity_bytes
         self.syncs = 0
@@ -262,6 +267,11 @@ class MemoryDisk:
 
     async def is_dir(self, path: str) -> bool:
         return _clean(path) in self.dirs
+
+    async def mode(self, path: str) -> int:
+        if _clean(path) not in self.files:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return self.modes.get(_clean(path), 0o600)
 
     async def list(self, path: str) -> list[str]:
         path = _clean(path)

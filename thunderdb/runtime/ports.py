@@ -100,6 +100,10 @@ class Disk(Protocol):
 
     async def is_dir(self, path: str) -> bool: ...
 
+    async def mode(self, path: str) -> int:
+        """Permission bits of a file (or of what a link leads to). Raises: FileNotFoundError."""
+        ...
+
     async def list(self, path: str) -> list[str]:
         """Names in a directory, sorted. Raises: FileNotFoundError."""
         ...
@@ -266,6 +270,10 @@ class Offload(Protocol):
 class Command(Protocol):
     async def run(self, command: str, timeout_s: float) -> tuple[int, str]:
         """Run a shell command; return (exit status, tail of stderr). Raises: TimeoutError."""
+        ...
+
+    async def capture(self, command: str, timeout_s: float) -> tuple[int, bytes]:
+        """Run a shell command; return (exit status, at most 64 KB of stdout). Raises: TimeoutError, without the command."""
         ...
 
 

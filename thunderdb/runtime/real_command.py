@@ -9,6 +9,7 @@ import signal
 from thunderdb.runtime.real_tasks import AsyncioScheduler, from_asyncio
 
 STDERR_TAIL_BYTES = 4096
+CAPTURED_BYTES = 64 << 10
 
 
 class RealCommand:
@@ -18,34 +19,49 @@ class RealCommand:
     async def run(self, command: str, timeout_s: float) -> tuple[int, str]:
         return await from_asyncio(self._scheduler, _run(command, timeout_s))
 
+    async def capture(self, command: str, timeout_s: float) -> tuple[int, bytes]:
+        return await from_asyncio(self._scheduler, _capture(command, timeout_s))
+
 
 async def _run(command: str, timeout_s: float) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_shell(
-        command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_shell(command, stdin=nowhere, stdout=nowhere, stderr=pipe, start_new_session=True)
     try:
-        async with asyncio.timeout(timeout_s):
-            tail = await _tail(process)
-            status = await process.wait()
+        status, tail = await _ended(process, process.stderr, STDERR_TAIL_BYTES, timeout_s)
     except TimeoutError:
         raise TimeoutError(f"command did not end within {timeout_s:g} s: {command}") from None
+    return status, tail.decode(errors="replace")
+
+
+async def _capture(command: str, timeout_s: float) -> tuple[int, bytes]:
+    pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_shell(command, stdin=nowhere, stdout=pipe, stderr=nowhere, start_new_session=True)
+    try:
+        return await _ended(process, process.stdout, CAPTURED_BYTES, timeout_s)
+    except TimeoutError:
+        raise TimeoutError(f"command did not end within {timeout_s:g} s") from None
+
+
+async def _ended(
+    process: asyncio.subprocess.Process, stream: asyncio.StreamReader | None, most: int, timeout_s: float
+) -> tuple[int, bytes]:
+    """Wait for the end of the process; return its status and the last bytes of one of its streams. Raises: TimeoutError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            tail = await _tail(stream, most)
+            status = await process.wait()
     finally:
         if process.returncode is None:
             _kill_group(process.pid)
             await process.wait()
-    return status, tail.decode(errors="replace")
+    return status, tail
 
 
-async def _tail(process: asyncio.subprocess.Process) -> bytes:
-    """Read stderr to its end, keeping only the last bytes."""
-    stream = process.stderr
+async def _tail(stream: asyncio.StreamReader | None, most: int) -> bytes:
+    """Read to the end, keeping only the last bytes."""
     tail = b""
-    while stream is not None and (chunk := await stream.read(STDERR_TAIL_BYTES)):
-        tail = (tail + chunk)[-STDERR_TAIL_BYTES:]
+    while stream is not None and (chunk := await stream.read(most)):
+        tail = (tail + chunk)[-most:]
     return tail
 
 

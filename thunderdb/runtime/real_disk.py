@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -182,6 +183,9 @@ class RealDisk:
 
     async def is_dir(self, path: str) -> bool:
         return os.path.isdir(path)
+
+    async def mode(self, path: str) -> int:
+        return stat.S_IMODE(_call("inspect", path, os.stat, path).st_mode)
 
     async def list(self, path: str) -> list[str]:
         return sorted(_call("list", path, os.listdir, path))

@@ -1,0 +1,38 @@
+"""Shell commands on the machine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from thunderdb.runtime.real_ports import run_real
+
+
+def test_a_command_answers_with_its_status_and_the_end_of_what_it_said() -> None:
+    async def main(ports: Any) -> Any:
+        return [
+            await ports.command.run("echo shown; echo wrong >&2; exit 3", 10),
+            await ports.command.run("head -c 100000 /dev/zero | tr '\\0' x >&2; echo end >&2", 10),
+            await ports.command.capture("printf 'a\\0b'; echo hidden >&2; exit 4", 10),
+            await ports.command.capture("head -c 100000 /dev/zero", 10),
+        ]
+
+    (status, said), (_, long), captured, (_, most) = run_real(main)
+    assert (status, said) == (3, "wrong\n")
+    assert long.endswith("xend\n") and len(long) <= 4096
+    assert captured == (4, b"a\0b")
+    assert most == bytes(64 << 10)
+
+
+@pytest.mark.parametrize("how", ["run", "capture"])
+def test_a_command_that_hangs_is_ended_with_its_children(how: str) -> None:
+    async def main(ports: Any) -> None:
+        await getattr(ports.command, how)("sleep 60 & sleep 60 # hunter2", 0.2)
+
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match="did not end within 0.2 s") as caught:
+        run_real(main)
+    assert time.monotonic() - begun < 10
+    assert how == "run" or "hunter2" not in str(caught.value)
