@@ -61,7 +61,7 @@ class SegmentFacts:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFacts:
-    """The archive: its log, the forks of each timeline (timeline → LSN where it was left), and its newest time, 0 if unknown."""
+    """The archive: its log, each timeline's forks (ancestor → LSN where it was left) and newest time (absent: unknown)."""
 
     segments: Sequence[SegmentFacts] = ()
     histories: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
@@ -128,7 +128,9 @@ def plan_retention(
         if anchor is not None:
             since = max(window_us, anchor.end_time_us)
             kept.setdefault(anchor.object, f"needed because every time since {show_time(since)} must stay restorable")
-            reason = f"needed because every time since {show_time(since)} must stay restorable, from backup {anchor.backup_id} on"
+            reason = (
+                f"needed from backup {anchor.backup_id} on, because every time since {show_time(since)} must stay restorable"
+            )
             needs.append(LogNeed(_lineage(archive, timeline), anchor.first_segment, 0, reason))
     _keep_chains(backups, good, kept)
     for backup in backups:
@@ -165,9 +167,7 @@ def reaches(backup: BackupFacts, archive: ArchiveFacts, timeline: int) -> bool:
     return left_at is not None and backup.end_lsn <= left_at
 
 
-def window_of(
-    backups: Sequence[BackupFacts], archive: ArchiveFacts, timeline: int
-) -> tuple[int, int] | None:
+def window_of(backups: Sequence[BackupFacts], archive: ArchiveFacts, timeline: int) -> tuple[int, int] | None:
     """The oldest and the newest restorable time on a timeline, in µs; None if there is none."""
     reaching = [backup for backup in good_backups(backups) if reaches(backup, archive, timeline)]
     if not reaching:
@@ -254,14 +254,15 @@ def _backup_decision(backup: BackupFacts, kept: dict[str, str], policy: Policy) 
     if reason is not None:
         return Decision(backup.object, "backup", True, reason, backup.size_bytes)
     until = show_time(backup.finished_us + policy.keep_us[backup.label])
-    return Decision(backup.object, "backup", False, f"{backup.label}, its time ended {until}, nothing needs it", backup.size_bytes)
+    reason = f"{backup.label}, its time ended {until}, nothing needs it"
+    return Decision(backup.object, "backup", False, reason, backup.size_bytes)
 
 
 def _log_decisions(
     archive: ArchiveFacts, good: list[BackupFacts], needs: list[LogNeed], holds: list[Hold], live: list[int]
 ) -> list[Decision]:
     closed = {(segment.timeline, segment.number) for segment in archive.segments if not segment.partial}
-    newest = {timeline: number for timeline, number in sorted((s.timeline, s.number) for s in archive.segments)}
+    newest = dict(sorted((s.timeline, s.number) for s in archive.segments))
     unreached = {timeline for timeline in live if not any(reaches(backup, archive, timeline) for backup in good)}
     orphans = {name for timeline in unreached for name in _lineage(archive, timeline)}
     decisions: list[Decision] = []

@@ -174,9 +174,7 @@ class World:
                 continue
             own = set(range(candidate.first_segment, candidate.last_segment + 1)) if candidate.include_wal else set()
             path = range(candidate.first_segment, target_lsn // SEGMENT + 1)
-            if all(
-                number in own or (self.owner(timeline, number * SEGMENT), number) in segments for number in path
-            ):
+            if all(number in own or (self.owner(timeline, number * SEGMENT), number) in segments for number in path):
                 return True
         return False
 
@@ -205,9 +203,20 @@ def worlds(draw: st.DrawFn) -> World:
         full = base is None or draw(st.booleans())
         backups.append(
             BackupFacts(
-                f"b{index}", f"bk{index}", full, draw(st.sampled_from(["daily", "weekly", "incremental", "manual"])),
-                draw(st.integers(0, 9)) > 0, timeline, keep_lsn, end_lsn, end_us, end_us + draw(st.integers(0, 5)),
-                keep_lsn // SEGMENT, end_lsn // SEGMENT, draw(st.booleans()), "" if full else base.backup_id,
+                f"b{index}",
+                f"bk{index}",
+                full,
+                draw(st.sampled_from(["daily", "weekly", "incremental", "manual"])),
+                draw(st.integers(0, 9)) > 0,
+                timeline,
+                keep_lsn,
+                end_lsn,
+                end_us,
+                end_us + draw(st.integers(0, 5)),
+                keep_lsn // SEGMENT,
+                end_lsn // SEGMENT,
+                draw(st.booleans()),
+                "" if full else base.backup_id,
             )  # fmt: skip
         )
     segments = [
