@@ -31,6 +31,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from thunderdb.base.errors import QueryCancelled, SqlError, ThunderError
+from thunderdb.base.ids import format_lsn
 from thunderdb.sql.analytic_rewrite import QuerySession
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Slots
@@ -375,6 +376,10 @@ class SqlSession:
         if name == "txid_current":
             self.txn.begin_write()
             return self.txn.id
+        if name in ("pg_current_wal_lsn", "pg_current_wal_flush_lsn"):
+            return format_lsn(self.db.log.flushed_lsn)
+        if name == "pg_current_wal_insert_lsn":
+            return format_lsn(self.db.log.next_lsn)
         if name == "lastval":
             if not self._last_sequence:
                 raise SqlError("55000", "lastval is not yet defined in this session")

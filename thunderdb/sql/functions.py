@@ -388,6 +388,8 @@ _SPECIAL: dict[str, Callable[[Compiler, list[Any]], Expr]] = {
     "currentcatalog": _session("current_database"), "current_schema": _session("current_schema"),
     "currentschema": _session("current_schema"), "pg_backend_pid": _session("pg_backend_pid", "int4"),
     "txid_current": _session("txid_current", "int8"), "pg_is_in_recovery": _fixed(False, "bool"),
+    "pg_current_wal_lsn": _session("pg_current_wal_lsn", "text"), "pg_current_wal_insert_lsn": _session("pg_current_wal_insert_lsn", "text"),
+    "pg_current_wal_flush_lsn": _session("pg_current_wal_flush_lsn", "text"),
     "current_setting": _setting, "set_config": _set_config, "nextval": _nextval, "currval": _currval,
     "lastval": _session("lastval", "int8"), "extract": _date_part, "date_part": _date_part, "pg_sleep": _sleep,
 }  # fmt: skip

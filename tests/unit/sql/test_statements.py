@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from thunderdb.base.errors import SqlError
+from thunderdb.base.ids import parse_lsn
 
 
 def fails(client: Any, sql: str) -> str:
@@ -250,3 +251,12 @@ def test_not_like_is_the_opposite_of_like(t: Any, pattern: str) -> None:
         matching = t.run(f"select b from t where b {like} {pattern} order by a")
         others = t.run(f"select b from t where b not {like} {pattern} order by a")
         assert sorted(matching + others) == sorted(t.run("select b from t")) and others
+
+
+def test_the_log_position_moves_with_a_commit(t: Any) -> None:
+    [(before,)] = t.run("select pg_current_wal_lsn()")
+    t.run("insert into t (a) values (77)")
+    [(after,)] = t.run("select pg_current_wal_flush_lsn()")
+    assert parse_lsn(after) > parse_lsn(before) > 0
+    [(insert,)] = t.run("select pg_current_wal_insert_lsn()")
+    assert parse_lsn(insert) >= parse_lsn(after)
