@@ -5,11 +5,14 @@ Each kind has a converter, which raises ValueError or TypeError for what it does
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from cronsim import CronSim, CronSimError
 
 from thunderdb.base.units import OFF, format_duration_ms, format_size, parse_duration_ms, parse_size
 
@@ -126,9 +129,15 @@ def _to_cron(_: Spec, value: Any) -> str:
         return OFF
     if not isinstance(value, str):
         raise TypeError
-    if len(value.split()) != 5:
-        raise ValueError
-    return " ".join(value.split())
+    expression = " ".join(value.split())
+    if len(expression.split()) != 5:
+        raise ValueError  # its parser would take a sixth field for seconds
+    try:
+        # A moment that never comes, such as the 31st of February, is a mistake too.
+        next(CronSim(expression, datetime.datetime(2000, 1, 1)))
+    except (CronSimError, StopIteration):
+        raise ValueError from None
+    return expression
 
 
 def _to_size_or_off(spec: Spec, value: Any) -> int | None:
