@@ -175,7 +175,7 @@ def digest_of(image: DiskImage) -> int:
     digest = xxhash.xxh3_128()
     for names in (image.names, image.device_names):
         digest.update(repr(sorted((name, _inode_digest(image, number)) for name, number in names.items())).encode())
-    digest.update(repr([entry.names for entry in image.entries]).encode())
+    digest.update(repr([(entry.names, entry.moved) for entry in image.entries]).encode())
     return digest.intdigest()
 
 

@@ -60,11 +60,15 @@ class Pending:
 
 @dataclass(slots=True)
 class Entry:
-    """A change to names: (name -> inode or None) for each name touched, in the directories named."""
+    """A change to names: (name -> inode or None) for each name touched, in the directories named.
+
+    `moved` is (old, new) if a directory was renamed with all that is in it.
+    """
 
     number: int
     dirs: tuple[str, ...]
     names: tuple[tuple[str, int | None], ...]
+    moved: tuple[str, str] | None = None
 
 
 class Inode:
@@ -278,20 +282,16 @@ class DiskImage:
         self._enter(Entry(self._number, (parent(old), parent(new)), ((old, None), (new, number))))
 
     def rename_dir(self, old: str, new: str) -> None:
-        """Move a directory with all that is in it; durable at once (the engine only does it to publish synced trees)."""
-        self.version += 1
-        for names in (self.names, self.device_names):
-            for path in [path for path in names if path.startswith(old + "/")]:
-                names[new + path[len(old) :]] = names.pop(path)
-        for dirs in (self.dirs, self.device_dirs):
-            for path in [path for path in dirs if path == old or path.startswith(old + "/")]:
-                del dirs[path]
-                dirs[new + path[len(old) :]] = None
-        self.entries = [entry for entry in self.entries if not any(_inside(name, old) for name, _ in entry.names)]
+        """Move a directory with all that is in it. Like every change to names it is durable by `sync_dir` only (G3)."""
+        self.dirs.pop(new, None)
+        self._enter(Entry(self._number, (parent(old), parent(new)), (), (old, new)))
 
     def make_dir(self, path: str) -> None:
         """Durable at once: `Disk.make_dirs` syncs what it makes."""
         self.version += 1
+        for entry in list(self.entries):
+            if entry.moved is not None and _inside(path, entry.moved[1]):
+                self.sync_dir(entry.moved[1], self._number)  # what it is made in is there first
         self.dirs[path] = None
         self.device_dirs[path] = None
 
@@ -302,7 +302,7 @@ class DiskImage:
         self.device_dirs.pop(path, None)
 
     def _enter(self, entry: Entry) -> None:
-        _apply(self.names, entry)
+        _apply(self.names, self.dirs, entry)
         self.entries.append(entry)
         self._number += 1
         self.version += 1
@@ -317,16 +317,29 @@ class DiskImage:
         wanted: dict[str, None] = {}
         landed: list[Entry] = []
         for entry in reversed(self.entries):
-            if entry.number >= below:
-                continue
-            if path in entry.dirs or any(name in wanted for name, _ in entry.names):
+            if entry.number < below and (path in entry.dirs or _builds_on(path, wanted, entry)):
                 landed.append(entry)
                 wanted.update(dict.fromkeys(name for name, _ in entry.names))
+                if entry.moved is not None:
+                    old, new = entry.moved
+                    wanted.update(dict.fromkeys(old + name[len(new) :] for name in list(wanted) if _inside(name, new)))
+                    wanted[old] = None
         self.version += bool(landed)
-        for entry in reversed(landed):
-            _apply(self.device_names, entry)
         self.entries = [entry for entry in self.entries if not any(entry is other for other in landed)]
+        for entry in reversed(landed):
+            _apply(self.device_names, self.device_dirs, entry)
+            if entry.moved is not None:
+                self._follow(entry)
         self._collect()
+
+    def _follow(self, move: Entry) -> None:
+        """A directory's move is durable before some changes in it: those are pending under its new name from now on."""
+        old, new = move.moved or ("", "")
+        for position, entry in enumerate(self.entries):
+            if entry.number < move.number:
+                names = tuple((new + name[len(old) :] if _inside(name, old) else name, to) for name, to in entry.names)
+                dirs = tuple(new + name[len(old) :] if name == old or _inside(name, old) else name for name in entry.dirs)
+                self.entries[position] = Entry(entry.number, dirs, names, entry.moved)  # forks share the old one
 
     def _collect(self) -> None:
         """Drop the inodes that no name and no open file reaches."""
@@ -361,11 +374,15 @@ class DiskImage:
     def power_cut(self, fates: Fates) -> None:
         """G2, G3: decide all that is pending; what is left is what the device has."""
         refused: dict[str, None] = {}
+        moves: list[str] = []  # directories whose move was refused: nothing that was done in them later has landed
         for entry in self.entries:
-            if any(name in refused for name, _ in entry.names) or not fates.entry():
-                refused.update(dict.fromkeys(name for name, _ in entry.names))
+            touched = [*(name for name, _ in entry.names), *(entry.moved or ())]
+            blocked = any(name in refused or any(name == to or _inside(name, to) for to in moves) for name in touched)
+            if blocked or not fates.entry():
+                refused.update(dict.fromkeys(touched))
+                moves += entry.moved[1:] if entry.moved is not None else ()
             else:
-                _apply(self.device_names, entry)
+                _apply(self.device_names, self.device_dirs, entry)
         self.entries = []
         self.opened.clear()
         for number in self.inodes:
@@ -395,12 +412,27 @@ def _cut(blocks: Blocks, old_size: int, size: int) -> None:
         blocks[block] = blocks[block][:keep] + bytes(BLOCK - keep)
 
 
-def _apply(names: dict[str, int], entry: Entry) -> None:
+def _apply(names: dict[str, int], dirs: dict[str, None], entry: Entry) -> None:
+    if entry.moved is not None:
+        old, new = entry.moved
+        for path in [path for path in names if _inside(path, old)]:
+            names[new + path[len(old) :]] = names.pop(path)
+        for path in [path for path in dirs if path == old or _inside(path, old)]:
+            del dirs[path]
+            dirs[new + path[len(old) :]] = None
     for name, number in entry.names:
         if number is None:
             names.pop(name, None)
         else:
             names[name] = number
+
+
+def _builds_on(path: str, wanted: dict[str, None], entry: Entry) -> bool:
+    """Whether what is synced at `path`, or must land with it, needs this earlier change."""
+    if entry.moved is None:
+        return any(name in wanted for name, _ in entry.names)
+    new = entry.moved[1]
+    return path == new or _inside(path, new) or any(name == new or _inside(name, new) for name in wanted)
 
 
 def _inside(path: str, directory: str) -> bool:

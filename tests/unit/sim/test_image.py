@@ -255,3 +255,48 @@ def test_every_sector_after_a_cut_is_one_that_the_file_once_had(operations: list
             piece = mixed[sector * SECTOR : (sector + 1) * SECTOR].ljust(SECTOR, b"\0")
             # Beyond a size that has not landed a sector reads as zeros.
             assert piece in history[sector] or any(old.startswith(piece.rstrip(b"\0")) for old in history[sector])
+
+
+def tree(image: DiskImage) -> int:
+    """A durable directory with one durable file in it."""
+    for path in ("/b.partial", "/b.partial/data"):
+        image.make_dir(path)
+    number = image.create("/b.partial/data/f")
+    image.owned(number).sync(image.mark())
+    image.sync_dir("/b.partial/data", image.entry_mark())
+    return number
+
+
+def test_a_directorys_move_is_durable_only_when_its_parent_was_synced() -> None:
+    image = DiskImage()
+    tree(image)
+    image.rename_dir("/b.partial", "/b")
+    assert list(image.contents()) == ["/b/data/f"] and "/b/data" in image.dirs
+    assert [list(found) for found in outcomes(image)] == [["/b/data/f"], ["/b.partial/data/f"]]
+    image.sync_dir("/", image.entry_mark())
+    image.power_cut(NoneLanded())
+    assert list(image.contents()) == ["/b/data/f"] and "/b.partial" not in image.dirs
+
+
+def test_what_is_done_in_a_moved_directory_lands_only_with_the_move() -> None:
+    image = DiskImage()
+    tree(image)
+    image.rename_dir("/b.partial", "/b")
+    image.create("/b/data/later")
+    assert [sorted(found) for found in outcomes(image)] == [
+        ["/b/data/f", "/b/data/later"], ["/b/data/f"], ["/b.partial/data/f"]
+    ]  # fmt: skip
+    image.sync_dir("/b/data", image.entry_mark())
+    image.power_cut(NoneLanded())
+    assert list(image.contents()) == ["/b/data/f", "/b/data/later"]
+
+
+def test_a_name_that_was_pending_before_the_move_is_pending_under_its_new_path() -> None:
+    image = DiskImage()
+    tree(image)
+    image.create("/b.partial/data/g")
+    image.rename_dir("/b.partial", "/b")
+    image.sync_dir("/", image.entry_mark())
+    assert [sorted(found) for found in outcomes(image)] == [["/b/data/f", "/b/data/g"], ["/b/data/f"]]
+    image.sync_dir("/b/data", image.entry_mark())
+    assert image.is_quiet()

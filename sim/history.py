@@ -1,0 +1,427 @@
+"""Random histories of one node, with everything that a restore may meet in them, and the truth at every LSN.
+
+    open ─▶ set up ─▶ [ clients work: DML, DDL, checkpoints, log switches, copies by hand | crash ─▶ restart | stop ─▶ start ]…
+         ─▶ last stop ─▶ each copy is opened elsewhere and compared with the truth
+
+Y1. Same seed, same history and verdict, in any process (as sim/runner N1 to N3).
+Y2. The truth (sim/truth.py) comes from the clients' own models and the log's hooks, never from what a restore returns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sim.copying import HandCopy, copy_by_hand
+from sim.disk import DeviceProfile
+from sim.engine_session import EngineSession, SimDatabase, TracedLog, read_state
+from sim.fates import AllLanded, NoneLanded
+from sim.faults_plan import pick
+from sim.image import DiskImage, Fates
+from sim.kernel import Livelock
+from sim.oracle import Violation, differences
+from sim.rand import Stream, derive
+from sim.runner import where
+from sim.scenario import Workload
+from sim.truth import Commit, Recorder, state_of
+from sim.workload import (
+    BANK,
+    BANK_COLUMNS,
+    ITEM_COLUMNS,
+    ITEMS,
+    PROBE,
+    SERIAL_COLUMNS,
+    SERIALS,
+    START_BALANCE,
+    Client,
+)
+from sim.world import NodeDied, SimNode, Stuck, World
+from thunderdb.base.config import Config, parse
+from thunderdb.base.events import Events
+from thunderdb.engine.check import check_database
+from thunderdb.recovery.extras import COMMIT_EXTRA
+from thunderdb.runtime.sync import Future
+from thunderdb.wal.reader import LogEnd
+from thunderdb.wal.record import RecordKind
+
+T = TypeVar("T")
+
+MS = 1_000_000
+SECOND_NS = 1_000_000_000
+LIMIT_NS = 3600 * SECOND_NS
+CALL_NS = 60 * SECOND_NS
+HOLD_NS = 20 * SECOND_NS
+NODE = "a"
+_COMMIT = int(RecordKind.COMMIT)
+
+MIX = {
+    "transfer": 24, "insert": 14, "update": 16, "delete": 8, "large": 4, "mixed": 10, "read_items": 1, "sequence": 3,
+    "ddl": 8, "abandon": 3, "checkpoint": 1,
+}  # fmt: skip
+STEPS = {
+    "work": 10, "checkpoint": 3, "switch": 3, "power_cut": 2, "kill": 2, "stop": 1, "copy": 2, "clock": 1,
+}  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "page_size": "4KB", "buffer_pool_size": "1MB", "wal_buffer_size": "64KB", "wal_segment_size": "1MB", "max_wal_size": "1MB",
+    "checkpoint_interval": "2s", "recovery_target": "5s",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How long a history is, and what of it is checked."""
+
+    steps: tuple[int, int] = (6, 12)
+    weights: dict[str, int] = field(default_factory=lambda: dict(STEPS))
+    accounts: int = 6
+    items: int = 16
+    clients: tuple[int, int] = (1, 3)
+    think_ns: tuple[int, int] = (0, 8 * MS)
+    work_ns: tuple[int, int] = (5 * MS, 60 * MS)
+
+
+COPIES = Shape(
+    steps=(10, 16), weights={"copy": 6, "work": 3, "checkpoint": 2, "switch": 3, "power_cut": 1, "kill": 1},
+    clients=(2, 4), think_ns=(0, 2 * MS), work_ns=(2 * MS, 20 * MS),
+)  # fmt: skip
+"""Mostly copies made by hand, under load."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a history showed."""
+
+    seed: int
+    violations: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    commits: int = 0
+    trace_hash: str = ""
+    sim_ns: int = 0
+    events: int = 0
+
+
+class HistoryLog(TracedLog):
+    """Tells of every commit record, and where the log ended at the last restart."""
+
+    on_record: Callable[[int, int, int], None] | None = None
+    end_lsn = 0
+
+    def append(self, kind: int, txn: int, prev_lsn: int, changes: Any = (), extra: bytes = b"", flags: int = 0) -> Any:
+        lsn = TracedLog.append(self, kind, txn, prev_lsn, changes, extra, flags)
+        if kind == _COMMIT and self.on_record is not None:
+            self.on_record(txn, lsn, COMMIT_EXTRA.unpack(extra)[0])
+        return lsn
+
+    async def resume(self, end: LogEnd) -> None:
+        self.end_lsn = end.lsn
+        self._disk.log_end_lsn = end.lsn  # type: ignore[attr-defined]
+        await TracedLog.resume(self, end)
+
+    start = resume
+
+
+class HistoryDatabase(SimDatabase):
+    log_writer = HistoryLog
+    log: HistoryLog
+
+
+def run(seed: int, shape: Shape | None = None, log: list[str] | None = None) -> Outcome:
+    """Run the history of a seed, and check all that came out of it."""
+    history = History(seed, shape or Shape(), log)
+    outcome = history.outcome
+    try:
+        history.world.run(history.course(), limit_ns=LIMIT_NS)
+    except (Violation, Stuck, Livelock) as error:
+        outcome.violations.append(f"{type(error).__name__}: {error}")
+    except Exception as error:
+        outcome.violations.append(f"{type(error).__name__}: {error} ({where(error)})")
+    outcome.trace_hash = history.world.trace.hexdigest()
+    outcome.sim_ns = history.world.now_ns
+    outcome.events = history.world.trace.events
+    outcome.commits = len(history.recorder.line.path())
+    history.world.close()
+    return outcome
+
+
+class History:
+    """The history of one seed, under way."""
+
+    def __init__(self, seed: int, shape: Shape, log: list[str] | None = None) -> None:
+        self.seed = seed
+        self.shape = shape
+        self.log = log
+        self.outcome = Outcome(seed)
+        self.world = World(seed)
+        self.stream = self.world.streams.stream("history")
+        profile = DeviceProfile(sync_ns=self.stream.choice((100_000, 300_000, 2 * MS)))
+        self.node: SimNode = self.world.node(NODE, profile=profile)
+        self.home = 0
+        """Which of the node's directories is in use: a restore in the middle moves to the next."""
+        self.recorder = Recorder(lambda: self.world.now_ns)
+        self.workload = Workload(
+            accounts=shape.accounts, items=shape.items, think_ns=shape.think_ns, large_bytes=(1_000, 9_000), async_commit=0.1
+        )
+        self.clients: list[Client] = []
+        self.calls: list[Future[None]] = []
+        self.copies: list[HandCopy] = []
+        self.life = 0
+        self.db_: HistoryDatabase | None = None
+
+    # -- Places
+
+    @property
+    def data_dir(self) -> str:
+        return f"/var/lib/thunderdb{self.home}/data"
+
+    @property
+    def wal_dir(self) -> str:
+        return f"/var/lib/thunderdb{self.home}/wal"
+
+    def config(self) -> Config:
+        return parse("", flags={**SETTINGS, "data_dir": self.data_dir, "wal_dir": self.wal_dir})
+
+    @property
+    def db(self) -> HistoryDatabase:
+        if self.db_ is None:
+            raise Violation("the database is not open")
+        return self.db_
+
+    # -- The course
+
+    async def course(self) -> None:
+        await self._open()
+        await self.call(self._set_up(EngineSession(self.db, self.recorder)))
+        self._start_clients()
+        for _ in range(self.stream.between(*self.shape.steps)):
+            kind = pick(self.stream, self.shape.weights)
+            self.note(f"step {kind}")
+            self.outcome.counts[kind] += 1
+            await getattr(self, f"_do_{kind}")()
+        await self._do_work()
+        await self._stop_clean()
+        await self._open()
+        await self._stop_clean()
+        for copy in self.copies:
+            if copy.complete:
+                await self._check_copy(copy)
+
+    async def _set_up(self, session: EngineSession) -> None:
+        await session.begin(False, True)
+        for name, columns in ((BANK, BANK_COLUMNS), (ITEMS, ITEM_COLUMNS), (SERIALS, SERIAL_COLUMNS)):
+            await session.create_table(name, columns, True)
+        await session.create_index(ITEMS, "items_code", (2,), True)
+        await session.create_sequence()
+        await session.commit()
+        await session.begin(False, True)
+        for key in range(self.workload.accounts):
+            await session.insert(BANK, {"id": key, "bal": START_BALANCE, "ver": 0})
+        for key in range(self.workload.items):
+            await session.insert(ITEMS, {"id": key, "ver": 0, "code": f"c{key}", "body": "i" * self.stream.between(0, 200)})
+        await session.commit()
+
+    # -- Steps
+
+    async def _do_work(self) -> None:
+        await self.sleep(self.stream.between(*self.shape.work_ns))
+        self._check_calls()
+
+    async def _do_checkpoint(self) -> None:
+        await self.call(self.db.checkpoint())
+
+    async def _do_switch(self) -> None:
+        await self.call(self._switch())
+
+    async def _switch(self) -> None:
+        await self.db.log.flush_all()
+        self.db.log.switch_segment()
+
+    async def _do_clock(self) -> None:
+        self.node.clock.jump(self.stream.choice((300 * MS, -300 * MS, 5 * SECOND_NS, -5 * SECOND_NS)))
+
+    async def _do_power_cut(self) -> None:
+        await self._die(power=True)
+
+    async def _do_kill(self) -> None:
+        await self._die(power=False)
+
+    async def _do_stop(self) -> None:
+        await self._stop_clean()
+        await self._open()
+        self._start_clients()
+
+    async def _do_copy(self) -> None:
+        """Checkpoint, copy data, copy wal, while everything goes on; the copy ends some time, or the node dies before."""
+        if len(self.db.control.state.copy_floors) >= 7:
+            return
+        await self.call(self.db.checkpoint(HOLD_NS))
+        copy = HandCopy(self.recorder.line)
+        recorder = self.recorder
+
+        def before_wal() -> None:
+            copy.must = [c for c in recorder.known() if c.work.sync and c.work.outcome == "acked"]
+
+        async def copying() -> None:
+            await copy_by_hand(self.node, self.data_dir, self.wal_dir, copy, self._fresh("copy"), before_wal)
+            copy.known = recorder.known()
+
+        call = self.node.call(copying(), "copy")
+        self.copies.append(copy)
+        if self.stream.random() < 0.5:
+            await self._ended(call)
+        else:
+            self.calls.append(call)
+
+    async def _ended(self, call: Future[Any]) -> None:
+        try:
+            await self.world.tasks.wait_for(call, CALL_NS)
+        except NodeDied:
+            pass
+
+    # -- Death and life
+
+    async def _die(self, power: bool) -> None:
+        node, stream = self.node, self.stream
+        if stream.random() < 0.6:
+            died = node.died
+            node.crash_at(stream.between(1, 60), power, self._fates())
+            try:
+                await self.world.tasks.wait_for(died, 100 * MS)
+            except TimeoutError:
+                node.set_boundary(None)
+        if node.alive:
+            node.crash(power, self._fates())
+        await self._buried()
+        await self.sleep(stream.between(MS, 50 * MS))
+        await self._open(struck=stream.random() < 0.2)
+        self._start_clients()
+
+    def _fates(self) -> Fates | None:
+        return self.stream.choice((None, None, AllLanded(), NoneLanded()))
+
+    async def _buried(self) -> None:
+        self.recorder.crashed(self.node.crash_ns)
+        for call in self.calls:
+            await self._ended(call)
+        self.calls.clear()
+        self.clients.clear()
+        if self.node.fatal is not None:
+            raise Violation(f"the node stopped: {self.node.fatal}")
+        self.db_ = None
+        self.world.bury()
+
+    async def _open(self, struck: bool = False) -> None:
+        """Open, perhaps die in it once, and compare what is there with the truth."""
+        node, ends = self.node, []
+        for strike in (struck, False):
+            if not node.alive:
+                node.restart()
+            if strike:
+                node.crash_at(self.stream.between(1, 40), self.stream.random() < 0.5, self._fates())
+            try:
+                self.db_ = await self.call(HistoryDatabase.open(node.ports, self.config(), self._events()))
+            except NodeDied:
+                ends.append(node.ports.disk.log_end_lsn)  # its own records may be behind that
+                self.world.bury()
+                continue
+            node.set_boundary(None)
+            break
+        db = self.db
+        db.log.on_record = self.recorder.record
+        observed = await self.call(read_state(db, PROBE))
+        end_lsn = min([db.log.end_lsn, *(end for end in ends if end >= 0)])
+        self.outcome.counts["commits lost"] += self.recorder.settle(observed, end_lsn)
+        self.life += 1
+
+    def _start_clients(self) -> None:
+        for number in range(self.stream.between(*self.shape.clients)):
+            session = EngineSession(self.db, self.recorder)
+            stream = self.world.streams.stream(f"client.{number}")
+            client = Client(session, number, self.life, stream, self.workload, MIX)
+            self.clients.append(client)
+            self.calls.append(self.node.call(client.run()))
+
+    async def _stop_clean(self) -> None:
+        for client in self.clients:
+            client.stopping = True
+        for call in self.calls:
+            await self.world.tasks.wait_for(call, CALL_NS)
+        await self.call(self.db.close())
+        self.node.crash(power=self.stream.random() < 0.5)
+        await self._buried()
+
+    # -- Copies made by hand
+
+    async def _check_copy(self, copy: HandCopy) -> None:
+        """Open the copy on a machine of its own: a prefix of the truth that holds all of C2, and a database that works."""
+        self.outcome.counts["copies opened"] += 1
+        image = DiskImage()
+        copy.lay(image, {"data": self.data_dir, "wal": self.wal_dir})
+        kept = Elsewhere(derive(self.seed, "copy") & 0xFFFF_FFFF, image).open(self.config(), copy.known)
+        missing = [commit for commit in copy.must if commit.lsn not in kept]
+        if missing:
+            raise Violation(f"transaction {missing[0].txn}, acknowledged before wal/ was copied, is not in the copy")
+
+    # -- Helpers
+
+    def _fresh(self, name: str) -> Stream:
+        self.outcome.counts[f"streams.{name}"] += 1
+        return self.world.streams.stream(f"{name}.{self.outcome.counts[f'streams.{name}']}")
+
+    def _events(self) -> Events:
+        events = Events()
+        if self.log is not None:
+            events.subscribe(lambda name, fields: self.note(f"{name} {' '.join(f'{k}={v}' for k, v in fields.items())}"))
+        return events
+
+    def note(self, text: str) -> None:
+        if self.log is not None:
+            self.log.append(f"{self.world.now_ns / 1e9:.6f} {text}")
+
+    def _check_calls(self) -> None:
+        for call in self.calls:
+            error = call.error()
+            if error is not None and not isinstance(error, NodeDied):
+                raise error
+
+    async def sleep(self, duration_ns: int) -> None:
+        await self.world.tasks.sleep(duration_ns)
+
+    async def call(self, coro: Coroutine[Any, Any, T]) -> T:
+        return await self.world.tasks.wait_for(self.node.call(coro), CALL_NS)
+
+
+class Elsewhere:
+    """Another machine, in a world of its own, on which something restored is opened and compared."""
+
+    def __init__(self, seed: int, image: DiskImage) -> None:
+        self.seed = seed
+        self.image = image
+
+    def open(self, config: Config, known: list[Commit], exact: list[Commit] | None = None) -> dict[int, Commit]:
+        """Open and compare with the commits below the log's end, or with exactly these. Raises: Violation.
+
+        Returns the commits that are there, by LSN.
+        """
+        world = World(self.seed)
+        node = world.node("elsewhere", self.image)
+
+        async def course() -> list[Commit]:
+            db = await node.call(HistoryDatabase.open(node.ports, config, Events()))
+            commits = [commit for commit in known if commit.lsn < db.log.end_lsn] if exact is None else exact
+            observed = await node.call(read_state(db, PROBE))
+            wrong = differences(state_of(commits), observed)
+            if wrong:
+                raise Violation(f"with the log's end at {db.log.end_lsn:#x}: {'; '.join(wrong[:6])}")
+            problems = await node.call(check_database(db))
+            if problems:
+                raise Violation(f"check: {'; '.join(problems[:3])}")
+            await node.call(db.close())
+            return commits
+
+        try:
+            commits = world.run(course(), LIMIT_NS)
+        finally:
+            world.close()
+        return {commit.lsn: commit for commit in commits}
