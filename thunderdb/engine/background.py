@@ -25,6 +25,7 @@ CLEANER_PAUSE_NS = 200 * MS
 SWEEP_PAUSE_NS = 500 * MS
 GARBAGE_PAUSE_NS = 1000 * MS
 CHECKPOINT_LOOK_NS = 100 * MS
+REDO_AFTER_NS = 50 * MS
 CLEAN_BATCH = 64
 SWEEP_BATCH = 50
 MAX_GHOSTS = 100_000
@@ -80,7 +81,7 @@ class Background:
     async def _finish_redo(self) -> None:
         """Bring up the pages that restart left for later."""
         if self.db.deferred is not None and len(self.db.deferred):
-            await self.tasks.yield_now()
+            await self._stop.wait_timeout(REDO_AFTER_NS)  # clients come first: they bring up what they need
             try:
                 await self.db.deferred.drain(self._stop.is_set)
             except ThunderError as error:

@@ -1,6 +1,6 @@
 """Redo: bring every page that may not be on disk to the state that the log describes, losers' changes included.
 
-Changes are gathered by page. A page is then brought up to date when it is first needed: by undo, by a query, or by the
+Changes are gathered by page, as LSNs. A page is then brought up to date when it is first needed: by undo, by a query, or by the
 background task that works through the rest. So restart pays for reading the log, not for reading and decoding every page in
 it, and an image makes all that came before it needless.
 
@@ -25,25 +25,27 @@ from thunderdb.access.context import Access
 from thunderdb.base.errors import Corruption
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.analysis import Analysis, Change, PageWork
+from thunderdb.recovery.analysis import Analysis
+from thunderdb.recovery.changes import CHANGE_BYTES, Change, KeptLog, PageWork
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.storage.page import Page
 from thunderdb.storage.pool import DirtyPage
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import iter_changes
-from thunderdb.wal.segment import SegmentScan
+from thunderdb.wal.segment import Head, SegmentScan
 
 WINDOW_BYTES = 64 << 20
-_CHANGE_BYTES = 150
 _PAGES_A_TURN = 64
+_CHANGES_A_TURN = 4096
 
 
 class Deferred:
     """Pages with log still to apply, by page number. Satisfies the pool's `DeferredPages`."""
 
-    def __init__(self, access: Access, events: Events) -> None:
+    def __init__(self, access: Access, events: Events, log: KeptLog) -> None:
         self.access = access
         self.events = events
+        self.log = log
         self.works: dict[int, PageWork] = {}
 
     def __contains__(self, page_no: int) -> bool:
@@ -61,7 +63,7 @@ class Deferred:
     async def bring_up(self, page_no: int, read: Callable[[int], Awaitable[Page]]) -> Page:
         """Redo one page. Raises: Corruption if it cannot be."""
         work = self.works[page_no]
-        changes = work.changes
+        changes = self.log.changes(page_no, work.lsns)
         if changes and changes[0][2] == PageOp.IMAGE:
             page = page_of_image(page_no, changes[0][3], changes[0][0])
         else:
@@ -89,18 +91,23 @@ class Deferred:
 
     async def drain(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Bring up all that is left, in page order. A page that cannot be is named and left as it is."""
-        unrecoverable = 0
-        for index, page_no in enumerate(sorted(self.works)):
+        unrecoverable = pages = changes = 0
+        for page_no in sorted(self.works):
             if stop():
                 return
             if page_no in self.works:
+                pages += 1
+                changes += len(self.works[page_no].lsns)
                 try:
                     await self.access.pool.load(page_no)
                 except Corruption as error:
                     unrecoverable += 1
                     self.events.emit("recovery.page_lost", page_no=page_no, error=str(error))
-            if index % _PAGES_A_TURN == _PAGES_A_TURN - 1:
-                await self.access.tasks.work("recovery.redo", _PAGES_A_TURN)
+            if pages >= _PAGES_A_TURN or changes >= _CHANGES_A_TURN:
+                await self.access.tasks.work("recovery.redo", pages)
+                pages = changes = 0
+        if not self.works:
+            self.log.clear()
         self.events.emit("recovery.pages_done", unrecoverable=unrecoverable)
 
 
@@ -115,7 +122,8 @@ class Redo:
         self.analysis = analysis
         self.events = events
         self.window_bytes = window_bytes
-        self.deferred = Deferred(access, events)
+        self.log = analysis.log if analysis.log is not None else KeptLog()
+        self.deferred = Deferred(access, events, self.log)
         self.records = 0
         self._bytes = 0
 
@@ -123,59 +131,60 @@ class Redo:
         """Gather all that is to be redone; return the number of records. Raises: Corruption."""
         analysis = self.analysis
         self.access.pool.deferred = self.deferred
-        if analysis.gathered:
+        if analysis.log is not None:
             self.records = analysis.changed
-            later = {page_no: work.changes for page_no, work in analysis.dirty.items()}
             until_lsn = analysis.checkpoint_lsn
         else:
-            later = {}
             until_lsn = analysis.end.lsn
-        for work in analysis.dirty.values():
-            work.changes = []
         if analysis.redo_lsn < until_lsn:
+            later = {page_no: work.lsns for page_no, work in analysis.dirty.items()}
+            for work in analysis.dirty.values():
+                work.lsns = []
             await self._scan(until_lsn)
-        for page_no, changes in later.items():
-            work = analysis.dirty[page_no]
-            if changes and changes[0][2] == PageOp.IMAGE:
-                work.changes = changes
-            else:
-                work.changes += changes
+            for page_no, lsns in later.items():
+                work = analysis.dirty[page_no]
+                # An image makes all before it needless.
+                work.lsns = lsns if lsns and lsns[0] == work.image_lsn else work.lsns + lsns
         self._defer_all()
         return self.records
 
     async def _scan(self, until_lsn: int) -> None:
         scan = self.reader.scan(self.analysis.redo_lsn, until_lsn=until_lsn)
         async for segment in scan:
-            while headers := segment.batch():
-                for _sum, _length, _kind, _flags, page_count, lsn, _previous, txn, _prev, _flushed, _quorum in headers:
-                    if page_count:
-                        self._gather(segment, lsn, page_count, txn)
+            self.log.add(segment)
+            self._bytes += len(segment.data)
+            while heads := segment.heads():
+                self._gather(segment, heads)
                 if self._bytes > self.window_bytes:
                     await self._apply_window()
+                    self.log.drop_below(segment.header.start_lsn)
         if scan.end.lsn != until_lsn:
             raise Corruption(f"redo read the log to {format_lsn(scan.end.lsn)}, analysis to {format_lsn(until_lsn)}")
 
-    def _gather(self, segment: SegmentScan, lsn: int, page_count: int, txn: int) -> None:
-        self.records += 1
-        data = segment.data
-        for page_no, prev_page_lsn, op, at, size in iter_changes(data, lsn + segment.bias, page_count):
-            work = self.analysis.dirty.get(page_no)
-            if work is None or lsn < work.rec_lsn:
+    def _gather(self, segment: SegmentScan, heads: list[Head]) -> None:
+        for head in heads:
+            if not head[4]:
                 continue
-            if op == PageOp.IMAGE:
-                work.changes = []
-            work.changes.append((lsn, prev_page_lsn, op, data[at : at + size], txn))
-            self._bytes += size + _CHANGE_BYTES
+            self.records += 1
+            lsn = head[5]
+            for page_no, _prev_page_lsn, op, _at, _size in iter_changes(segment.data, lsn + segment.bias, head[4]):
+                work = self.analysis.dirty.get(page_no)
+                if work is None or lsn < work.rec_lsn:
+                    continue
+                if op == PageOp.IMAGE:
+                    work.lsns = []
+                work.lsns.append(lsn)
+                self._bytes += CHANGE_BYTES
 
     async def _apply_window(self) -> None:
         """Bring up every page with changes gathered so far, so that their memory is free for the next window."""
         self._bytes = 0
-        due = sorted(page_no for page_no, work in self.analysis.dirty.items() if work.changes)
+        due = sorted(page_no for page_no, work in self.analysis.dirty.items() if work.lsns)
         self._defer(due)
         for index, page_no in enumerate(due):
             if page_no in self.deferred:
                 await self.access.pool.load(page_no)
-            self.analysis.dirty[page_no].changes = []
+            self.analysis.dirty[page_no].lsns = []
             if index % _PAGES_A_TURN == _PAGES_A_TURN - 1:
                 await self.access.tasks.work("recovery.redo", _PAGES_A_TURN)
         self.events.emit("recovery.progress", phase="redo", records=self.records)
@@ -187,20 +196,21 @@ class Redo:
         """Defer pages; those that an earlier window has left in the pool are brought up at once (R4)."""
         for page_no in page_nos:
             work = self.analysis.dirty[page_no]
-            resident = self._resident(page_no, work.changes)
-            if resident is None:
+            if self.access.pool.resident(page_no) is None:
                 self.deferred.works[page_no] = work
-            elif self.deferred.apply(resident, work.changes):
-                self.access.pool.mark_dirty(resident, work.rec_lsn)
-                if work.changes:
-                    self.access.pool.changed(resident, resident.page_lsn)
-            else:
+                continue
+            changes = self.log.changes(page_no, work.lsns)
+            page = self._resident(page_no, changes)
+            if not self.deferred.apply(page, changes):
                 raise Corruption(f"page {page_no}: its changes in the log do not continue each other")
+            self.access.pool.mark_dirty(page, work.rec_lsn)
+            if changes:
+                self.access.pool.changed(page, page.page_lsn)
 
-    def _resident(self, page_no: int, changes: list[Change]) -> Page | None:
-        """The page, if an earlier window has left it in the pool; made anew where the changes begin with a newer image."""
-        page = self.access.pool.resident(page_no)
-        if page is not None and changes and changes[0][2] == PageOp.IMAGE and changes[0][0] > page.page_lsn:
+    def _resident(self, page_no: int, changes: list[Change]) -> Page:
+        """A page that is in the pool; made anew where the changes begin with a newer image."""
+        page = self.access.pool.get(page_no)
+        if changes and changes[0][2] == PageOp.IMAGE and changes[0][0] > page.page_lsn:
             page = page_of_image(page_no, changes[0][3], changes[0][0])
             self.access.pool.install(page)
         return page

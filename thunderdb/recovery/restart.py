@@ -22,6 +22,7 @@ from thunderdb.base.errors import Corruption, LogHole, Refused
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.analysis import Analysis, analyse
+from thunderdb.recovery.changes import KeptLog
 from thunderdb.recovery.redo import Deferred, Redo
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.recovery.undo import Loser, rollback
@@ -57,7 +58,7 @@ class Restart:
         self.events = events
         self.state = state
         self.crashed = state.state != DatabaseState.CLEAN
-        self.deferred = Deferred(access, events)
+        self.deferred = Deferred(access, events, KeptLog())
 
     async def run(self) -> Restarted:
         """Recover. Raises: LogHole, Corruption, Refused, DiskFull, SyncFailed. Crash: run it again (Q2)."""

@@ -1,7 +1,7 @@
 """`Disk` on a POSIX file system.
 
-R1. Reads of cached data and small writes run inline; what may block for long (fsync, uncached reads, large writes) runs in a
-    thread, so that the loop keeps serving.
+R1. Reads of cached data and small writes run inline; what may block for long (fsync, uncached reads, whatever is large) runs in
+    a thread, so that the loop keeps serving.
 R2. A failed fsync raises SyncFailed whatever its errno: the operating system may have marked the pages clean (W4).
 R3. A descriptor is closed only after every thread that still uses it has finished.
 R4. Names made by `make_dirs` are durable when it returns, also those that a killed process had made but not synced.
@@ -26,6 +26,7 @@ T = TypeVar("T")
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 INLINE_WRITE_BYTES = 256 * 1024
+INLINE_READ_BYTES = 1 << 20
 _NO_NOWAIT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _OURS_TO_PASS_ON = (FileNotFoundError, FileExistsError, PermissionError)
 
@@ -59,6 +60,8 @@ class RealFile:
 
     async def read(self, offset: int, size: int) -> bytes:
         fd = self._descriptor()
+        if size > INLINE_READ_BYTES:
+            return await self._in_thread("read", _pread_all, fd, offset, size)
         if self._disk.nowait_reads:
             data = self._read_cached(fd, offset, size)
             if data is not None:

@@ -94,10 +94,6 @@ class Postgres(Server):
         arguments = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
         return [*run_as(), str(self.programs / "postgres"), "-D", str(self.data), *arguments]
 
-    def checkpoint(self) -> None:
-        with self.connect(autocommit=True) as connection:
-            connection.execute("CHECKPOINT")
-
     def peak_memory_kb(self) -> int:
         """The sum over its processes of private memory now, plus the shared memory that the greatest one has touched."""
         if self.process is None:

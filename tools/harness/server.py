@@ -160,7 +160,8 @@ class Server:
         return row[0] if row else None
 
     def checkpoint(self) -> None:
-        raise NotImplementedError
+        with self.connect(autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
 
     def peak_memory_kb(self) -> int:
         """VmHWM of the server process."""

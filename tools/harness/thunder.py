@@ -60,9 +60,6 @@ class Thunder(Server):
             text = answer.read().decode()
         return json.loads(text) if text.startswith(("{", "[")) else text
 
-    def checkpoint(self) -> None:
-        self.http("/admin/checkpoint", body={}, method="POST")
-
     def data_bytes(self) -> int:
         return sum(path.stat().st_size for path in (self.directory / "data").rglob("*") if path.is_file())
 

@@ -148,7 +148,7 @@ def test_the_numbers_of_transactions_go_on() -> None:
 
 
 @pytest.mark.parametrize("window", [0, 2_000, 100_000])
-@pytest.mark.parametrize("budget", [0, 5_000, 256 << 20])
+@pytest.mark.parametrize("budget", [0, 5_000, 384 << 20])
 def test_redo_in_windows_and_without_what_analysis_gathered(
     window: int, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +157,7 @@ def test_redo_in_windows_and_without_what_analysis_gathered(
     monkeypatch.setattr(redo.Redo.__init__, "__defaults__", (window,))
     monkeypatch.setattr(analysis, "GATHER_BYTES", budget)
     monkeypatch.setattr(analysis.analyse, "__defaults__", tuple(
-        budget if value == 256 << 20 else value for value in analysis.analyse.__defaults__ or ()
+        budget if value == 384 << 20 else value for value in analysis.analyse.__defaults__ or ()
     ))  # fmt: skip
     world = EngineWorld(buffer_pool_size=1 << 20)
     db = world.start()
