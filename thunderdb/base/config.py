@@ -45,7 +45,7 @@ class Config:
     )  # fmt: skip
     pg_port: int = _key("network", "port", 5432, "Port for SQL clients (PostgreSQL protocol); 0 takes any free port.")
     http_listen_addr: str = _key(
-        "network", "address", "127.0.0.1", "Address of the HTTP admin API and of /metrics; loopback only, too."
+        "network", "address", "127.0.0.1", "Address of the admin API and /metrics; beyond loopback only with admin_token_file."
     )
     http_port: int = _key("network", "port", 8088, "Port of the HTTP admin API and of /metrics; 0 takes any free port.")
     max_connections: int = _key(
@@ -316,12 +316,20 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f'wal_dir = "{config.wal_dir}" is not allowed: data_dir has the same value', "give each its own directory"
         )
-    for name in ("listen_addr", "http_listen_addr"):
+    _check_exposure(config)
+
+
+def _check_exposure(config: Config) -> None:
+    """K3."""
+    hints = {"listen_addr": "use 127.0.0.1, ::1 or localhost"}
+    if not config.admin_token_file:
+        hints["http_listen_addr"] = "use 127.0.0.1, ::1 or localhost, or set admin_token_file in [security]"
+    for name, hint in hints.items():
         address = getattr(config, name)
-        if not is_loopback(address):  # K3
+        if not is_loopback(address):
             raise ConfigError(
                 f'{name} = "{address}" is not allowed: listening beyond loopback needs authentication, and none is configured',
-                "use 127.0.0.1, ::1 or localhost",
+                hint,
             )
 
 

@@ -5,6 +5,7 @@
     GET  /admin/health      what the node is and does; 503 once it must stop
     POST /admin/checkpoint  {"hold": "6h"} → {checkpoint_lsn, redo_lsn, hold_until}
     GET  /metrics           Prometheus text
+    …                       backups and archive: admin_backup.py
 
 H1. Every error is JSON {error, message, hint} with its 4xx or 5xx; also an unknown path, a wrong method and a bug.
 """
@@ -24,6 +25,8 @@ from thunderdb.base.errors import ConfigError, LimitExceeded, NodeStopped, Refus
 from thunderdb.base.ids import format_lsn
 from thunderdb.base.units import parse_duration_ms
 from thunderdb.server import metrics
+from thunderdb.server.admin_backup import BackupApi, BackupNode, BadRequest, Forbidden, NotFound
+from thunderdb.server.auth import guard
 from thunderdb.server.state import NodeState
 
 DEFAULT_HOLD_MS = 3_600_000
@@ -40,7 +43,7 @@ class CheckpointTaken:
     hold_until_wall_ns: int
 
 
-class Node(Protocol):
+class Node(BackupNode, Protocol):
     """What the API acts on; the daemon is one."""
 
     state: NodeState
@@ -50,10 +53,6 @@ class Node(Protocol):
     def health(self) -> dict[str, Any]: ...
 
 
-class BadRequest(ThunderError):
-    """The request itself is wrong; nothing was done."""
-
-
 class NotReady(ThunderError):
     """The node does not serve yet, or no more."""
 
@@ -61,6 +60,8 @@ class NotReady(ThunderError):
 # Most special first: the first class that fits gives status and error code.
 _STATUSES: tuple[tuple[type[ThunderError], int, str], ...] = (
     (BadRequest, 400, "bad_request"),
+    (Forbidden, 403, "forbidden"),
+    (NotFound, 404, "not_found"),
     (ConfigError, 400, "bad_request"),
     (NotReady, 503, "not_ready"),
     (NodeStopped, 503, "stopped"),
@@ -119,16 +120,18 @@ class AdminApi:
 
     node: Node
     registry: CollectorRegistry
+    token: str = field(default="", repr=False)
     runner: web.AppRunner | None = field(default=None)
     port: int = 0
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(middlewares=[errors_as_json, guard(self.token, error_response)], client_max_size=MAX_BODY_BYTES)
         app.router.add_get("/admin/live", self.live)
         app.router.add_get("/admin/ready", self.ready)
         app.router.add_get("/admin/health", self.health)
         app.router.add_post("/admin/checkpoint", self.checkpoint)
         app.router.add_get("/metrics", self.metrics)
+        BackupApi(self.node, read_json).add_routes(app)
         return app
 
     async def start(self, host: str, port: int) -> None:

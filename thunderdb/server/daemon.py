@@ -27,6 +27,8 @@ from thunderdb.runtime.ports import Listener
 from thunderdb.runtime.real_ports import RealPorts, real_ports
 from thunderdb.runtime.real_tasks import run_engine
 from thunderdb.server.admin import AdminApi, CheckpointTaken, NotReady
+from thunderdb.server.admin_backup import Operator
+from thunderdb.server.auth import read_token
 from thunderdb.server.logs import log_writer
 from thunderdb.server.metrics import NodeCollector, registry_of
 from thunderdb.server.sessions import Sessions, SqlFactory
@@ -38,6 +40,8 @@ FATAL_GRACE_S = 0.2
 
 class Engine(Protocol):
     """What the daemon needs of an open database."""
+
+    operator: Operator
 
     async def checkpoint(self, hold_ns: int = 0) -> CheckpointTaken: ...
 
@@ -79,9 +83,17 @@ class Daemon:
     # ---- what the admin API asks ----------------------------------------------------------------------------------------
 
     async def checkpoint(self, hold_ms: int) -> CheckpointTaken:
+        engine, ports = self._ready()
+        return await run_engine(ports.tasks, engine.checkpoint(hold_ms * 1_000_000), "checkpoint")
+
+    async def operate(self, action: Callable[[Operator], Coroutine[Any, Any, Any]]) -> Any:
+        engine, ports = self._ready()
+        return await run_engine(ports.tasks, action(engine.operator), "operator")
+
+    def _ready(self) -> tuple[Engine, RealPorts]:
         if self._engine is None or self._ports is None or not self.state.ready:
             raise NotReady(f"the node is not ready: {self.state.phase}", "wait until /admin/ready answers 200")
-        return await run_engine(self._ports.tasks, self._engine.checkpoint(hold_ms * 1_000_000), "checkpoint")
+        return self._engine, self._ports
 
     def health(self) -> dict[str, Any]:
         phase = self.state.phase
@@ -109,6 +121,7 @@ class Daemon:
         collector = NodeCollector(__version__, self.config.node_id, self.state, sessions, self._uptime_s)
         api = AdminApi(self, registry_of(collector))
         try:
+            api.token = read_token(self.config.admin_token_file)
             listener = await self._bind(ports, sessions, api)
             await self._guarded(self._open(ports, sessions, collector))
             return await self._serve(ports, sessions, listener, api)

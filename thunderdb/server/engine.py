@@ -9,6 +9,8 @@ from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
 from thunderdb.runtime.real_ports import RealPorts
 from thunderdb.server.admin import CheckpointTaken
+from thunderdb.server.admin_backup import Operator
+from thunderdb.server.operator import NodeOperator
 from thunderdb.server.sessions import SqlFactory
 from thunderdb.sql.executor import SqlSession
 
@@ -18,6 +20,7 @@ class OpenDatabase:
 
     def __init__(self, database: Database, ports: RealPorts) -> None:
         self.database = database
+        self.operator: Operator = NodeOperator(database, ports)
         self._ports = ports
 
     async def checkpoint(self, hold_ns: int = 0) -> CheckpointTaken:

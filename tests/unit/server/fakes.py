@@ -288,3 +288,50 @@ def kinds_of(data: bytes) -> str:
 
 def error_fields(body: bytes) -> dict[str, str]:
     return {part[:1].decode(): part[1:].decode() for part in body.split(b"\0") if part}
+
+
+class FakeOperator:
+    """Remembers what it was asked for; `real` says where links lead."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.real: dict[str, str] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.error: Exception | None = None
+
+    async def backup(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        self.asked.append(request)
+        job = {
+            "status": "started",
+            "backup_id": f"bk-20260115-10304{len(self.jobs)}",
+            "destination": request["destination"],
+            "estimated_size_bytes": 5368709120,
+        }
+        self.jobs[job["backup_id"]] = job
+        return job
+
+    async def backup_status(self, backup_id: str) -> dict[str, Any] | None:
+        return self.jobs.get(backup_id)
+
+    async def backups(self) -> list[dict[str, Any]]:
+        return list(reversed(self.jobs.values()))
+
+    async def cancel(self, backup_id: str) -> dict[str, Any] | None:
+        job = self.jobs.get(backup_id)
+        return None if job is None else {**job, "status": "failed", "error": "cancelled"}
+
+    async def archive_status(self) -> dict[str, Any]:
+        return {"archiving_enabled": False}
+
+    async def switch_wal(self) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        return {"segment": "000000010000000000000042"}
+
+    async def retention(self) -> dict[str, Any]:
+        return {"version": 1, "objects": []}
+
+    async def real_path(self, path: str) -> str:
+        return self.real.get(path, path)

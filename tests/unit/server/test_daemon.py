@@ -20,7 +20,7 @@ from thunderdb.runtime.sync import Future
 from thunderdb.server.admin import CheckpointTaken
 from thunderdb.server.daemon import Daemon, Outcome
 
-from .fakes import FakeSql, kinds_of, query, startup
+from .fakes import FakeOperator, FakeSql, kinds_of, query, startup
 
 
 class FakeEngine:
@@ -33,6 +33,7 @@ class FakeEngine:
         self.error: Exception | None = None
         self.waits = False
         self.ports: Any = None
+        self.operator = FakeOperator()
 
     async def open(self, ports: Any, config: Config, events: Any) -> FakeEngine:
         self.ports = ports
