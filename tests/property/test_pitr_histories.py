@@ -26,6 +26,10 @@ def test_copies_made_by_hand_under_load_restore() -> None:
     assert counts["copies opened"] >= 35 and counts["kill"] and counts["power_cut"] and counts["switch"]
 
 
+def test_a_copy_whose_page_files_grew_after_they_were_copied_restores() -> None:
+    assert broken(range(88, 89), COPIES)[0] == []
+
+
 @pytest.mark.long
 def test_five_hundred_copies_made_by_hand_restore() -> None:
     found, counts = broken(range(1000, 1140), COPIES)

@@ -129,6 +129,24 @@ def test_a_copy_of_data_and_then_log_under_load_restores(suspend: bool) -> None:
     copy.check()
 
 
+def test_a_copy_of_page_files_that_grew_afterwards_restores() -> None:
+    world = EngineWorld(buffer_pool_size=2 << 20)
+    db = world.start()
+    table = world.table()
+    fill(world, table, 0, 20)
+    world.run(db.checkpoint(hold_ns=HOUR))
+    pages = bytes(world.disk.files[f"{DATA}/pages.000000"])
+    fill(world, table, 20, 3000)
+    world.run(db.log.flush_all())
+    copy = copy_by_hand(world, table, (DATA, WAL), work=False)
+    assert len(pages) < len(copy.disk.files[f"{DATA}/pages.000000"])
+    copy.disk.files[f"{DATA}/pages.000000"] = bytearray(pages)  # rsync takes the size that it had found
+    opened = copy.start()
+    assert len(copy.rows(opened.catalog.table("t"))) == 3020  # type: ignore[arg-type]
+    copy.run(opened.checkpointer.run(flush_all=True))
+    copy.check()
+
+
 def test_a_copy_of_log_before_data_is_refused_by_name() -> None:
     world = EngineWorld(buffer_pool_size=2 << 20)
     db = world.start()
