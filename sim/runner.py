@@ -5,6 +5,7 @@
 
 N1. The first Violation ends the run; its text says what was wrong, and the verdict is "violation".
 N2. An error of the engine that no fault explains is a violation, too; so is waiting for ever.
+N4. A page older than what was written to it is a violation where no fault lost a write: a repair must not hide it.
 N3. Nothing here reads real time; whoever measures it does so around `run`.
 """
 
@@ -40,6 +41,8 @@ BIG_DISK = 1 << 50
 LIVELY = 3
 NODE, CLIENTS = "a", "clients"
 LAST_WORDS_NS = 3 * MS
+LOSING = ("lost_write", "misdirected_write", "bit_rot", "sync_error")
+"""Faults after which a page may be older than what was written."""
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Run:
         self.lost: Counter[str] = Counter()
         self.rpo_ns = 0
         self.fatal: BaseException | None = None
+        self.lost_write = ""
         self.log = log
 
     def result(self) -> Result:
@@ -102,6 +106,8 @@ class Run:
         except Exception as error:  # N2
             result.violations.append(f"{type(error).__name__}: {error} ({where(error)})")
         result.rpo_transactions, result.rpo_ns, result.rto_ns = self.lost["sync"], self.rpo_ns, self.rto_ns
+        if self.lost_write:
+            result.violations.append(f"repaired, though no fault broke it: {self.lost_write}")
         self._judge(result)
         result.trace_hash = world.trace.hexdigest()
         result.sim_ns = world.now_ns
@@ -299,6 +305,7 @@ class Run:
                 self._arm(strike)
             self.fatal = None
             events = Events()
+            events.subscribe(self._watch)
             if self.log is not None:
                 events.subscribe(self._note)
             try:
@@ -326,6 +333,11 @@ class Run:
                 await self._call(self.server.start())
             return
         raise Violation("the database does not open")
+
+    def _watch(self, name: str, fields: dict[str, Any]) -> None:
+        """N4."""
+        if name == "recovery.lost_write" and not any(self.world.fired[kind] for kind in LOSING):
+            self.lost_write = f"page {fields['page_no']} is at {fields['page_lsn']}, though no write was lost"
 
     def _note(self, name: str, fields: dict[str, Any]) -> None:
         if self.log is not None:

@@ -68,10 +68,10 @@ class Restart:
             self.events.emit("recovery.started", checkpoint_lsn=self.state.checkpoint_lsn)
         analysis = await self._analyse()
         await self._settle_log(analysis)
-        self.access.pool.repair = self._repair()
-        self.access.image_floor = self.state.checkpoint_lsn  # type: ignore[assignment]
         # Q6: files copied while they grew, a backup's among them, end before pages that the log knows.
         await self.access.files.grow(max(analysis.dirty, default=-1) + 1)
+        self.access.pool.repair = self._repair()
+        self.access.image_floor = self.state.checkpoint_lsn  # type: ignore[assignment]
         redo_lsn = analysis.redo_lsn
         redo = Redo(self.access, self.reader, analysis, self.events)
         records = await redo.run()
