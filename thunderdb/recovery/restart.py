@@ -68,8 +68,6 @@ class Restart:
             self.events.emit("recovery.started", checkpoint_lsn=self.state.checkpoint_lsn)
         analysis = await self._analyse()
         await self._settle_log(analysis)
-        # Q6: files copied while they grew, a backup's among them, end before pages that the log knows.
-        await self.access.files.grow(max(analysis.dirty, default=-1) + 1)
         self.access.pool.repair = self._repair()
         self.access.image_floor = self.state.checkpoint_lsn  # type: ignore[assignment]
         redo_lsn = analysis.redo_lsn
@@ -130,6 +128,8 @@ class Restart:
         await self.access.files.sync()
         await self.reader.prepare_tail(analysis.end)
         await self.access.log.resume(analysis.end)
+        # Q6: files copied while they grew, a backup's among them, end before pages that the log knows.
+        await self.access.files.grow(max(analysis.dirty, default=-1) + 1)
 
     def _repair(self) -> Callable[[int, Corruption], Awaitable[Page]]:
         """Rebuild a damaged page from the log: up to what restart found in it, or to what was last written."""
