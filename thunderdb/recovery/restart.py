@@ -104,6 +104,8 @@ class Restart:
             )
         if floors:
             await self._check_copy(analysis.end.lsn)
+        # Q6: files copied while they grew, a backup's among them, end before pages that the log knows.
+        await self.access.files.grow(max(analysis.dirty, default=-1) + 1)
         if self.crashed:
             self.events.emit("recovery.analysis", dirty_pages=len(analysis.dirty), active_transactions=len(analysis.losers))
         return analysis
@@ -128,8 +130,6 @@ class Restart:
         await self.access.files.sync()
         await self.reader.prepare_tail(analysis.end)
         await self.access.log.resume(analysis.end)
-        # Q6: files copied while they grew, a backup's among them, end before pages that the log knows.
-        await self.access.files.grow(max(analysis.dirty, default=-1) + 1)
 
     def _repair(self) -> Callable[[int, Corruption], Awaitable[Page]]:
         """Rebuild a damaged page from the log: up to what restart found in it, or to what was last written."""
