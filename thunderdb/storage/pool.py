@@ -247,6 +247,11 @@ class BufferPool:
         """The page if it is in memory, without touching its reference bit."""
         return self._pages.get(page_no)
 
+    def is_dirty(self, page_no: int) -> bool:
+        """Whether the disk may still have an older state of the page, or none."""
+        deferred = self.deferred is not None and page_no in self.deferred
+        return deferred or page_no in self._dirty or page_no in self._unsynced
+
     def resident_pages(self) -> list[Page]:
         """All pages in memory, by page number."""
         return [self._pages[page_no] for page_no in sorted(self._pages)]
@@ -421,6 +426,11 @@ class BufferPool:
             del self._writing[page_no]
             done.set_result(None)
             self._progressed()
+
+    async def written_back(self, page_no: int) -> None:
+        """Wait until no write of the page is under way, so that what is read of it is not torn by one."""
+        while page_no in self._writing:
+            await self._writing[page_no]
 
     async def sync(self) -> None:
         """Make durable all write-backs that completed before this call, and take them out of the table (B2)."""
