@@ -2,7 +2,8 @@
 
 D1. An object appears whole: it is written under `.<name>.tmp`, synced, renamed, and the directory is synced.
 D2. Names that begin with a dot are nobody's objects; left-overs of a crash are such, and replaced by the next write.
-D3. Files are 0600, directories 0700 (the Disk port's own modes).
+D3. The exception is `extend`: an object that grows in place, whose reader takes the part that is whole.
+D4. Files are 0600, directories 0700 (the Disk port's own modes).
 """
 
 from __future__ import annotations
@@ -73,6 +74,27 @@ class DirectoryStore:
             raise
         return True
 
+    async def extend(self, key: str, offset: int, data: bytes) -> None:
+        """Write at `offset` of an object (made if need be) and cut it behind that. Durable when: it returns.
+
+        Crash: what was below `offset` stays; what is behind may be torn, so this is for objects whose reader can tell.
+        """
+        path = self._path(key)
+        folder = path.rpartition("/")[0] or "/"
+        await self._disk.make_dirs(folder)
+        file = await self._disk.open(path, create=True)
+        try:
+            if await file.size() > offset:
+                await file.truncate(offset)
+            await file.write(offset, data)
+            await file.sync()
+        except Exception:
+            await file.close()
+            raise
+        await file.close()
+        if offset == 0:
+            await self._disk.sync_dir(folder)
+
     async def writer(self, key: str) -> DirectoryWriter:
         return await self._begin(key)
 
@@ -109,9 +131,10 @@ class DirectoryStore:
             key = f"{folder}/{name}" if folder else name
             if name.startswith("."):
                 continue  # D2
+            if not key.startswith(prefix) and not prefix.startswith(key + "/"):
+                continue
             if await self._disk.is_dir(self._path(key)):
-                if (key + "/").startswith(prefix) or prefix.startswith(key + "/"):
-                    await self._walk(key, prefix, found)
+                await self._walk(key, prefix, found)
             elif key.startswith(prefix):
                 size = await self.size(key)
                 if size is not None:

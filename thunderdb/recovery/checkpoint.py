@@ -139,6 +139,14 @@ class Checkpointer:
         now_ns = self.clock.wall_ns()
         return tuple(floor for floor in self.control.state.copy_floors if floor.expires_wall_ns > now_ns)
 
+    async def release_log(self) -> None:
+        """Recycle log that a hold has let go of, without waiting for the next checkpoint."""
+        await self._one_at_a_time.acquire()
+        try:
+            await self.remove_log()
+        finally:
+            self._one_at_a_time.release()
+
     async def remove_log(self) -> None:
         """Recycle what nobody needs any more (P5)."""
         if len(self._keep_lsns) < 2 or self.control.state.copy_floors:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from thunderdb.archive.archiver import Archiver
 from thunderdb.base.config import Config
+from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
 from thunderdb.runtime.real_ports import RealPorts
@@ -18,9 +20,10 @@ from thunderdb.sql.executor import SqlSession
 class OpenDatabase:
     """An open database, as the daemon sees it."""
 
-    def __init__(self, database: Database, ports: RealPorts) -> None:
+    def __init__(self, database: Database, ports: RealPorts, archiver: Archiver | None = None) -> None:
         self.database = database
         self.operator: Operator = NodeOperator(database, ports)
+        self.archiver = archiver
         self._ports = ports
 
     async def checkpoint(self, hold_ns: int = 0) -> CheckpointTaken:
@@ -37,6 +40,8 @@ class OpenDatabase:
         return make
 
     async def close(self) -> None:
+        if self.archiver is not None:
+            await self.archiver.stop()
         await self.database.close()
 
 
@@ -44,4 +49,9 @@ async def open_engine(ports: RealPorts, config: Config, events: Events) -> OpenD
     """Open (or create, or recover) the database; whatever makes it fail later stops the node."""
     database = await Database.open(ports, config, events)
     database.on_fatal = ports.scheduler.crashed
-    return OpenDatabase(database, ports)
+    try:
+        archiver = await Archiver.open(database, config, ports, events)
+    except ThunderError:
+        await database.close()
+        raise
+    return OpenDatabase(database, ports, archiver)

@@ -76,6 +76,20 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "clock.step": (WARNING, _template("The wall clock was set by {step_us} µs")),
     "pool.page_corrupt": (WARNING, _template("Page {page_no} is damaged: {error}")),
     "pool.page_repaired": (WARNING, _template("Page {page_no} was rebuilt from the log, up to {page_lsn}")),
+    "archive.failed": (ERROR, _template("Archiving failed (attempt {attempt}): {message}")),
+    "archive.refused": (ERROR, _template("The archive is refused, nothing is archived: {message}")),
+    "archive.recovered": (INFO, _template("Archiving goes on after {attempts} failed attempts")),
+    "archive.drill": (WARNING, _template("No archiving: {message}")),
+    "archive.unverified": (
+        WARNING,
+        lambda f: "Archived log is not verified: without wal_restore_command, exit status 0 of wal_archive_command is all that "
+        "is known",
+    ),
+    "archive.behind": (
+        WARNING,
+        _template("The archive ends at {archived_lsn}, the log at {flushed_lsn}: {message}"),
+    ),
+    "archive.pushed": (DEBUG, _template("Archived {segment} up to {lsn} ({size_bytes})")),
     "server.starting": (INFO, _template("ThunderDB {version} starting, node {node_id}")),
     "server.http_listening": (INFO, _template("HTTP admin API on http://{address}")),
     "server.ready": (INFO, lambda f: f"Ready for connections on {f['address']} (started in {duration_s(f):.2f}s)"),

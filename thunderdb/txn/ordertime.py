@@ -35,3 +35,15 @@ class OrderClock:
             step_us = 0
         self.last_us = max(self.last_us + 1, expected_us)
         return self.last_us, wall_us, step_us
+
+    def passed(self) -> int:
+        """An order time that every commit so far is not after, and every later one is: up to here the log is complete."""
+        wall_us = self._clock.wall_ns() // 1000
+        expected_us = self._base_us + (self._clock.monotonic_ns() - self._base_mono_ns) // 1000
+        # After a step of the wall clock the next commit goes by the new time (and logs the step); until then so does this.
+        self.last_us = max(self.last_us, expected_us if abs(wall_us - expected_us) <= STEP_US else wall_us)
+        return self.last_us
+
+    def not_before(self, us: int) -> None:
+        """What was promised in an earlier life: no later commit is at or before `us`."""
+        self.last_us = max(self.last_us, us)

@@ -216,6 +216,12 @@ class LogWriter:
         return self._numbers[-1] if self._numbers else 0
 
     @property
+    def newest_closed(self) -> int:
+        """The newest segment whose file is complete and will not change any more; 0 if there is none."""
+        newest = self.newest_segment
+        return newest if self._file is None and newest else max(0, newest - 1)
+
+    @property
     def oldest_lsn(self) -> LSN:
         """The first LSN that the log still holds."""
         return LSN(self._starts[0]) if self._starts else NO_LSN
