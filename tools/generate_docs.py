@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from thunderdb.base import config
+from thunderdb.server.backup_metrics import BACKUP_METRICS
 from thunderdb.server.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,14 @@ Names are in base units (`_seconds`, `_bytes`, `_total`); nothing unbounded (fil
 |---|---|---|---|
 """
 
+BACKUP_HEAD = """
+Of backups and archive, there once the database is open; the alerts in `deploy/prometheus/rules/thunderdb-backup-alerts.yml` and
+the dashboard `deploy/grafana/thunderdb-backup.json` use these:
+
+| metric | type | meaning |
+|---|---|---|
+"""
+
 METRICS_TAIL = """
 The engine's own, there once the database is open; `_total` only ever grows while the process lives:
 
@@ -77,7 +86,8 @@ The events behind `thunderdb_events_total` are the log's lines: whatever is logg
 
 def metrics() -> str:
     rows = [f"| `{name}` | {kind} | {', '.join(labels)} | {text} |\n" for name, (kind, text, labels) in METRICS.items()]
-    return METRICS_HEAD + "".join(rows) + METRICS_TAIL
+    backups = [f"| `{name}` | {kind} | {text} |\n" for name, (kind, text) in BACKUP_METRICS.items()]
+    return METRICS_HEAD + "".join(rows) + BACKUP_HEAD + "".join(backups) + METRICS_TAIL
 
 
 def configuration() -> str:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from thunderdb.server.backup_metrics import BACKUP_METRICS
 from thunderdb.server.sessions import Sessions
 from thunderdb.server.state import NodeState, duration_s
 
@@ -43,6 +44,7 @@ class NodeCollector(Collector):
         self.sessions = sessions
         self.uptime_s = uptime_s
         self.engine: Callable[[], dict[str, float]] = dict
+        self.operator: Callable[[], dict[str, float]] = dict
 
     def collect(self) -> Iterator[Metric]:
         state, sessions = self.state, self.sessions
@@ -60,6 +62,9 @@ class NodeCollector(Collector):
         if redone is not None:
             yield _family("thunderdb_recovery_records_replayed", [((), redone.get("records", 0))])
         yield _family("thunderdb_events_total", [((name,), count) for name, count in sorted(state.event_counts.items())])
+        for name, value in sorted(self.operator().items()):
+            kind, text = BACKUP_METRICS[name]
+            yield (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, value=value)
         for name, value in sorted(self.engine().items()):
             family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             yield family(f"thunderdb_{name}", f"The engine's {name.replace('_', ' ')}.", value=value)
