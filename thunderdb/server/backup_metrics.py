@@ -1,7 +1,7 @@
 """Metrics of backups and archive: their names, and how they are made from what the operator knows.
 
-P1. Before the first backup ends, the last status is NaN and the last timestamp the database's creation: a new node pages nobody,
-    and a node that never takes a backup becomes stale. A running backup changes neither.
+P1. Before the first backup ends, the last status is NaN and the last timestamp the database's creation: a new node pages
+    nobody, and a node that never takes a backup becomes stale. A running backup changes neither.
 P2. The exposure is what would be lost if this machine died now, with everything on it: commits that neither the archive nor a
     finished backup holds. It is 0 only where nothing would be lost.
 """

@@ -1,4 +1,4 @@
-"""What is deployed beside the daemon: alert rules, dashboard, systemd units and the cron script, each checked by its own tool."""
+"""What is deployed beside the daemon: alert rules, dashboard, systemd units, cron script, each checked by its own tool."""
 
 from __future__ import annotations
 
