@@ -16,7 +16,7 @@ import click
 
 from sim import exhaustive, mutants
 from sim import scenario as scenarios
-from sim.report import measure, replay_line, words
+from sim.report import measure, promised_rpo, replay_line, words
 from sim.scenario import Scenario, ScenarioError
 from sim.sweep import parse_seeds, sweep
 from thunderdb import __version__
@@ -113,7 +113,7 @@ def list_command(as_json: bool) -> None:
     for path in _scenario_files():
         scenario = _load(str(path), ())
         promises = {
-            "rpo": scenario.promises.rpo,
+            "rpo": promised_rpo(scenario.promises),
             "rto_s": scenario.promises.rto_ns / 1e9,
             "service_s": scenario.promises.service_ns / 1e9,
         }
@@ -123,13 +123,19 @@ def list_command(as_json: bool) -> None:
             click.echo(f"{path}  {scenario.about} (rpo {promises['rpo']}, rto {promises['rto_s']:g} s)")
 
 
+@main.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    click.echo(json.dumps(scenarios.json_schema(), indent=1))
+
+
 main.add_command(mutants.command)
 
 
 def _scenario_files() -> list[Path]:
     """The scenarios of the work tree, or those that came with the package."""
     for folder in (Path("scenarios"), Path(__file__).parents[1] / "scenarios", Path(__file__).parent / "data" / "scenarios"):
-        found = sorted(folder.glob("*.yaml"))
+        found = sorted(folder.rglob("*.yaml"))
         if found:
             return found
     return []

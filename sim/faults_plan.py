@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sim.devices import disk as disk_profile
 from sim.fates import AllLanded, NoneLanded
 from sim.image import Fates
 from sim.rand import Stream, derive
@@ -86,7 +87,7 @@ def draw(scenario: Scenario, seed: int) -> Plan:
     ]
     creation = Stream(derive(seed, "plan.creation"))
     at_creation = _deaths(creation, 0.15 if faults.kinds else 0.0, fates)
-    sync_ns = int(int(scenario.device.get("sync_ns", 300_000)) * 10 ** (stream.random() * 1.5 - 0.5))
+    sync_ns = int(disk_profile(scenario.device).sync_ns * 10 ** (stream.random() * 1.5 - 0.5))
     return Plan(
         driver, clients, mix, disk, sync_ns, reset, tuple(outages), at_creation, stream.between(5, 40) * 1_000_000
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from sim import runner
 from sim.runner import Result
-from sim.scenario import Scenario
+from sim.scenario import Promises, Scenario
 
 Report = dict[str, Any]
 
@@ -64,6 +64,13 @@ def words(report: Report) -> str:
         f"  trace {report['trace_hash']}",
     ]
     return "\n".join(lines + [f"  VIOLATION {text}" for text in report["violations"]])
+
+
+def promised_rpo(promises: Promises) -> int | str:
+    """A promised RPO as a scenario writes it."""
+    if promises.rpo_ns >= 0:
+        return f"{promises.rpo_ns / 1e9:g}s"
+    return promises.rpo if promises.rpo >= 0 else "any"
 
 
 def replay_line(report: Report, path: str, promises: list[str]) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from sim.disk import DeviceProfile, DiskFaults
+from sim import devices
+from sim.disk import DiskFaults
 from sim.engine_session import EngineSession, SimDatabase, read_state
 from sim.faults_plan import Outage, Plan, Strike, draw, fates_of
 from sim.kernel import Livelock
@@ -79,7 +80,7 @@ class Run:
         self.seed = seed
         self.plan: Plan = draw(scenario, seed)
         self.world = World(seed, record)
-        self.node: SimNode = self.world.node(NODE, profile=DeviceProfile(**{**scenario.device, "sync_ns": self.plan.sync_ns}))
+        self.node: SimNode = self.world.node(NODE, profile=devices.disk({**scenario.device, "sync_ns": self.plan.sync_ns}))
         self.world.net.default.reset_chance = self.plan.reset
         self.config = scenario.config()
         self.oracle = Oracle(lambda: self.world.now_ns)
@@ -122,7 +123,7 @@ class Run:
 
     def _judge(self, result: Result) -> None:
         promises = self.scenario.promises
-        if result.rpo_transactions > promises.rpo:
+        if 0 <= promises.rpo < result.rpo_transactions:
             result.violations.append(f"rpo: {result.rpo_transactions} acknowledged transactions lost, promised {promises.rpo}")
         if result.rto_ns > promises.rto_ns:
             result.violations.append(f"rto: {result.rto_ns / 1e9:.6f} s, promised {promises.rto_ns / 1e9:g} s")

@@ -1,50 +1,69 @@
 """Scenarios: what runs, what breaks, and what is promised, read from YAML and checked key by key.
 
+There are two kinds, in one format. One with `faults` draws outages from weights, again and again (sim/runner.py). One with a
+`timeline` tells an incident step by step (sim/disaster.py): what the operator does, what breaks, how it is recovered.
+
 Y1. A scenario names every key that it uses; an unknown key, a wrong type or an impossible value is a ScenarioError that names
-    the file, the key, the value and what is allowed.
+    the file, the line, the key, the value and what is allowed.
 Y2. `settings` holds the daemon's own keys, checked by the daemon's own code.
 Y3. A range is written `[low, high]`; one value stands for both ends.
+Y4. A promise has a unit: 0 commits, or `3 transactions`, or a duration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from sim import devices
 from sim.disk import FAULT_KINDS
+from sim.schema import (
+    MS,
+    Chance,
+    Count,
+    Duration,
+    Key,
+    ListOf,
+    MapOf,
+    NamesOf,
+    OneOf,
+    Range,
+    RangeOf,
+    Rate,
+    ScenarioError,
+    Section,
+    Size,
+    Switch,
+    Text,
+    Value,
+    parse_yaml,
+    wrap,
+)
+from sim.steps import FATE_NAMES, Step, timeline
 from thunderdb.base import config as daemon_config
 from thunderdb.base.config import Config
-from thunderdb.base.errors import ConfigError, ThunderError
-from thunderdb.base.units import parse_duration_ms, parse_size
-
-MS = 1_000_000
+from thunderdb.base.errors import ConfigError
 
 OUTAGES = ("power_cut", "kill", "kill_then_power_cut", "stop", "sync_error")
-FATES = ("all", "none", "mixed")
+FATES = FATE_NAMES
 NETWORK = ("reset", "partition")
 DRIVERS = ("engine", "sql", "either")
 WORK = (
     "transfer", "insert", "update", "delete", "large", "mixed", "read_bank", "read_items", "sequence", "ddl", "abandon",
     "checkpoint",
 )  # fmt: skip
-
-Range = tuple[int, int]
-
-
-class ScenarioError(ThunderError):
-    """A scenario file or one of its keys is wrong."""
-
-    sqlstate = "F0000"
-    exit_code = 2
+OUTCOMES = ("recoverable", "must_refuse", "judge")
+HOME = "home"
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the clients do. `mix` holds weights; `think_ns` is the pause between two transactions."""
+    """What the clients do. `mix` holds weights; `think_ns` is the pause between two transactions.
+
+    With a `rate_per_s`, all clients together make about so many transactions a second, and `think_ns` does not count.
+    """
 
     driver: str = "engine"
     clients: Range = (2, 6)
@@ -55,6 +74,7 @@ class Workload:
     async_commit: float = 0.1
     repeatable_read: float = 0.4
     large_bytes: Range = (1_000, 20_000)
+    rate_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +97,66 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """What is asserted. `rpo` counts acknowledged transactions; `rto_ns` is fault to first acknowledged write."""
+    """What is asserted.
+
+    `rpo` bounds the acknowledged transactions that are lost (-1: not by number), `rpo_ns` the fault minus the acknowledgement
+    of the oldest of them (-1: not by time). `rto_ns` is fault to first acknowledged write, the operator's delay included.
+    `outcome` says what must become of the data; `recovered_to` names the one place where the recovery must end.
+    """
 
     rpo: int = 0
+    rpo_ns: int = -1
     rto_ns: int = 5_000 * MS
     service_ns: int = 10_000 * MS
+    outcome: str = "recoverable"
+    recovered_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    region: str = HOME
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlace:
+    """A store outside the machine, or a mounted directory of another one."""
+
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    region: str = HOME
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    nodes: tuple[Node, ...] = (Node("a"),)
+    regions: tuple[str, ...] = (HOME,)
+    stores: Mapping[str, StorePlace] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the database stands for; the run's own is this divided by `scale`. 0: as the workload makes it."""
+
+    data_bytes: int = 0
+    log_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """How long people take: to notice that something is wrong, and then to act. Reported apart from the machine's time."""
+
+    notices_ns: Range = (0, 0)
+    acts_ns: Range = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Backups:
+    """Backups taken by schedule: the first one `first_ns` after the start, then every `every_ns`, named auto0, auto1, …"""
+
+    to: str
+    every_ns: int
+    first_ns: int = 0
+    compress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +166,23 @@ class Scenario:
     name: str
     path: str
     about: str = ""
-    nodes: int = 1
+    topology: Topology = field(default_factory=Topology)
+    scale: int = 1
+    sizes: Sizes = field(default_factory=Sizes)
     settings: Mapping[str, Any] = field(default_factory=dict)
     device: Mapping[str, Any] = field(default_factory=dict)
     workload: Workload = field(default_factory=Workload)
     faults: Faults = field(default_factory=Faults)
+    backups: Backups | None = None
+    operator: Operator = field(default_factory=Operator)
+    timeline: tuple[Step, ...] = ()
     promises: Promises = field(default_factory=Promises)
+    long: bool = False
+
+    @property
+    def incident(self) -> bool:
+        """Whether a timeline tells what happens."""
+        return bool(self.timeline)
 
     def config(self, data_dir: str = "/var/lib/thunderdb/data", wal_dir: str = "/var/lib/thunderdb/wal") -> Config:
         """The daemon's configuration under this scenario."""
@@ -109,28 +195,33 @@ def load(path: str) -> Scenario:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ScenarioError(f"{path}: {error.strerror or error}", "`thunderdb-sim list` shows the scenarios.") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{path}: not YAML: not UTF-8 text") from None
     return parse(text, path)
 
 
 def parse(text: str, path: str = "scenario") -> Scenario:
     """Check a scenario's text (Y1). Raises: ScenarioError."""
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ScenarioError(f"{path}: not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ScenarioError(f"{path}: expected keys and values at the top, allowed: {', '.join(_TOP)}")
-    values = _section(path, "", raw, _TOP)
-    if "name" not in values:
-        values["name"] = Path(path).stem
-    for key, kind in (("workload", Workload), ("faults", Faults), ("promises", Promises)):
-        if key in values:
-            values[key] = kind(**values[key])
-    scenario = Scenario(path=path, **values)
+    return build(parse_yaml(text, path))
+
+
+def build(value: Value) -> Scenario:
+    """Check a scenario that has been read. Raises: ScenarioError."""
+    if not isinstance(value.data, dict):
+        raise ScenarioError(f"{value.file}: expected keys and values at the top, allowed: {', '.join(_TOP)}")
+    values = Section(_TOP).read(value)
+    values.setdefault("name", Path(value.file).stem)
+    if values.get("timeline") and "faults" in value.data:
+        raise value.data["faults"].error("a scenario has either `faults`, drawn by weight, or a `timeline`")
+    if "topology" in value.data:
+        _check_topology(values["topology"], value.data["topology"])
+    scenario = Scenario(path=value.file, **values)
+    _check_places(scenario, value)
     try:
         scenario.config()
     except ConfigError as error:
-        raise ScenarioError(f"{path}: settings: {error.message}", error.hint) from None
+        at = value.data.get("settings", value)
+        raise ScenarioError(f"{at.place}: settings: {error.message}", error.hint) from None
     return scenario
 
 
@@ -141,166 +232,229 @@ def with_promises(scenario: Scenario, overrides: list[str]) -> Scenario:
         name, equals, value = text.partition("=")
         if not equals or name not in _PROMISES:
             raise ScenarioError(f"--promise {text}: expected name=value, with a name of: {', '.join(_PROMISES)}")
-        key, check = _PROMISES[name]
-        promises = replace(promises, **{key: check("--promise", name, value)})
+        key = _PROMISES[name]
+        read = key.kind.read(wrap(value, "--promise", name))
+        promises = replace(promises, **(read if key.field == "rpo" else {key.field: read}))
     return replace(scenario, promises=promises)
 
 
-# -- Checks of single values: (path, key, value) -> value
+def json_schema() -> dict[str, Any]:
+    """The format for editors: JSON Schema, draft 2020-12."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ThunderDB simulator scenario",
+        **Section(_TOP).json(),
+    }
 
 
-def _fail(path: str, key: str, value: Any, allowed: str) -> ScenarioError:
-    return ScenarioError(f"{path}: {key}: {value!r} is not allowed; allowed: {allowed}")
+# -- What is more than one value
 
 
-def _text(path: str, key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _fail(path, key, value, "text")
-    return value
+class _Rpo:
+    """0, `N transactions`, or a duration (Y4)."""
+
+    def read(self, value: Value) -> dict[str, int]:
+        data = value.data
+        if data in (0, "0") and not isinstance(data, bool):
+            return {"rpo": 0, "rpo_ns": -1}
+        if isinstance(data, str):
+            count, _, unit = data.strip().partition(" ")
+            if unit in ("transactions", "transaction") and count.isdigit():
+                return {"rpo": int(count), "rpo_ns": -1}
+            if data.strip() == "any":
+                return {"rpo": -1, "rpo_ns": -1}
+            try:
+                return {"rpo": -1, "rpo_ns": Duration().read(value)}
+            except ScenarioError:
+                pass
+        missing = " (a promise needs its unit)" if str(data).strip().replace(".", "").isdigit() else ""
+        raise value.fails(f"0, a number with `transactions`, a duration such as 1s, or any{missing}")
+
+    def json(self) -> dict[str, Any]:
+        words = {"type": "string", "pattern": "^([0-9]+ transactions?|any)$"}
+        return {"anyOf": [{"const": 0}, words, *Duration().json()["anyOf"]]}
 
 
-def _count(path: str, key: str, value: Any) -> int:
-    if isinstance(value, str) and value.isdigit():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000_000:
-        raise _fail(path, key, value, "a whole number from 0 to 1000000")
-    return value
+class _Nodes:
+    """A number of nodes, or a list of them."""
+
+    def read(self, value: Value) -> tuple[Node, ...]:
+        if isinstance(value.data, list):
+            nodes: tuple[Node, ...] = ListOf(_NODE).read(value)
+        else:
+            nodes = tuple(Node(chr(97 + number)) for number in range(Count(1, 26).read(value)))
+        if len(nodes) != 1:
+            raise value.fails(f"one node; {len(nodes)} need the cluster, which comes with replication")
+        return nodes
+
+    def json(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "integer", "minimum": 1}, ListOf(_NODE).json()]}
 
 
-def _chance(path: str, key: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise _fail(path, key, value, "a probability from 0 to 1")
-    return float(value)
+class _Device:
+    """A profile's name, or a map that may name one."""
+
+    def read(self, value: Value) -> dict[str, Any]:
+        if isinstance(value.data, str):
+            return {"profile": OneOf(tuple(devices.DISKS)).read(value)}
+        found: dict[str, Any] = Section(_DEVICE).read(value)
+        return found
+
+    def json(self) -> dict[str, Any]:
+        return {"anyOf": [{"enum": list(devices.DISKS)}, Section(_DEVICE).json()]}
 
 
-def _duration(path: str, key: str, value: Any) -> int:
-    try:
-        if isinstance(value, str) and value.strip().endswith("us"):
-            return int(float(value.strip()[:-2]) * 1000)
-        return parse_duration_ms(value) * MS
-    except (ValueError, TypeError, AttributeError):
-        raise _fail(path, key, value, "a duration such as 500us, 20ms, 5s, 1min") from None
+class _Store:
+    """A profile's name, or a map."""
+
+    def read(self, value: Value) -> StorePlace:
+        if isinstance(value.data, str):
+            return StorePlace({"profile": OneOf(tuple(devices.STORES)).read(value)})
+        found = Section(_STORE).read(value)
+        return StorePlace({k: v for k, v in found.items() if k != "region"}, found.get("region", HOME))
+
+    def json(self) -> dict[str, Any]:
+        return {"anyOf": [{"enum": list(devices.STORES)}, Section(_STORE).json()]}
 
 
-def _size(path: str, key: str, value: Any) -> int:
-    try:
-        return parse_size(value)
-    except (ValueError, TypeError, AttributeError):
-        raise _fail(path, key, value, "a size such as 512B, 20KB, 1MB") from None
+class _Settings:
+    """The daemon's own keys (Y2)."""
+
+    def read(self, value: Value) -> dict[str, Any]:
+        known = tuple(entry.name for entry in fields(Config) if entry.name not in ("data_dir", "wal_dir"))
+        found: dict[str, Any] = MapOf(known, _Any()).read(value)
+        return found
+
+    def json(self) -> dict[str, Any]:
+        rows = [row for row in daemon_config.describe() if row.name not in ("data_dir", "wal_dir")]
+        keys = {row.name: {"description": row.doc} for row in rows}
+        return {"type": "object", "additionalProperties": False, "properties": keys}
 
 
-def _range(check: Callable[[str, str, Any], int]) -> Callable[[str, str, Any], Range]:
-    def ranged(path: str, key: str, value: Any) -> Range:
-        ends = value if isinstance(value, list) else [value, value]
-        if len(ends) != 2:
-            raise _fail(path, key, value, "one value, or [low, high]")
-        low, high = check(path, key, ends[0]), check(path, key, ends[1])
-        if low > high:
-            raise _fail(path, key, value, "[low, high] with low <= high")
-        return low, high
+class _Any:
+    def read(self, value: Value) -> Any:
+        return value.plain()
 
-    return ranged
+    def json(self) -> dict[str, Any]:
+        return {}
 
 
-def _one_of(names: tuple[str, ...]) -> Callable[[str, str, Any], str]:
-    def checked(path: str, key: str, value: Any) -> str:
-        if value not in names:
-            raise _fail(path, key, value, ", ".join(names))
-        return str(value)
-
-    return checked
+def _promises(**values: Any) -> Promises:
+    rpo = values.pop("rpo", {})
+    return Promises(**values, **rpo)
 
 
-def _map_of(names: tuple[str, ...], check: Callable[[str, str, Any], Any]) -> Callable[[str, str, Any], dict[str, Any]]:
-    def checked(path: str, key: str, value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise _fail(path, key, value, f"a map from any of {', '.join(names)}")
-        for name in value:
-            if name not in names:
-                raise _fail(path, f"{key}.{name}", value[name], f"keys {', '.join(names)}")
-        return {name: check(path, f"{key}.{name}", value[name]) for name in names if name in value}
-
-    return checked
+def _check_topology(topology: Topology, value: Value) -> None:
+    """An impossible topology is refused here: a region that nobody declared."""
+    for name, node in zip(topology.nodes, topology.nodes, strict=True):
+        if name.region not in topology.regions:
+            raise value.error(f"node {node.name} is in region {node.region}, but regions are: {', '.join(topology.regions)}")
+    for place, store in topology.stores.items():
+        if store.region not in topology.regions:
+            raise value.error(f"store {place} is in region {store.region}, but regions are: {', '.join(topology.regions)}")
 
 
-def _settings(path: str, key: str, value: Any) -> dict[str, Any]:
-    known = tuple(entry.name for entry in fields(Config) if entry.name not in ("data_dir", "wal_dir"))
-    return _map_of(known, lambda _path, _key, setting: setting)(path, key, value)
+def _check_places(scenario: Scenario, value: Value) -> None:
+    """Whatever is written outside the machine goes to a store of the topology."""
+    places = [("settings.wal_archive_dir", scenario.settings.get("wal_archive_dir", ""))]
+    places += [("backups.to", scenario.backups.to)] if scenario.backups else []
+    for step in flat(scenario.timeline):
+        where = f"timeline, line {step.line}: {step.verb}"
+        places += [(where, step.args[key]) for key in ("to", "store") if key in step.args]
+        if step.verb == "region_lost" and step.args.get("region", "") not in scenario.topology.regions:
+            raise value.error(
+                f"{where}: there is no region {step.args.get('region', '')!r}; regions: {', '.join(scenario.topology.regions)}"
+            )
+    for where, place in places:
+        if place and not any(place == store or place.startswith(store + "/") for store in scenario.topology.stores):
+            known = ", ".join(scenario.topology.stores) or "none"
+            raise value.error(f"{where}: {place} is in no store of the topology; topology.stores: {known}")
 
 
-_Check = Callable[[str, str, Any], Any]
+def flat(steps: tuple[Step, ...]) -> list[Step]:
+    """All steps, those of a `repeat` once."""
+    return [one for step in steps for one in (step, *flat(step.steps))]
 
 
-def _section(path: str, key: str, raw: Any, spec: Mapping[str, tuple[str, _Check]]) -> dict[str, Any]:
-    """Check a map by a table of (field, check) per key."""
-    if not isinstance(raw, dict):
-        raise _fail(path, key, raw, f"a map from any of {', '.join(spec)}")
-    values: dict[str, Any] = {}
-    for name, value in raw.items():
-        where = f"{key}.{name}" if key else str(name)
-        if name not in spec:
-            raise ScenarioError(f"{path}: {where}: unknown key; allowed: {', '.join(spec)}")
-        target, check = spec[name]
-        values[target] = check(path, where, value)
-    return values
+# -- The keys
 
-
-def _nested(spec: Mapping[str, tuple[str, _Check]]) -> _Check:
-    return lambda path, key, value: _section(path, key, value, spec)
-
-
-def _nodes(path: str, key: str, value: Any) -> int:
-    count = _section(path, key, value, {"nodes": ("nodes", _count)}).get("nodes", 1)
-    if count != 1:
-        raise _fail(path, f"{key}.nodes", count, "1 (clusters come with replication)")
-    return int(count)
-
-
-_WORKLOAD: dict[str, tuple[str, _Check]] = {
-    "driver": ("driver", _one_of(DRIVERS)),
-    "clients": ("clients", _range(_count)),
-    "accounts": ("accounts", _count),
-    "items": ("items", _count),
-    "mix": ("mix", _map_of(WORK, _count)),
-    "think": ("think_ns", _range(_duration)),
-    "async_commit": ("async_commit", _chance),
-    "repeatable_read": ("repeatable_read", _chance),
-    "large": ("large_bytes", _range(_size)),
+_NODE = Section({"name": Key("name", Text()), "region": Key("region", Text())}, Node)
+_STORE: dict[str, Key] = {
+    "profile": Key("profile", OneOf(tuple(devices.STORES))),
+    "region": Key("region", Text()),
+    "latency": Key("latency_ns", Duration(), "Time of a request."),
+    "bandwidth": Key("bytes_a_second", Size(), "Bytes a second of one stream."),
 }
-_FAULTS: dict[str, tuple[str, _Check]] = {
-    "outages": ("outages", _range(_count)),
-    "kinds": ("kinds", _map_of(OUTAGES, _count)),
-    "after": ("after_ns", _range(_duration)),
-    "down": ("down_ns", _range(_duration)),
-    "at_boundary": ("at_boundary", _chance),
-    "during_recovery": ("during_recovery", _chance),
-    "fates": ("fates", _map_of(FATES, _count)),
-    "disk_full": ("disk_full", _chance),
-    "disk": ("disk", _map_of(FAULT_KINDS, _chance)),
-    "stall": ("stall_ns", _duration),
-    "network": ("network", _map_of(NETWORK, _chance)),
-    "swarm": ("swarm", _chance),
+_TOPOLOGY: dict[str, Key] = {
+    "nodes": Key("nodes", _Nodes(), "How many, or a list of {name, region}."),
+    "regions": Key("regions", ListOf(Text())),
+    "stores": Key("stores", NamesOf(_Store()), "Stores by URL, or by the directory where another machine's disk is mounted."),
 }
-_PROMISES: dict[str, tuple[str, _Check]] = {
-    "rpo": ("rpo", _count),
-    "rto": ("rto_ns", _duration),
-    "service": ("service_ns", _duration),
+_WORKLOAD: dict[str, Key] = {
+    "driver": Key("driver", OneOf(DRIVERS), "engine: the API; sql: the wire protocol; either: the seed draws."),
+    "clients": Key("clients", RangeOf(Count())),
+    "accounts": Key("accounts", Count()),
+    "items": Key("items", Count()),
+    "mix": Key("mix", MapOf(WORK, Count()), "Weights."),
+    "think": Key("think_ns", RangeOf(Duration()), "Pause between two transactions."),
+    "rate": Key("rate_per_s", Rate(), "Transactions of all clients together."),
+    "async_commit": Key("async_commit", Chance(), "Share of transactions with sync_commit off."),
+    "repeatable_read": Key("repeatable_read", Chance()),
+    "large": Key("large_bytes", RangeOf(Size())),
 }
-_DEVICE: dict[str, tuple[str, _Check]] = {
-    "read": ("read_ns", _duration),
-    "write": ("write_ns", _duration),
-    "sync": ("sync_ns", _duration),
-    "cached_reads": ("cached_reads", _chance),
-    "inline_writes": ("inline_writes", _chance),
-    "bandwidth": ("bytes_per_s", _size),
+_FAULTS: dict[str, Key] = {
+    "outages": Key("outages", RangeOf(Count())),
+    "kinds": Key("kinds", MapOf(OUTAGES, Count()), "Weights."),
+    "after": Key("after_ns", RangeOf(Duration()), "How long the node serves before the next outage."),
+    "down": Key("down_ns", RangeOf(Duration()), "Until it is started again."),
+    "at_boundary": Key("at_boundary", Chance(), "Share of the outages that strike exactly before or after an I/O."),
+    "during_recovery": Key("during_recovery", Chance(), "Chance, again and again, that the restart is struck too."),
+    "fates": Key("fates", MapOf(FATES, Count()), "What of the unsynced has landed at a power cut; weights."),
+    "disk_full": Key("disk_full", Chance(), "Chance per life that the disk fills up, and is given room again."),
+    "disk": Key("disk", MapOf(FAULT_KINDS, Chance()), "Chance per operation."),
+    "stall": Key("stall_ns", Duration()),
+    "network": Key("network", MapOf(NETWORK, Chance())),
+    "swarm": Key("swarm", Chance(), "Chance that a seed leaves a kind of fault out."),
 }
-_TOP: dict[str, tuple[str, _Check]] = {
-    "name": ("name", _text),
-    "about": ("about", _text),
-    "topology": ("nodes", _nodes),
-    "settings": ("settings", _settings),
-    "device": ("device", _nested(_DEVICE)),
-    "workload": ("workload", _nested(_WORKLOAD)),
-    "faults": ("faults", _nested(_FAULTS)),
-    "promises": ("promises", _nested(_PROMISES)),
+_PROMISES: dict[str, Key] = {
+    "rpo": Key("rpo", _Rpo(), "Acknowledged transactions lost: 0, `N transactions`, or the age of the oldest."),
+    "rto": Key("rto_ns", Duration(), "Fault to the first acknowledged write, the operator's delay included."),
+    "service": Key("service_ns", Duration(), "Longest time without service while nothing is broken."),
+    "outcome": Key("outcome", OneOf(OUTCOMES), "judge: what an independent look at backup and archive says is possible."),
+    "recovered_to": Key("recovered_to", OneOf(("backup_end", "target", "log_end")), "The one place where recovery must end."),
 }
+_DEVICE: dict[str, Key] = {
+    "profile": Key("profile", OneOf(tuple(devices.DISKS))),
+    "read": Key("read_ns", Duration()),
+    "write": Key("write_ns", Duration()),
+    "sync": Key("sync_ns", Duration()),
+    "cached_reads": Key("cached_reads", Chance(), "Share of reads that complete at once."),
+    "inline_writes": Key("inline_writes", Chance(), "Share of writes that complete at once."),
+    "bandwidth": Key("bytes_per_s", Size()),
+}
+_TOP: dict[str, Key] = {
+    "name": Key("name", Text()),
+    "about": Key("about", Text(), "One sentence, shown by `thunderdb-sim list`."),
+    "topology": Key("topology", Section(_TOPOLOGY, Topology)),
+    "scale": Key("scale", Count(1, 10_000_000), "Divides sizes and the bandwidths of bulk work: small stands for large."),
+    "sizes": Key("sizes", Section({
+        "data": Key("data_bytes", Size(), "Size of the database that this run stands for."),
+        "log": Key("log_bytes", Size(), "Log that a recovery has to read, of that same database."),
+    }, Sizes)),
+    "settings": Key("settings", _Settings(), "The daemon's own keys."),
+    "device": Key("device", _Device(), f"A profile ({', '.join(devices.DISKS)}), or single values."),
+    "workload": Key("workload", Section(_WORKLOAD, Workload)),
+    "faults": Key("faults", Section(_FAULTS, Faults), "Outages drawn by weight; not together with a timeline."),
+    "backups": Key("backups", Section({
+        "to": Key("to", Text()), "every": Key("every_ns", Duration()), "first": Key("first_ns", Duration()),
+        "compress": Key("compress", Switch()),
+    }, Backups), "Backups by schedule."),
+    "operator": Key("operator", Section({
+        "notices": Key("notices_ns", RangeOf(Duration())), "acts": Key("acts_ns", RangeOf(Duration())),
+    }, Operator), "How long people take."),
+    "timeline": Key("timeline", timeline(), "What happens, step by step."),
+    "promises": Key("promises", Section(_PROMISES, _promises)),
+    "long": Key("long", Switch(), "More than an hour of simulated time: run once, not over many seeds."),
+}  # fmt: skip
+
+__all__ = ["MS", "Range", "Scenario", "ScenarioError", "load", "parse", "with_promises"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.scenario import ScenarioError, load, parse, with_promises
+from sim.scenario import ScenarioError, json_schema, load, parse, with_promises
 
 ROOT = Path(__file__).resolve().parents[3]
 MS = 1_000_000
@@ -19,7 +19,7 @@ def error_of(text: str) -> str:
 
 
 def test_every_scenario_of_the_house_loads() -> None:
-    paths = sorted((ROOT / "scenarios").glob("*.yaml"))
+    paths = sorted((ROOT / "scenarios").rglob("*.yaml"))
     assert ROOT / "scenarios" / "power_cut.yaml" in paths
     for path in paths:
         assert load(str(path)).name == path.stem
@@ -55,6 +55,24 @@ def test_settings_are_the_daemons_own() -> None:
         ("topology: {nodes: 3}", ["topology.nodes", "3"]),
         ("promises: {rto: -1s}", ["promises.rto", "-1s"]),
         ("- 1", ["x.yaml", "workload"]),
+        ("name: x\nworkload:\n  rate: 5\n", ["x.yaml:3:", "workload.rate", "5/s"]),
+        ("promises:\n  rto: 5\n", ["x.yaml:2:", "promises.rto", "needs its unit"]),
+        ("promises: {rpo: 5}", ["promises.rpo", "transactions", "needs its unit"]),
+        ("promises:\n  rpo: 0\n  rpo: 1s", ["x.yaml:3:", "twice"]),
+        ("device: floppy", ["device", "floppy", "nvme, ssd, hdd"]),
+        ("device: {profile: ssd, speed: 3}", ["device.speed", "bandwidth"]),
+        ("topology: {nodes: [{name: a}, {name: b}]}", ["topology.nodes", "2 need the cluster"]),
+        ("topology: {nodes: [{name: a, region: moon}]}", ["node a", "region moon", "home"]),
+        ("topology: {stores: {'s3://x': tape}}", ["topology.stores.s3://x", "tape", "s3-cross-region"]),
+        ("timeline: [{at: 1s}]", ["x.yaml:1:", "timeline[0]", "nothing", "machine_lost"]),
+        ("timeline:\n- {at: 1s, kill: }\n- {earthquake: }", ["x.yaml:3:", "earthquake", "machine_lost"]),
+        ("timeline:\n- {kill: , start: }", ["x.yaml:2:", "kill and start"]),
+        ("timeline: [{after: 5, kill: }]", ["timeline[0].after", "needs its unit"]),
+        ("timeline: [{kill: {gently: 1}}]", ["timeline[0].kill.gently"]),
+        ("timeline: [{backup: {name: x, to: 's3://nowhere/x'}}]", ["line 1", "s3://nowhere/x", "topology.stores: none"]),
+        ("timeline: [{region_lost: {region: moon}}]", ["no region 'moon'", "home"]),
+        ("timeline: [{kill: }]\nfaults: {outages: 1}", ["x.yaml:2:", "faults", "timeline"]),
+        ("settings:\n  page_size: 5KB", ["x.yaml:1:", "settings", "page_size"]),
         ("a: [", ["x.yaml", "YAML"]),
     ],
 )
@@ -64,6 +82,28 @@ def test_an_error_names_key_value_and_what_is_allowed(text: str, words: list[str
         assert word in message
 
 
+def test_an_incident_is_read_step_by_step() -> None:
+    scenario = parse(
+        "topology: {stores: {'s3://b': s3}}\nscale: 1000\nsizes: {data: 100GB}\nworkload: {rate: 30/min}\n"
+        "timeline:\n- {at: 1min, backup: {name: one, to: 's3://b/one'}}\n- {event: backup.copying, after: [1ms, 5ms], kill: }\n"
+        "- repeat: {times: 3, steps: [{start: }, {io: 5, path: wal, power_cut: {fates: none}}]}\n"
+        "promises: {rpo: 1s, rto: 10min}"
+    )
+    assert scenario.incident and scenario.workload.rate_per_s == 0.5
+    backup, kill, repeat = scenario.timeline
+    assert (backup.verb, backup.at_ns, backup.args) == ("backup", (60_000 * MS,) * 2, {"name": "one", "to": "s3://b/one"})
+    assert (kill.event, kill.after_ns, kill.line) == ("backup.copying", (MS, 5 * MS), 7)
+    assert [step.verb for step in repeat.steps] == ["start", "power_cut"] and repeat.steps[1].io == (5, 5)
+    assert (scenario.promises.rpo, scenario.promises.rpo_ns, scenario.promises.rto_ns) == (-1, 1000 * MS, 600_000 * MS)
+
+
+def test_the_json_schema_knows_every_key() -> None:
+    schema = json_schema()
+    assert {"timeline", "promises", "topology"} <= set(schema["properties"])
+    step = schema["properties"]["timeline"]["items"]["properties"]
+    assert "machine_lost" in step and "restore" in step and "target" in step["restore"]["properties"]
+
+
 def test_a_missing_file_is_an_error_with_a_hint() -> None:
     with pytest.raises(ScenarioError) as caught:
         load("/nowhere/x.yaml")
@@ -71,7 +111,7 @@ def test_a_missing_file_is_an_error_with_a_hint() -> None:
 
 
 def test_promises_can_be_replaced() -> None:
-    scenario = with_promises(parse("promises: {rto: 3s}"), ["rto=1ms", "rpo=2"])
+    scenario = with_promises(parse("promises: {rto: 3s}"), ["rto=1ms", "rpo=2 transactions"])
     assert (scenario.promises.rto_ns, scenario.promises.rpo) == (MS, 2)
     for wrong in ("rto", "rta=1s", "rto=fast"):
         with pytest.raises(ScenarioError):
