@@ -5,8 +5,9 @@
 
 P1. Nothing is at <destination> before all of it is durable; a crash leaves a `.partial`, or objects without a manifest.
 P2. A destination where something is already is refused before a byte is written, and so is a `.partial` that somebody left:
-    another backup may be writing there.
-P3. `abandon` removes only what this backup has made.
+    another backup may be writing there. The first file, `backup_running`, is created only if it is absent and holds the
+    backup's id; it goes when the backup is published.
+P3. `abandon` and `remove_left_over` remove only what a backup of a known id has made.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from thunderdb.archive.directory import is_url, open_store
-from thunderdb.backup.manifest import MANIFEST_NAME
-from thunderdb.base.errors import DiskFull, Refused, StorageError
+from thunderdb.backup.manifest import MANIFEST_NAME, parse_manifest
+from thunderdb.base.errors import Corruption, DiskFull, Refused, StorageError
 from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, StoreWriter
 from thunderdb.runtime.sync import Task, Tasks
 
 PARTIAL = ".partial"
+RUNNING_NAME = "backup_running"
 SYNC_BYTES = 64 << 20
 """A file is synced after each of these: one sync of a gigabyte at its end would stop everybody else's."""
 
@@ -29,8 +31,12 @@ class Destination(Protocol):
 
     place: str
 
-    async def prepare(self, size_bytes: int) -> None:
+    async def check(self, size_bytes: int) -> None:
         """Make sure that it can begin. Raises: Refused if something is there; DiskFull if it will not fit."""
+        ...
+
+    async def begin(self, backup_id: str) -> None:
+        """Take possession (P2). Raises: Refused if somebody else was first."""
         ...
 
     async def writer(self, path: str) -> StoreWriter: ...
@@ -63,16 +69,13 @@ class DirectoryDestination:
         self._disk = disk
         self._parent = self.place.rpartition("/")[0] or "/"
         self._folders: list[str] = []
-        self._prepared = False
+        self._begun = False
 
-    async def prepare(self, size_bytes: int) -> None:
+    async def check(self, size_bytes: int) -> None:
         if await self._disk.exists(self.place):
             raise _exists(self.place)
         if await self._disk.exists(self.partial):
-            raise Refused(
-                f"{self.partial} exists: another backup is being written there, or one was interrupted",
-                "If no backup is running, remove it, or choose another destination.",
-            )
+            raise _unfinished(self.partial)
         await self._disk.make_dirs(self._parent)
         free = await self._disk.free_bytes(self._parent)
         if free < size_bytes:
@@ -80,9 +83,16 @@ class DirectoryDestination:
                 f"the backup needs up to {size_bytes} bytes, and {self._parent} has {free} left",
                 hint="Free some space there, choose another destination, or compress.",
             )
-        self._prepared = True
+
+    async def begin(self, backup_id: str) -> None:
         await self._disk.make_dirs(self.partial)
         self._folders.append(self.partial)
+        try:
+            await self.put(RUNNING_NAME, backup_id.encode())
+        except FileExistsError:
+            raise _unfinished(self.partial) from None
+        self._begun = True
+        await self._disk.sync_dir(self.partial)
 
     async def writer(self, path: str) -> StoreWriter:
         folder, _, _name = f"{self.partial}/{path}".rpartition("/")
@@ -102,13 +112,15 @@ class DirectoryDestination:
             await self._disk.sync_dir(folder)
         await self.put(MANIFEST_NAME, manifest)
         await self._disk.sync_dir(self.partial)
+        await self._disk.unlink(f"{self.partial}/{RUNNING_NAME}")
+        await self._disk.sync_dir(self.partial)
         if await self._disk.exists(self.place):
             raise _exists(self.place)
         await self._disk.rename(self.partial, self.place)
         await self._disk.sync_dir(self._parent)
 
     async def abandon(self) -> None:
-        if self._prepared:
+        if self._begun:
             await remove_tree(self._disk, self.partial)
             await self._disk.sync_dir(self._parent)
 
@@ -157,16 +169,17 @@ class StoreDestination:
         self._written: list[str] = []
         self._manifest = b""
 
-    async def prepare(self, size_bytes: int) -> None:
+    async def check(self, size_bytes: int) -> None:
         found = await self._store.list()
         if any(stored.key == MANIFEST_NAME for stored in found):
             raise _exists(self.place)
         if found:
-            raise Refused(
-                f"{self.place} holds {len(found)} objects and no manifest: another backup is being written there, or one was "
-                "interrupted",
-                "If no backup is running, remove them, or choose another destination.",
-            )
+            raise _unfinished(self.place)
+
+    async def begin(self, backup_id: str) -> None:
+        if not await self._store.put_new(RUNNING_NAME, backup_id.encode()):
+            raise _unfinished(self.place)
+        self._written.append(RUNNING_NAME)
 
     async def writer(self, path: str) -> StoreWriter:
         self._written.append(path)
@@ -179,13 +192,14 @@ class StoreDestination:
     async def publish(self, manifest: bytes) -> None:
         self._manifest = manifest
         try:
-            if await self._store.put_new(MANIFEST_NAME, manifest):
-                return
+            created = await self._store.put_new(MANIFEST_NAME, manifest)
         except StorageError:
             if not await self._is_published():
                 raise
-        if not await self._is_published():  # P2; what a lost answer makes look like another's manifest may be ours
+            created = True
+        if not created and not await self._is_published():  # what a lost answer makes look like another's may be ours
             raise _exists(self.place)
+        await self._store.delete(RUNNING_NAME)
 
     async def abandon(self) -> None:
         if self._manifest and await self._is_published():
@@ -200,8 +214,60 @@ class StoreDestination:
             return False
 
 
+def _unfinished(place: str) -> Refused:
+    return Refused(
+        f"{place} exists: another backup is being written there, or one was interrupted",
+        "If no backup is running, remove it, or choose another destination.",
+    )
+
+
 def _exists(place: str) -> Refused:
     return Refused(f"the destination {place} exists", "Choose another, or remove it; a backup is never overwritten.")
+
+
+async def published_manifest(ports: Ports, place: str) -> bytes | None:
+    """The manifest of the backup at `place`, if there is a complete one. Raises: what the disk or the store raises."""
+    try:
+        return await open_store(ports, place).get(MANIFEST_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+async def remove_left_over(ports: Ports, place: str, backup_id: str) -> bool:
+    """Remove what the backup of that id left unfinished for `place` (P3); return whether there was anything."""
+    if is_url(place):
+        store = open_store(ports, place)
+        try:
+            ours = await store.get(RUNNING_NAME) == backup_id.encode()
+        except FileNotFoundError:
+            return False
+        if not ours or await published_manifest(ports, place) is not None:
+            return False
+        for stored in await store.list():
+            if stored.key != RUNNING_NAME:
+                await store.delete(stored.key)
+        await store.delete(RUNNING_NAME)  # last: what a crash leaves is still known as ours
+        return True
+    partial = place.rstrip("/") + PARTIAL
+    if not await ports.disk.is_dir(partial) or not await _is_of(ports.disk, partial, backup_id):
+        return False
+    await remove_tree(ports.disk, partial)
+    await ports.disk.sync_dir(partial.rpartition("/")[0] or "/")
+    return True
+
+
+async def _is_of(disk: Disk, partial: str, backup_id: str) -> bool:
+    """Whether a `.partial` was made by that backup. One that is empty was, or will not be missed."""
+    names = await disk.list(partial)
+    if RUNNING_NAME in names:
+        data = await disk.read_file(f"{partial}/{RUNNING_NAME}")
+        return data == backup_id.encode() or (not data and names == [RUNNING_NAME])
+    if MANIFEST_NAME in names:
+        try:
+            return parse_manifest(await disk.read_file(f"{partial}/{MANIFEST_NAME}")).backup_id == backup_id
+        except (Corruption, Refused):
+            return False
+    return not names
 
 
 async def remove_tree(disk: Disk, path: str) -> None:
@@ -210,7 +276,7 @@ async def remove_tree(disk: Disk, path: str) -> None:
         names = await disk.list(path)
     except FileNotFoundError:
         return
-    for name in names:
+    for name in sorted(names, key=lambda name: name == RUNNING_NAME):  # last: what a crash leaves is still known as ours
         inside = f"{path}/{name}"
         if await disk.is_dir(inside) and not await _is_link(disk, path, name):
             await remove_tree(disk, inside)

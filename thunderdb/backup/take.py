@@ -120,24 +120,17 @@ async def take_backup(
     Raises: Refused (before anything is written), BackupCancelled, Corruption, DiskFull, StorageError, NodeStopped.
     Durable and complete when: it returns. Crash: an unfinished one is never taken for a backup (place.P1).
     """
-    destination = open_destination(ports, request.destination)
-    run = _Backup(db, ports, request, backup_id, cipher, archiver, progress or Progress(), config_text, destination)
-    hold = f"backup:{backup_id}"
-    try:
-        await run.prepare(known)
-        db.checkpointer.holds[hold] = db.log.oldest_lsn  # B1
-        try:
-            return await run.write(hold)
-        except Exception:
-            await run.give_up()
-            raise
-    finally:
-        db.checkpointer.holds.pop(hold, None)
+    backup = Backup(
+        db, ports, request, backup_id, cipher, archiver, progress or Progress(), config_text,
+        open_destination(ports, request.destination),
+    )  # fmt: skip
+    await backup.prepare(known)
+    return await backup.run()
 
 
 @dataclass(slots=True)
-class _Backup:
-    """One backup being taken."""
+class Backup:
+    """One backup: `prepare`, which writes nothing, then `run`."""
 
     db: Database
     ports: Ports
@@ -156,7 +149,7 @@ class _Backup:
     paced_bytes: int = 0
 
     async def prepare(self, known: frozenset[str]) -> None:
-        """Everything that can refuse, before a byte is written."""
+        """Everything that can refuse, before a byte is written. Raises: Refused, DiskFull."""
         request = self.request
         if request.type not in (FULL, INCREMENTAL):
             raise Refused(f"there is no backup of type {request.type!r}", f'The types are "{FULL}" and "{INCREMENTAL}".')
@@ -175,9 +168,23 @@ class _Backup:
         estimate = estimate_bytes(self.db)
         self.progress.bytes_total = estimate
         exact = not request.compress and self.base is None
-        await self.destination.prepare(estimate if exact else 0)
+        await self.destination.check(estimate if exact else 0)
 
-    async def write(self, hold: str) -> Manifest:
+    async def run(self) -> Manifest:
+        """Raises: as `take_backup`."""
+        hold = f"backup:{self.backup_id}"
+        holds = self.db.checkpointer.holds
+        holds[hold] = self.db.log.oldest_lsn  # B1
+        try:
+            await self.destination.begin(self.backup_id)
+            return await self._write(hold)
+        except Exception:
+            await self._give_up()
+            raise
+        finally:
+            holds.pop(hold, None)
+
+    async def _write(self, hold: str) -> Manifest:
         db, progress = self.db, self.progress
         started_us = self.ports.clock.wall_ns() // 1000
         self.began_ns = self.ports.clock.monotonic_ns()
@@ -213,7 +220,7 @@ class _Backup:
         progress.phase = "completed"
         return manifest
 
-    async def give_up(self) -> None:
+    async def _give_up(self) -> None:
         """B5. Trouble in this is worth an event, not more: the reason why it was given up counts."""
         try:
             if self.open_writer is not None:
