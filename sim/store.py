@@ -19,6 +19,7 @@ from sim.rand import Stream
 from sim.trace import Op
 from thunderdb.base.errors import StorageError
 from thunderdb.runtime.ports import Stored
+from thunderdb.runtime.store_options import check_key
 from thunderdb.runtime.sync import Future
 
 MS = 1_000_000
@@ -107,6 +108,7 @@ class SimStore:
         return True
 
     async def writer(self, key: str) -> SimStoreWriter:
+        check_key(key)
         await self._request("create", 0)
         return SimStoreWriter(self, key)
 
@@ -144,7 +146,7 @@ class SimStore:
         self._trace(self._url(key), data)
 
     def _url(self, key: str) -> str:
-        return f"{self.place}/{key}"
+        return f"{self.place}/{check_key(key)}"
 
     def _now(self) -> int:
         return self._stores.scheduler.kernel.now_ns
