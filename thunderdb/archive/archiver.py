@@ -267,6 +267,7 @@ class Archiver:
         remembered = await read_archived(self.db.ports.disk, self._config.data_dir)
         mine = remembered is not None and (remembered.place, remembered.timeline) == (self.target.place, self.timeline)
         known = remembered.number if remembered is not None and mine else 0
+        self._archived_lsn = dict(self.log.segments).get(known + 1, 0) if known else 0
         counts: dict[int, int] = {}
         for number, start_lsn in self.log.segments:
             if number > known and start_lsn < self._backlog_lsn:
