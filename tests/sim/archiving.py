@@ -2,8 +2,8 @@
 
     python -m tests.sim.archiving 0 300          seeds 0 to 299
 
-The archive is an object store with faults and outages, a directory on the node's own disk (torn by its power cuts), or a command.
-The database is killed, cut from power and stopped, while clients write; in the end everything is healed.
+The archive is an object store with faults and outages, a directory on the node's own disk (torn by its power cuts), or a
+command. The database is killed, cut from power and stopped, while clients write; in the end everything is healed.
 
 V1. No segment is removed before the archive has exactly its bytes.
 V2. What the archiver says that the archive holds, it holds: `archived_lsn` and every note, at any moment, after any crash.
@@ -81,6 +81,7 @@ class Story:
         self.next_key = 1
         self.claimed_lsn = 0
         self.healthy_since_ns = -1
+        self.removed = 0
         self.log: list[str] = []
 
     # -- The course of the story
@@ -237,13 +238,15 @@ class Story:
 
     def _check_removed(self, number: int) -> None:
         """V1."""
+        self.removed += 1
         name = segment_name(1, number)
         raw = self._stored(name)
         assert raw is not None, f"{name} is removed, but not in the archive"
         header = decode_segment_header(raw[:SEGMENT_HEADER_SIZE], 1, number, self.db.control.state.system_id)
         scan = SegmentScan(header, raw)
         scan.drain()
-        assert scan.closed and SEGMENT_HEADER_SIZE + scan.lsn - header.start_lsn == len(raw), f"{name} in the archive is not whole"
+        whole = scan.closed and SEGMENT_HEADER_SIZE + scan.lsn - header.start_lsn == len(raw)
+        assert whole, f"{name} in the archive is not whole"
 
     def _stored(self, name: str) -> bytes | None:
         """A file of the archive, looked up behind the back of the ports."""
