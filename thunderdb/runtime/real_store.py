@@ -6,8 +6,8 @@ to reach it: see store_options.
 B1. Each call ends: a request that gets no byte for `read_timeout_s` fails, and is retried with backoff up to `retry_s` in all.
 B2. An object appears whole: with one request, or as a multipart upload that is completed at the end. An upload that failed or
     was aborted is taken back; one whose process died leaves parts that nobody sees, for the bucket's lifecycle rule to remove.
-B3. `put_new` is retried here and not in the client: an answer may be lost after the object was made, and the retry then finds
-    "exists". If what exists is what was sent, the caller has won.
+B3. `put_new` and `delete` are retried here and not in the client, which repeats no such request after a time-out. An answer may
+    be lost after the object was made, and the retry then finds "exists": if what exists is what was sent, the caller has won.
 B4. A body that is shorter than the store said is an error, never an object.
 B5. No error text holds a secret or a query string (store_options O1).
 """
@@ -206,22 +206,28 @@ async def _put(client: _Client, key: str, data: bytes) -> None:
 
 
 async def _put_new(client: _Client, key: str, data: bytes) -> bool:
-    limits, loop = client.limits, asyncio.get_running_loop()
-    give_up = loop.time() + limits.retry_s
-    pause_s, uncertain = limits.first_pause_s, False
-    for attempt in range(limits.retries + 1):
+    uncertain = False
+    async for last in _attempts(client):
         try:
             await client.api.put_async(client.once, key, data, mode="create", use_multipart=False)
             return True
         except client.api.exceptions.AlreadyExistsError:
             return uncertain and await _get(client, key) == data  # B3
         except client.api.exceptions.GenericError as error:
-            if attempt == limits.retries or loop.time() + pause_s > give_up or not _passing(str(error)):
+            if last or not _passing(str(error)):
                 raise
         uncertain = True
+    return False
+
+
+async def _attempts(client: _Client) -> AsyncIterator[bool]:
+    """Pace the attempts at a request that the client itself does not repeat; yields whether this one is the last."""
+    limits, loop = client.limits, asyncio.get_running_loop()
+    give_up, pause_s = loop.time() + limits.retry_s, limits.first_pause_s
+    for attempt in range(limits.retries + 1):
+        yield attempt == limits.retries or loop.time() + pause_s > give_up
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, limits.longest_pause_s)
-    return False
 
 
 def _passing(text: str) -> bool:
@@ -243,11 +249,17 @@ async def _list(client: _Client, prefix: str) -> list[Stored]:
 
 
 async def _delete(client: _Client, key: str) -> None:
-    try:
-        await client.api.delete_async(client.retrying, key)
-    except FileNotFoundError as error:
-        if not client.is_absent(error):
+    async for last in _attempts(client):
+        try:
+            await client.api.delete_async(client.once, key)
+            return
+        except FileNotFoundError as error:
+            if client.is_absent(error):
+                return
             raise
+        except client.api.exceptions.GenericError as error:
+            if last or not _passing(str(error)):
+                raise
 
 
 class _Aborted(Exception):

@@ -161,7 +161,8 @@ def explain(text: str, env: Mapping[str, str]) -> str:
     said = text.partition("\n\nDebug source")[0]
     status = _STATUS.search(said)
     if status is not None:
-        detail = ": ".join(match[1].strip() for pattern in _XML.values() if (match := pattern.search(said)))
+        found = [match[1] for pattern in _XML.values() if (match := pattern.search(said))]
+        detail = ": ".join(text.partition("RequestId:")[0].strip() for text in found)
         reason = f"{status[1].strip()}, {detail}" if detail else status[1].strip()
     else:
         kind = _KIND.search(text)

@@ -45,3 +45,7 @@ class WebThread:
         await self.closing()
         if self._runner is not None:
             await self._runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # requests that were left without an answer
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
