@@ -50,6 +50,11 @@ def _recovery_complete(f: Fields) -> str:
     return f"Recovery complete in {duration_s(f):.2f}s"
 
 
+def _backup_completed(f: Fields) -> str:
+    size_bytes, took_s = int(f.get("size_bytes", 0)), duration_s(f)
+    return f"Backup {f.get('backup_id')} completed: {size_bytes:,} bytes in {took_s:.2f}s, {f.get('destination')}"
+
+
 def _template(text: str) -> Callable[[Fields], str]:
     """A line with the event's fields in braces; a hint, if the event has one, follows on its own line."""
 
@@ -76,6 +81,19 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "clock.step": (WARNING, _template("The wall clock was set by {step_us} µs")),
     "pool.page_corrupt": (WARNING, _template("Page {page_no} is damaged: {error}")),
     "pool.page_repaired": (WARNING, _template("Page {page_no} was rebuilt from the log, up to {page_lsn}")),
+    "backup.started": (INFO, _template("Backup {backup_id} started: {type}, to {destination}")),
+    "backup.completed": (INFO, _backup_completed),
+    "backup.failed": (ERROR, _template("Backup {backup_id} failed: {error}")),
+    "backup.page_repaired": (WARNING, _template("Page {page_no} was damaged on disk ({trouble}); the backup has it repaired")),
+    "backup.page_unowned": (WARNING, _template("Page {page_no} is damaged, belongs to nobody and is left out: {error}")),
+    "backup.left_over": (WARNING, _template("What is left of a backup at {place} could not be removed: {error}")),
+    "backup.jobs_forgotten": (WARNING, _template("{path} cannot be read, past backups are forgotten: {error}")),
+    "backup.jobs_not_saved": (WARNING, _template("{path} was not written: {error}")),
+    "schedule.due": (INFO, _template("Scheduled backup is due: {label}, to {destination}")),
+    "schedule.failed": (ERROR, _template("Backup schedule: {message}")),
+    "retention.removed": (INFO, _template("Removed {object}: {reason}")),
+    "retention.log_removed": (INFO, _template("Removed {segments} segments from the archive ({size_bytes})")),
+    "retention.failed": (WARNING, _template("Retention removed nothing: {message}")),
     "archive.failed": (ERROR, _template("Archiving failed (attempt {attempt}): {message}")),
     "archive.refused": (ERROR, _template("The archive is refused, nothing is archived: {message}")),
     "archive.recovered": (INFO, _template("Archiving goes on after {attempts} failed attempts")),
