@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thunderdb.base.errors import InvariantViolated, SyncFailed
+from thunderdb.base.errors import InvariantViolated
 from thunderdb.base.events import Events
 from thunderdb.server.sessions import Sessions
 from thunderdb.sql.executor import SqlSession
@@ -307,15 +307,3 @@ def test_a_pipeline_goes_on_behind_quick_waits(three: tuple[Wire, FakeConnection
     assert kinds(waiter) == ""
     assert settle(wire, holder, "commit") == "CZ"
     assert kinds(waiter) == "CZCZCZCZCZTDCZ"
-
-
-def test_a_commit_that_fails_says_so(three: tuple[Wire, FakeConnection, FakeConnection]) -> None:
-    wire, _holder, waiter = three
-    settle(wire, waiter, "update t set b = 7 where a = 3")
-    wire.world.disk.fail_sync = lambda path: True
-    waiter.on_data(query("commit"))
-    wire.world.scheduler.settle()
-    (kind, body), *_ = read(waiter)
-    assert kind == "E" and error_fields(body)["C"] == SyncFailed("").sqlstate
-    assert wire.database.db.failure is not None
-    wire.world.disk.fail_sync = lambda path: False
