@@ -45,6 +45,15 @@ class StoreFaults:
 
 
 @dataclass(slots=True)
+class Bucket:
+    """A part of the server with a speed and faults of its own: all URLs below `url`."""
+
+    url: str
+    profile: StoreProfile = field(default_factory=StoreProfile)
+    faults: StoreFaults = field(default_factory=StoreFaults)
+
+
+@dataclass(slots=True)
 class StoreServer:
     """All objects of the world by URL, with when they were changed; `fired` counts faults by kind."""
 
@@ -53,6 +62,12 @@ class StoreServer:
     profile: StoreProfile = field(default_factory=StoreProfile)
     faults: StoreFaults = field(default_factory=StoreFaults)
     fired: Counter[str] = field(default_factory=Counter)
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+
+    def bucket(self, url: str) -> Bucket:
+        """The bucket that a URL lies in; where none was named, one that shares the server's own profile and faults."""
+        found = [bucket for name, bucket in self.buckets.items() if url == name or url.startswith(name + "/")]
+        return max(found, key=lambda bucket: len(bucket.url)) if found else Bucket("", self.profile, self.faults)
 
 
 class SimStores:
@@ -74,6 +89,10 @@ class SimStore:
         self.place = url
         self._stores = stores
         self._server = stores.server
+
+    @property
+    def _bucket(self) -> Bucket:
+        return self._server.bucket(self.place)
 
     async def get(self, key: str) -> bytes:
         return await self.get_range(key, 0, 1 << 62)
@@ -116,7 +135,7 @@ class SimStore:
         await self._request("list", 0)
         server, start = self._server, f"{self.place}/"
         seen = dict(server.objects)
-        horizon_ns = self._now() - server.faults.lag_ns
+        horizon_ns = self._now() - self._bucket.faults.lag_ns
         for url, (old, changed_ns) in server.removed.items():
             if changed_ns > horizon_ns:
                 seen[url] = (old, changed_ns)
@@ -125,7 +144,7 @@ class SimStore:
             content, changed_ns = seen[url]
             if not url.startswith(start + prefix):
                 continue
-            if url in server.objects and server.faults.lag_ns and changed_ns > horizon_ns:
+            if url in server.objects and self._bucket.faults.lag_ns and changed_ns > horizon_ns:
                 server.fired["store.lag"] += 1
                 continue
             listed.append(Stored(url[len(start) :], len(content), changed_ns))
@@ -153,7 +172,7 @@ class SimStore:
 
     async def _request(self, what: str, size: int) -> None:
         await self._wait(size)
-        if self._server.faults.down:
+        if self._bucket.faults.down:
             self._server.fired["store.down"] += 1
             raise StorageError(f"{self.place}: {what}: connection refused")
         if self._fires("error_before"):
@@ -164,14 +183,14 @@ class SimStore:
             raise StorageError(f"{self.place}: the connection was lost before the answer came")
 
     def _fires(self, kind: str) -> bool:
-        probability: float = getattr(self._server.faults, kind)
+        probability: float = getattr(self._bucket.faults, kind)
         if probability and self._stores.random.random() < probability:
             self._server.fired[f"store.{kind}"] += 1
             return True
         return False
 
     async def _wait(self, size: int) -> None:
-        scheduler, profile = self._stores.scheduler, self._server.profile
+        scheduler, profile = self._stores.scheduler, self._bucket.profile
         if not scheduler.alive:
             raise PortRevoked(self.place)
         done: Future[None] = Future(scheduler)
