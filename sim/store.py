@@ -3,7 +3,7 @@
 A store belongs to the world, not to a node: it outlives every node and every region. `StoreServer` is the bucket with its
 faults; `SimStores` is a node's client for it, dead when the node is.
 
-S1. A put is atomic: a crash of the client during it leaves the object as it was, or the new one.
+S1. A put is atomic: a crash of the client during it leaves the object as it was, or the new one, and nobody has heard which.
 S2. `put_new` has one winner.
 S3. Faults answer as real stores do: an error before or *after* the change was made (the client cannot tell), a body cut
     short, a listing that lags behind, an outage.
@@ -55,7 +55,8 @@ class Bucket:
 
 @dataclass(slots=True)
 class StoreServer:
-    """All objects of the world by URL, with when they were changed; `fired` counts faults by kind."""
+    """All objects of the world by URL, with when they were changed, and what was last replaced or removed, for listings that
+    lag; `fired` counts faults by kind."""
 
     objects: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     removed: dict[str, tuple[bytes, int]] = field(default_factory=dict)
@@ -114,16 +115,18 @@ class SimStore:
         return None if found is None else len(found[0])
 
     async def put(self, key: str, data: bytes) -> None:
+        check_key(key)
         await self._request("put", len(data))
         self._change(key, bytes(data))
-        self._after()
+        await self._answer()
 
     async def put_new(self, key: str, data: bytes) -> bool:
+        check_key(key)
         await self._request("put_new", len(data))
         if self._url(key) in self._server.objects:
             return False
         self._change(key, bytes(data))
-        self._after()
+        await self._answer()
         return True
 
     async def writer(self, key: str) -> SimStoreWriter:
@@ -134,20 +137,19 @@ class SimStore:
     async def list(self, prefix: str = "") -> list[Stored]:
         await self._request("list", 0)
         server, start = self._server, f"{self.place}/"
-        seen = dict(server.objects)
-        horizon_ns = self._now() - self._bucket.faults.lag_ns
-        for url, (old, changed_ns) in server.removed.items():
-            if changed_ns > horizon_ns:
-                seen[url] = (old, changed_ns)
+        lag_ns = self._bucket.faults.lag_ns
+        horizon_ns = self._now() - lag_ns
         listed = []
-        for url in sorted(seen):
-            content, changed_ns = seen[url]
+        for url in sorted({**server.objects, **server.removed}):
             if not url.startswith(start + prefix):
                 continue
-            if url in server.objects and self._bucket.faults.lag_ns and changed_ns > horizon_ns:
+            seen = server.objects.get(url)
+            if lag_ns and (seen is None or seen[1] > horizon_ns):
+                before = server.removed.get(url)
+                seen = before if before is not None and before[1] > horizon_ns else None
                 server.fired["store.lag"] += 1
-                continue
-            listed.append(Stored(url[len(start) :], len(content), changed_ns))
+            if seen is not None:
+                listed.append(Stored(url[len(start) :], len(seen[0]), seen[1]))
         return listed
 
     async def delete(self, key: str) -> None:
@@ -156,11 +158,14 @@ class SimStore:
         if found is not None:
             self._server.removed[self._url(key)] = (found[0], self._now())
             self._trace(self._url(key), b"")
-        self._after()
+        await self._answer()
 
     # The way there and back.
 
     def _change(self, key: str, data: bytes) -> None:
+        before = self._server.objects.get(self._url(key))
+        if before is not None:
+            self._server.removed[self._url(key)] = (before[0], self._now())
         self._server.objects[self._url(key)] = (data, self._now())
         self._trace(self._url(key), data)
 
@@ -178,7 +183,9 @@ class SimStore:
         if self._fires("error_before"):
             raise StorageError(f"{self.place}: {what}: 503 Slow Down")
 
-    def _after(self) -> None:
+    async def _answer(self) -> None:
+        """The way back of a change that the store has made: the client may die, or lose the connection, before it hears."""
+        await self._pause(self._stores.random.between(0, self._bucket.profile.latency_ns // 4))
         if self._fires("error_after"):
             raise StorageError(f"{self.place}: the connection was lost before the answer came")
 
@@ -190,13 +197,16 @@ class SimStore:
         return False
 
     async def _wait(self, size: int) -> None:
-        scheduler, profile = self._stores.scheduler, self._bucket.profile
+        profile = self._bucket.profile
+        transfer_ns = size * 1_000_000_000 // profile.bytes_a_second
+        await self._pause(profile.latency_ns + self._stores.random.between(0, profile.latency_ns // 2) + transfer_ns)
+
+    async def _pause(self, delay_ns: int) -> None:
+        scheduler = self._stores.scheduler
         if not scheduler.alive:
             raise PortRevoked(self.place)
         done: Future[None] = Future(scheduler)
-        transfer_ns = size * 1_000_000_000 // profile.bytes_a_second
-        jitter_ns = self._stores.random.between(0, profile.latency_ns // 2)
-        scheduler.after(profile.latency_ns + jitter_ns + transfer_ns, done.set_result, None)
+        scheduler.after(delay_ns, done.set_result, None)
         await done
         if not scheduler.alive:
             raise PortRevoked(self.place)
