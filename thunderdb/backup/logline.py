@@ -275,13 +275,13 @@ async def read_lines(sources: Sequence[LogSource], own: Line) -> dict[int, Line]
     return lines
 
 
-def choose_line(lines: dict[int, Line], own: Line, end_lsn: int, wish: str) -> Line:
-    """The line to follow: the newest that descends from the backup, or the one that was wished for (a number, or `current`).
+def choose_lines(lines: dict[int, Line], own: Line, end_lsn: int, wish: str) -> list[Line]:
+    """The lines to try: those that descend from the backup, newest first, or the one wished for (a number, or `current`).
 
     Raises: Refused.
     """
     if wish == "current":
-        return lines[own.timeline]
+        return [lines[own.timeline]]
     if wish not in ("", "latest"):
         line = lines.get(int(wish)) if wish.isdigit() else None
         if line is None:
@@ -293,8 +293,20 @@ def choose_line(lines: dict[int, Line], own: Line, end_lsn: int, wish: str) -> L
                 f"timeline {wish} left timeline {own.timeline} before the end of the backup ({format_lsn(end_lsn)})",
                 "Restore from an older backup, or from one of that timeline.",
             )
-        return line
+        return [line]
     fitting = [line for line in lines.values() if line.descends(own.timeline, end_lsn)]
-    return max(fitting, key=lambda line: line.timeline)
+    return sorted(fitting, key=lambda line: -line.timeline)
+
+
+async def has_log(sources: Sequence[LogSource], timeline: int) -> bool:
+    """Whether there may be log of a timeline: one that was claimed by a restore, and never shipped anything, has none."""
+    for source in sources:
+        if isinstance(source, StoreSource):
+            index = await source.index()
+            if index.numbers(timeline) or timeline in index.complete:
+                return True
+        elif not isinstance(source, BackupLog) or source.numbers(timeline):
+            return True
+    return False
 
 

@@ -6,6 +6,8 @@ N1. `plan_restore` writes nothing anywhere. What it refuses has changed nothing.
 N2. Of a folder of backups the newest one that can be restored to the target is chosen; each that was passed over is a note.
 N3. The plan names each piece of log with a digest of what was read: the restore lays down that, or nothing.
 N4. An interrupted restore is planned to the stop that it had, whatever has been archived since.
+N5. The newest timeline that descends from the backup is followed. One that has no log in the archive (a restore claimed its
+    number, and nothing was ever shipped) is not, unless it is asked for: else one restore would hide what another could reach.
 """
 
 from __future__ import annotations
@@ -21,7 +23,18 @@ from thunderdb.archive.directory import open_store
 from thunderdb.archive.index import LogSource, StoreSource
 from thunderdb.backup.chain import is_backup, list_backups, open_chain
 from thunderdb.backup.destination import Destination, inspect, read_marker
-from thunderdb.backup.logline import Found, Gap, Line, LineReader, Piece, checksum_at, choose_line, read_lines, used_digest
+from thunderdb.backup.logline import (
+    Found,
+    Gap,
+    Line,
+    LineReader,
+    Piece,
+    checksum_at,
+    choose_lines,
+    has_log,
+    read_lines,
+    used_digest,
+)
 from thunderdb.backup.sources import BackupLog, BackupSource, Survey
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused
@@ -167,11 +180,11 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     await _check_archive(archive, backup)
     lines = await read_lines(sources, own)
     survey = await backup.survey()
-    line = choose_line(lines, own, backup.end_lsn, request.timeline)
+    candidates = choose_lines(lines, own, backup.end_lsn, request.timeline)
     if destination.marker is not None:
-        line = lines.get(destination.marker.line, line)
-    scan = _Scan(ports, LineReader(ports, sources, line, backup.system_id, _records_from(request.target)), backup, survey)
-    stop = await scan.run(request, destination.marker.stop_lsn if destination.marker is not None else 0)
+        candidates = [lines[destination.marker.line]] if destination.marker.line in lines else candidates
+    scan, stop = await _scan(ports, request, backup, survey, sources, candidates, destination)
+    line = scan.line
     page_bytes = backup.page_count * backup.page_size
     log_bytes = stop.lsn - scan.segments[0].piece.header.start_lsn
     plan = Plan(
@@ -180,6 +193,41 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     )  # fmt: skip
     await _check_space(ports, config, plan)
     return plan
+
+
+async def _scan(
+    ports: Ports, request: Request, backup: BackupSource, survey: Survey, sources: list[LogSource], candidates: list[Line],
+    destination: Destination,
+) -> tuple[_Scan, Stop]:  # fmt: skip
+    """N5: follow the newest line that has log of its own."""
+    notes: list[str] = []
+    marker = destination.marker
+    for line in candidates:
+        only = line is candidates[-1]
+        if not only and line.forks and not await has_log(sources, line.timeline):
+            notes.append(_no_log(line))
+            continue
+        reader = LineReader(ports, sources, line, backup.system_id, _records_from(request.target))
+        scan = _Scan(ports, reader, backup, survey)
+        try:
+            stop = await scan.run(request, marker.stop_lsn if marker is not None else 0)
+        except Refused:
+            if only or scan.reached_own or not line.forks:
+                raise
+        else:
+            if only or scan.reached_own or scan.cut_found:
+                scan.notes[:0] = notes
+                return scan, stop
+        notes.append(_no_log(line))
+    raise Refused("there is no timeline to follow")
+
+
+def _no_log(line: Line) -> str:
+    fork = line.forks[-1]
+    return (
+        f"timeline {line.timeline} was begun at lsn:{format_lsn(fork.switch_lsn)} of timeline {fork.timeline}, but nothing of "
+        f"it is in the archive: it is not followed (--timeline {line.timeline} would restore to where it began)"
+    )
 
 
 def _records_from(target: Target) -> int | None:
@@ -237,6 +285,9 @@ class _Scan:
         self._reader = reader
         self._backup = backup
         self._torn = dict.fromkeys(survey.torn, 0)
+        self.line = reader.line
+        self.reached_own = not reader.line.forks
+        self.cut_found = False
         self._verified = False
 
     async def run(self, request: Request, known_stop_lsn: int) -> Stop:
@@ -255,13 +306,14 @@ class _Scan:
                 marks = [mark for mark in marks if mark.lsn < known_stop_lsn]
             done = finder.feed(marks)
             end_lsn = found.piece.end_lsn
+            self.reached_own = self.reached_own or found.piece.timeline == self.line.timeline
             if done or (known_stop_lsn and end_lsn >= known_stop_lsn):
                 break
             await self._ports.tasks.work("restore.scan", len(found.marks) + 1)
             found = await self._reader.following(found.piece)
         if isinstance(found, Gap):
             gap = found
-        self.newest_us = finder.newest_us
+        self.newest_us, self.cut_found = finder.newest_us, finder.cut_lsn > 0
         if gap is not None and not finder.cut_lsn:
             newest = f"lsn:{format_lsn(gap.lsn)}" + (f", {format_time(finder.newest_us)}" if finder.newest_us else "")
             raise gap.refuse(request.target.text, newest)

@@ -102,7 +102,8 @@ class BackupSource:
     def page_count(self) -> int:
         if self.manifest is not None:
             return self.manifest.page_count
-        return sum(file.raw_size for file in self.page_files()) // self.page_size
+        files = self.page_files()  # one that grew while others were copied may be short: the last one's number counts
+        return (len(files) - 1) * self.pages_per_file + files[-1].raw_size // self.page_size if files else 0
 
     @property
     def end_time_us(self) -> int:

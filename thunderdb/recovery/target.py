@@ -2,7 +2,7 @@
 
     2026-01-15T14:30:00Z        the commits up to and including this moment; the zone is required
     latest                      everything that is there
-    lsn:0/1A3B4C5D              the log up to and including the record that begins there (or the first one behind it)
+    lsn:0/1A3B4C5D              the log up to and including the record that begins there (or that this LSN lies in)
     before:drop:TABLE           right before the commit that dropped TABLE, the last one if there were several
     before:truncate:TABLE
     before:txn:ID               right before the commit of transaction ID
@@ -178,7 +178,7 @@ Mark = CommitMark | StepMark | NoteMark | RecordMark
 
 
 def marks_of(segment: SegmentScan, records_from: int | None = None) -> Iterator[Mark]:
-    """Yield the marks of a segment, checking all of its records; with `records_from`, every record from that LSN on."""
+    """Yield the marks of a segment, checking all of its records; with `records_from`, every record that ends behind it."""
     data, bias = segment.data, segment.bias
     while headers := segment.batch():
         for header in headers:
@@ -191,7 +191,7 @@ def marks_of(segment: SegmentScan, records_from: int | None = None) -> Iterator[
                 yield StepMark(lsn, end_lsn, *CLOCK_STEP_EXTRA.unpack(extra_of(data, lsn + bias)))
             elif kind == _NOTE:
                 yield NoteMark(lsn, end_lsn, *decode_note(extra_of(data, lsn + bias)))
-            elif records_from is not None and lsn >= records_from:
+            elif records_from is not None and end_lsn > records_from:
                 yield RecordMark(lsn, end_lsn)
 
 
@@ -277,7 +277,7 @@ class StopFinder:
                 self._step(mark)
             elif isinstance(mark, NoteMark) and mark.verb == target.verb and mark.table == target.table:
                 self._notes.add(mark.txn)
-            if target.kind is TargetKind.LSN and not self.cut_lsn and mark.lsn >= target.lsn:
+            if target.kind is TargetKind.LSN and not self.cut_lsn and mark.end_lsn > target.lsn:
                 self.cut_lsn = mark.end_lsn
             self._last_lsn = mark.lsn
         if self.look_ahead_us is None or not self.cut_lsn:
