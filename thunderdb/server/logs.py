@@ -55,6 +55,30 @@ def _backup_completed(f: Fields) -> str:
     return f"Backup {f.get('backup_id')} completed: {size_bytes:,} bytes in {took_s:.2f}s, {f.get('destination')}"
 
 
+def _restore_target(f: Fields) -> str:
+    kind, text = f.get("kind"), str(f.get("text", ""))
+    if kind == "time":
+        return f"Target time: {text}"
+    return f"Target LSN: {text.partition(':')[2]}" if kind == "lsn" else f"Target: {text}"
+
+
+def _restore_pages(f: Fields) -> str:
+    reused = f"; {f['reused']:,} were there already" if f.get("reused") else ""
+    return f"Phase 1: Restoring base backup... done ({f['pages']} pages{reused})"
+
+
+def _restore_segment(f: Fields) -> str:
+    return f"  Replaying segment {f['segment']}... done{' (target reached)' if f['last'] else ''}"
+
+
+def _restore_complete(f: Fields) -> str:
+    place = f"{f['time']} (LSN: {_lsn(f, 'lsn')})" if f["time"] else f"LSN: {_lsn(f, 'lsn')}"
+    return (
+        f"Phase 3: Recovery complete\nRecovered to: {place}\nTransactions recovered: {f['transactions']:,}\n"
+        f"Transactions rolled back: {f['rolled_back']:,} (in-progress at recovery point)"
+    )
+
+
 def _template(text: str) -> Callable[[Fields], str]:
     """A line with the event's fields in braces; a hint, if the event has one, follows on its own line."""
 
@@ -73,6 +97,14 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "recovery.undo": (INFO, _recovery_undo),
     "recovery.complete": (INFO, _recovery_complete),
     "recovery.lost_write": (WARNING, _template("Lost write found: page {page_no} is at {page_lsn}, expected {expected_lsn}")),
+    "restore.started": (INFO, lambda f: "Starting Point-in-Time Recovery"),
+    "restore.target": (INFO, _restore_target),
+    "restore.base": (INFO, lambda f: f"Base backup LSN: {_lsn(f, 'lsn')}"),
+    "restore.pages": (INFO, _restore_pages),
+    "restore.log_started": (INFO, lambda f: "Phase 2: Replaying WAL segments..."),
+    "restore.segment": (INFO, _restore_segment),
+    "restore.complete": (INFO, _restore_complete),
+    "restore.note": (WARNING, _template("{text}")),
     "database.created": (INFO, lambda f: "New database created"),
     "wal.disk_full": (WARNING, _template("Disk full: the log cannot grow, writes are refused (53100) until there is space")),
     "wal.disk_ok": (INFO, lambda f: "Disk has space again: writes are accepted"),
