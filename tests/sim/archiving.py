@@ -266,7 +266,7 @@ class Story:
         self.claimed_lsn = max(self.claimed_lsn, self.archiver.archived_lsn)
         noted = self.archiver.status().complete_until_us
         if noted:
-            self.notes[noted] = self.archiver._noted.lsn
+            self.notes[noted] = self.archiver.ledger.noted.lsn
 
     async def _watch(self, life: int) -> None:
         """V3 and V4, now and then."""
@@ -274,7 +274,7 @@ class Story:
             self._claim()
             status = self.archiver.status()
             missing = [when for lsn, when in self.acked if lsn > self.claimed_lsn]
-            if self.archiver._backlog is not None:
+            if self.archiver.ledger._backlog is not None:
                 assert status.exposed_transactions >= len(missing), f"{len(missing)} exposed, {status} says"
             if self.kind in ("store", "directory") and self.healthy_since_ns >= 0 and not status.failing and missing:
                 late_ns = self.world.now_ns - max(min(missing), self.healthy_since_ns)
