@@ -10,7 +10,7 @@ from tests.unit.archive.world import URL, store_world
 from tests.unit.engine.world import WAL
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.index import StoreSource
-from thunderdb.base.errors import Corruption, Refused, StorageError
+from thunderdb.base.errors import Corruption, DiskFull, Refused, StorageError
 from thunderdb.wal.segment import segment_name
 
 FIRST = segment_name(1, 1)
@@ -262,3 +262,28 @@ def test_a_store_is_used_sparingly_when_nothing_happens() -> None:
     world.close()
 
 
+
+
+def test_a_disk_that_filled_up_in_an_outage_is_writable_again_after_it() -> None:
+    world, store = store_world(
+        wal_segment_size=256 << 10, max_wal_size=1 << 20, checkpoint_interval=20_000, capacity_bytes=12 << 20
+    )  # fmt: skip
+    world.start()
+    table = world.table()
+    world.rest(3)
+    store.down = True
+    world.insert(table, [1, "x"])
+    with pytest.raises(DiskFull):
+        for row in range(100_000):
+            world.db.log.admit()
+            world.update(table, [1, f"{row:500}"])
+    world.rest(120)
+    assert world.archiver.status().segments_pending >= 5
+    with pytest.raises(DiskFull):
+        world.db.log.admit()
+    store.down = False
+    world.rest(120)
+    assert world.archiver.status().segments_pending == 0
+    world.insert(table, [3, "yes"])
+    assert [row[0] for row in world.rows(table)] == [1, 3]
+    world.close()
