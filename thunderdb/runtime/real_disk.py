@@ -198,11 +198,7 @@ class RealDisk:
         if not os.path.isdir(path):
             if parent != path:
                 await self.make_dirs(parent)
-            try:
-                _call("create directory", path, os.mkdir, path, DIRECTORY_MODE)
-            except FileExistsError:  # somebody else was faster, or it is a file
-                if not os.path.isdir(path):
-                    raise
+            _call("create directory", path, os.mkdir, path, DIRECTORY_MODE)
         elif not os.access(parent, os.R_OK):
             return  # Not ours, so not made by us either.
         await self.sync_dir(parent)
