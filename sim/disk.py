@@ -29,6 +29,7 @@ FAULT_KINDS = (
     "read_error",  # a read fails once
     "sticky_read_error",  # a block cannot be read until it is written again
     "write_error",  # a write fails, nothing written
+    "lost_sync",  # a sync says that it is done, and nothing has reached the device
     "sync_error",  # a sync fails; its writes count as clean, some have landed (G5)
     "lost_write",  # a write says it is done and was not
     "misdirected_write",  # a write lands at another place of its file
@@ -144,7 +145,8 @@ class SimFile:
         if disk.faulty and disk.fires("sync_error", self.path):
             disk.image.owned(self._inode).fail_sync(mark, MixedFates(disk.stream("sync_error.fates")))
             raise SyncFailed(f"cannot sync {self.path}: Input/output error")
-        disk.image.owned(self._inode).sync(mark)
+        if not disk.faulty or not disk.fires("lost_sync", self.path):
+            disk.image.owned(self._inode).sync(mark)
         if disk.on_boundary is not None:
             await disk.cross("sync", self.path, AFTER)
 

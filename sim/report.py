@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sim import runner
+from sim import disaster, runner
 from sim.runner import Result
 from sim.scenario import Promises, Scenario
 
@@ -21,7 +21,7 @@ def measure(scenario: Scenario, seed: int, log: list[str] | None = None) -> Repo
     began, cpu = time.perf_counter(), time.process_time()
     gc.disable()  # A run's garbage is cheaper to collect at once, after it: a quarter of the time otherwise.
     try:
-        result = runner.run(scenario, seed, log=log)
+        result = (disaster if scenario.incident else runner).run(scenario, seed, log=log)
     finally:
         gc.enable()
         gc.collect()

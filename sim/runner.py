@@ -65,6 +65,17 @@ class Result:
     transactions: int = 0
     driver: str = ""
     errors: dict[str, int] = field(default_factory=dict)
+    operator_ns: int = 0
+    """Of the RTO: until somebody had noticed and acted."""
+    given_up: int = 0
+    """Acknowledged after the moment that somebody chose to go back to."""
+    recovered_lsn: int = 0
+    coverage: dict[str, int] = field(default_factory=dict)
+    """Fault|file kind|phase → how often."""
+    marks: list[tuple[int, str, str]] = field(default_factory=list)
+    """(time, kind, what): the moments of an incident."""
+    damaged: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
 
 
 def run(scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> Result:

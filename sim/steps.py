@@ -85,7 +85,7 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
         "from": Key("backup", Text(), "Name of a backup, of a copy, or a folder of backups."),
         "target": Key("target", Text(), "latest; a mark's name; before:drop:TABLE; lsn:…; or a time."),
         "archive": Key("archive", Text(), "Another archive than the configured one; `none` for none."),
-        "on": Key("on", OneOf(("same", "new")), "The same machine, its directories emptied, or a new one."),
+        "on": Key("on", OneOf(("same", "new", "again")), "The same machine, emptied; a new one; or where one broke off."),
         "drill": Key("drill", Switch(), "Restore beside the running database, and archive nothing."),
         **_expect("ok", "refused", "died"),
     }),

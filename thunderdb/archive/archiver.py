@@ -21,10 +21,11 @@ from thunderdb.archive.closing import NewLog
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.command_store import CommandSource, CommandTarget
 from thunderdb.archive.directory import open_store
-from thunderdb.archive.identity import Archived, Identity, own_identity, read_archived, write_archived
-from thunderdb.archive.index import ArchiveIndex, Complete, Gap, gaps_in
+from thunderdb.archive.identity import Archived, Identity, own_identity, write_archived
+from thunderdb.archive.index import Complete
+from thunderdb.archive.ledger import Ledger
 from thunderdb.archive.start import Entrance, scan_segment
-from thunderdb.archive.status import ArchiveStatus, Exposure, Rate, Sample
+from thunderdb.archive.status import ArchiveStatus
 from thunderdb.archive.target import Conflict, StoreTarget, Target
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, InvariantViolated, NodeStopped, Refused, StorageError, ThunderError
@@ -42,7 +43,8 @@ LAST_BACKOFF_NS = 60 * SECOND_NS
 STOP_NS = 5 * SECOND_NS
 IDLE_NOTE_NS = 10 * SECOND_NS
 FLUSH_NS = SECOND_NS
-RELIST_NS = 600 * SECOND_NS
+NOTED_NS = 2 * SECOND_NS
+RELIST_NS = 3600 * SECOND_NS
 HOLD = "archive"
 
 
@@ -55,12 +57,14 @@ class Archiver:
         self.identity = identity
         self.log = db.log
         self.timeline = db.log.timeline
+        self.ledger = Ledger(db, target)
         self._config = db.config
         self._events = db.events
         self._tasks = db.ports.tasks
         self._clock = db.ports.clock
         self._wake = Event(self._tasks)
-        self._stop = Event(self._tasks)
+        self._prod = Event(self._tasks)  # somebody wants an answer: try again now, however long the pause was to be
+        self._stopping = False
         self._task: Task[None] | None = None
         self._new_log = NewLog(db.ports.disk, db.log)
         self._checkpointed = False
@@ -68,23 +72,9 @@ class Archiver:
         self._refused = ""
         self._attempt = 0
         self._last_error = ""
-        self._known: set[int] = set()  # closed segments of our timeline that the archive had when it was listed
-        self._stale: dict[int, str] = {}  # partial segments by number, with their keys
-        self._gaps: tuple[Gap, ...] = ()
-        self._shipped = 0
-        self._last_segment = ""
-        self._last_time_us = 0
-        self._total_bytes = 0
-        self._archived_lsn = 0
-        self._tail_lsn = 0
-        self._noted = Complete(0, 0, 0)
+        self._tail_ns = 0
         self._noted_ns = 0
         self._listed_ns = 0
-        self._rate = Rate()
-        self._backlog: dict[int, int] | None = None  # commits of earlier lives by segment that is not archived
-        self._backlog_lsn = db.log.flushed_lsn
-        self._tail_ns = 0
-        self._exposure = Exposure(Sample(db.log.oldest_lsn, 0, 0, self._clock.monotonic_ns()))
         self._segment_waiters: list[tuple[int, Future[None]]] = []
         self._lsn_waiters: list[tuple[int, Future[None]]] = []
 
@@ -100,10 +90,21 @@ class Archiver:
         if not config.wal_archive_enabled:
             return None
         identity = await own_identity(ports.disk, config.data_dir, ports.random)
-        target = make_target(ports, config, await load_cipher(ports, config))
-        archiver = cls(db, target, identity)
+        archiver = cls(db, make_target(ports, config, await load_cipher(ports, config)), identity)
+        if not identity.no_archive:
+            await archiver._keep_promise()
         archiver.start()
         return archiver
+
+    async def _keep_promise(self) -> None:
+        """Commits must be after what an earlier life noted, even if the clock was set back meanwhile; it usually was not."""
+        reading = self._tasks.spawn(self.target.noted(self.timeline), "archive.noted")
+        try:
+            complete = await self._tasks.wait_for(reading, NOTED_NS)
+        except (ThunderError, OSError, TimeoutError):
+            return
+        if complete is not None and (await self.ledger.remembered()) is not None:
+            self.db.manager.order.not_before(complete.time_us)
 
     def start(self) -> None:
         if self.identity.no_archive:
@@ -119,8 +120,9 @@ class Archiver:
 
     async def stop(self) -> None:
         """Ship what there is, for a few seconds at most. The database must still be open."""
-        self._stop.set()
+        self._stopping = True
         self._wake.set()
+        self._prod.set()
         task = self._task
         if task is not None and not task.done():
             try:
@@ -131,17 +133,21 @@ class Archiver:
         self._give_up(NodeStopped("the database system is shutting down"))
 
     def _behind(self, why: str) -> None:
+        archived, flushed = self.archived_lsn, self.log.flushed_lsn
         self._events.emit(
-            "archive.behind", archived_lsn=self.archived_lsn, flushed_lsn=self.log.flushed_lsn, message=why,
-            size_bytes=max(0, self.log.flushed_lsn - self.archived_lsn),
+            "archive.behind", archived_lsn=archived, flushed_lsn=flushed, size_bytes=max(0, flushed - archived), message=why
         )  # fmt: skip
 
     # -- What others ask for
 
     @property
     def archived_lsn(self) -> int:
-        """The archive holds the log of this timeline up to here, read back (tail: synced)."""
-        return max(self._archived_lsn, self._tail_lsn)
+        """The archive holds the log of this timeline up to here."""
+        return self.ledger.archived_lsn
+
+    def status(self) -> ArchiveStatus:
+        failing = bool(self._attempt or (self._refused and not self.identity.no_archive))
+        return self.ledger.status(not self.identity.no_archive, failing, self._refused, self._last_error)
 
     async def switch(self) -> int:
         """Close the open segment now and wait until it is in the archive; return its number, 0 if it had no record.
@@ -164,47 +170,15 @@ class Archiver:
     def _check_serving(self) -> None:
         if self._refused:
             raise StorageError(f"nothing is archived: {self._refused}")
-        if self._stop.is_set():
+        if self._stopping:
             raise NodeStopped("the database system is shutting down")
 
     async def _wait(self, waiters: list[tuple[int, Future[None]]], value: int) -> None:
         waiter: Future[None] = self._tasks.future()
         waiters.append((value, waiter))
         self._wake.set()
+        self._prod.set()
         await waiter
-
-    def status(self) -> ArchiveStatus:
-        now_ns = self._clock.monotonic_ns()
-        archived, flushed = self.archived_lsn, self.log.flushed_lsn
-        covered = self._exposure.covered
-        behind = max(0, flushed - max(archived, self.log.oldest_lsn))
-        lost = sum((self._backlog or {}).values()) + max(0, self.db.manager.commits - covered.commits)
-        since_s = max(0.0, (now_ns - covered.clock_ns) / SECOND_NS)
-        return ArchiveStatus(
-            archiving_enabled=not self.identity.no_archive,
-            last_archived_segment=self._last_segment,
-            last_archive_time_us=self._last_time_us,
-            segments_pending=self._pending(),
-            archive_rate_bytes_per_sec=self._rate.per_second(now_ns),
-            total_archived_bytes=self._total_bytes,
-            place=self.target.place,
-            gaps=self._gaps,
-            verified=self.target.verified,
-            failing=bool(self._attempt) or bool(self._refused and not self.identity.no_archive),
-            refused=bool(self._refused),
-            last_error=self._refused or self._last_error,
-            archived_lsn=archived,
-            complete_until_us=self._noted.time_us,
-            lag_seconds=since_s if behind else 0.0,
-            lag_bytes=behind,
-            exposed_transactions=lost,
-            exposed_bytes=behind if lost else 0,
-            exposed_seconds=since_s if lost else 0.0,
-        )
-
-    def _pending(self) -> int:
-        closed = self.log.newest_closed
-        return sum(1 for number, _ in self.log.segments if self._shipped < number <= closed)
 
     # -- The task
 
@@ -218,14 +192,12 @@ class Archiver:
     async def _run(self) -> None:
         tick_ns = min(SECOND_NS, max(1, self._config.wal_archive_lag // 2) * MS)
         while True:
-            stopping = self._stop.is_set()
+            stopping = self._stopping
             self._wake.clear()
+            self._prod.clear()
             pause, wait_ns = self._wake, tick_ns
             try:
-                if self._backlog is None:
-                    self._backlog = await self._count_backlog()
-                if not self._began:
-                    await self._begin()
+                await self._begin()
                 await self._step(stopping)
                 self._succeeded()
             except InvariantViolated:
@@ -236,7 +208,7 @@ class Archiver:
             except (ThunderError, OSError) as error:
                 if self.log.failure is not None or self.db.failure is not None:
                     return  # the node stops; there is nothing to archive from
-                pause, wait_ns = self._stop, self._failed(error)
+                pause, wait_ns = self._prod, self._failed(error)
             if stopping:
                 if self._attempt:
                     self._behind(self._last_error)
@@ -245,63 +217,34 @@ class Archiver:
 
     async def _begin(self) -> None:
         """Look, check, claim (start.py); take over what is there."""
-        disk, log = self.db.ports.disk, self.log
-        remembered = await read_archived(disk, self._config.data_dir)
-        entrance = Entrance(self._tasks, disk, log, self.db.control.state.system_id, self.target, self.identity)
+        if self._began:
+            return
+        await self.ledger.begin()
+        disk, ledger = self.db.ports.disk, self.ledger
+        remembered = await ledger.remembered()
+        entrance = Entrance(self._tasks, disk, self.log, self.db.control.state.system_id, self.target, self.identity)
         index = await entrance.enter(remembered)
-        mine = remembered is not None and (remembered.place, remembered.timeline) == (self.target.place, self.timeline)
-        number = remembered.number if remembered is not None and mine else 0
-        await write_archived(disk, self._config.data_dir, Archived(self.target.place, self.timeline, number, True))
-        if index is not None:
-            await self._take_over(index)
-        elif number:
-            self._shipped = min(number, log.newest_closed)
-            self._last_segment = segment_name(self.timeline, number)
-            oldest = log.segments[0][0]
-            self._gaps = tuple(gaps_in(self.timeline, [number, oldest])) if oldest > number else ()
-        self._move_hold()
+        number = remembered.number if remembered is not None and remembered.timeline == self.timeline else 0
+        await self._remember(number)
+        if index is None:
+            ledger.take_over_memory(number)
+        else:
+            ledger.take_over(index)
+            self.db.manager.order.not_before(ledger.noted.time_us)
+        self._listed_ns = self._clock.monotonic_ns()
+        self.db.checkpointer.holds[HOLD] = ledger.hold_lsn()
         self._began = True
 
-    async def _count_backlog(self) -> dict[int, int]:
-        """Commits that this life found in the log and that the archive may not have; what it has already is not counted."""
-        remembered = await read_archived(self.db.ports.disk, self._config.data_dir)
-        mine = remembered is not None and (remembered.place, remembered.timeline) == (self.target.place, self.timeline)
-        known = remembered.number if remembered is not None and mine else 0
-        counts: dict[int, int] = {}
-        for number, start_lsn in self.log.segments:
-            if number > known and start_lsn < self._backlog_lsn:
-                raw = await self.db.ports.disk.read_file(f"{self.log.directory}/{segment_name(self.timeline, number)}")
-                raw = raw[: SEGMENT_HEADER_SIZE + self._backlog_lsn - start_lsn]
-                scanned = await scan_segment(self._tasks, raw, self.timeline, number, self.db.control.state.system_id)
-                counts[number] = scanned.commits
-        return counts
-
-    async def _take_over(self, index: ArchiveIndex) -> None:
-        """A3: what the listing shows. Each local segment is compared with its copy before the hold moves over it."""
-        closed = index.numbers(self.timeline, partial=False)
-        self._note_index(index)
-        if closed:
-            self._last_segment = segment_name(self.timeline, closed[-1])
-            self._last_time_us = index.segments[self.timeline, closed[-1]].modified_ns // 1000
-        complete = index.complete.get(self.timeline)
-        if complete is not None:
-            self.db.manager.order.not_before(complete.time_us)
-            self._noted = complete
-            self._last_time_us = self._last_time_us or (complete.time_us if closed else 0)
-
-    def _note_index(self, index: ArchiveIndex) -> None:
-        self._known = set(index.numbers(self.timeline, partial=False))
-        self._stale = {number: entry.key for (timeline, number), entry in index.partials.items() if timeline == self.timeline}
-        self._total_bytes = index.size_bytes
-        here = [number for number, _ in self.log.segments] if index.numbers(self.timeline) else []
-        others = [gap for gap in index.gaps() if gap.timeline != self.timeline]
-        self._gaps = (*others, *gaps_in(self.timeline, sorted({*index.numbers(self.timeline), *here})))
-        self._listed_ns = self._clock.monotonic_ns()
+    async def _remember(self, number: int) -> None:
+        archived = Archived(self.target.place, self.timeline, number, True)
+        await write_archived(self.db.ports.disk, self._config.data_dir, archived)
 
     async def _step(self, stopping: bool) -> None:
         if stopping:
             await self._flush()
-        self._sample()
+        self.ledger.sample()
+        if self.log.next_lsn > self.log.flushed_lsn:
+            self.log.flush_soon()
         await self._ship_closed()
         await self._drop_replaced()
         await self._new_log.look(self._clock.monotonic_ns())
@@ -310,31 +253,24 @@ class Archiver:
             if stopping:
                 await self._ship_closed()
         if self.target.has_tail:
-            now_ns = self._clock.monotonic_ns()
-            if stopping or now_ns - self._tail_ns >= self._config.wal_archive_lag * MS // 2:
-                self._tail_ns = now_ns
-                await self._ship_tail()
+            await self._ship_tail(stopping)
             await self._note()
-        if self._clock.monotonic_ns() - self._listed_ns > RELIST_NS and not stopping:
+        await self._list_again()
+
+    async def _list_again(self) -> None:
+        """Now and then look whether everything is still there."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._listed_ns > RELIST_NS:
+            self._listed_ns = now_ns
             index = await self.target.index()
             if index is not None:
-                self._note_index(index)
-        self._listed_ns = self._listed_ns or self._clock.monotonic_ns()
-
-    def _sample(self) -> None:
-        """One moment: every commit until now lies below `lsn`, every later one is after `time_us`."""
-        manager = self.db.manager
-        commits = manager.commits + len(manager.committing)
-        self._exposure.add(Sample(self.log.next_lsn, commits, manager.order.passed(), self._clock.monotonic_ns()))
-        if self.log.next_lsn > self.log.flushed_lsn:
-            self.log.flush_soon()
+                self.ledger.listed(index)
 
     # -- Closed segments
 
     async def _ship_closed(self) -> None:
-        for number, start_lsn in self.log.segments:
-            if self._shipped < number <= self.log.newest_closed:
-                await self._ship(number, start_lsn)
+        for number, start_lsn in self.ledger.pending:
+            await self._ship(number, start_lsn)
 
     async def _ship(self, number: int, start_lsn: int) -> None:
         """Archive one segment and read it back; then its local file may go (A1)."""
@@ -347,60 +283,34 @@ class Archiver:
                 f"log segment {name} is damaged here at {format_lsn(scanned.end_lsn)} ({scanned.why}): it is not archived",
                 "Take a new full backup: the pages are not affected. The archive has a gap here until then.",
             )  # A4
-        again = number in self._known and await self.target.fetch(name) == raw
+        again = number in self.ledger.known and await self.target.fetch(name) == raw
         size_bytes = 0 if again else await self.target.push(name, raw)
-        await self._shipped_one(number, scanned.end_lsn, size_bytes, began_ns)
-        await self._drop_partial(number)
-
-    async def _shipped_one(self, number: int, end_lsn: int, size_bytes: int, began_ns: int) -> None:
-        now_ns = self._clock.monotonic_ns()
-        self._known.add(number)
-        self._shipped = number
-        (self._backlog or {}).pop(number, None)
-        self._last_segment = segment_name(self.timeline, number)
+        self.ledger.one_shipped(number, scanned.end_lsn, size_bytes)
+        self.db.checkpointer.holds[HOLD] = self.ledger.hold_lsn()
         if size_bytes:
-            self._last_time_us = self._clock.wall_ns() // 1000
-            self._total_bytes += size_bytes
-            self._rate.add(now_ns, size_bytes)
+            duration_ns = self._clock.monotonic_ns() - began_ns
             self._events.emit(
-                "archive.pushed", segment=self._last_segment, lsn=end_lsn, size_bytes=size_bytes, duration_ns=now_ns - began_ns
+                "archive.pushed", segment=name, lsn=scanned.end_lsn, size_bytes=size_bytes, duration_ns=duration_ns
             )
-        self._reached(end_lsn)
-        self._archived_lsn = end_lsn
-        self._move_hold()
-        await write_archived(
-            self.db.ports.disk, self._config.data_dir, Archived(self.target.place, self.timeline, number, True)
-        )  # fmt: skip
         self._release(self._segment_waiters, number)
-        await self.db.checkpointer.release_log()
+        self._release(self._lsn_waiters, self.archived_lsn)
+        await self.db.checkpointer.release_log()  # first: on a full disk nothing else can be written before
+        await self._remember(number)
+        await self._drop_partial(number)
 
     async def _drop_replaced(self) -> None:
         """Partial segments that a crash left beside the closed ones."""
-        here = {number for number, _ in self.log.segments}
-        for number in sorted(self._stale):
-            if number in self._known and (number <= self._shipped or number not in here):
+        ledger, here = self.ledger, {number for number, _ in self.log.segments}
+        for number in sorted(ledger.stale):
+            if number in ledger.known and (number <= ledger.shipped or number not in here):
                 await self._drop_partial(number)
 
     async def _drop_partial(self, number: int) -> None:
         if self.target.has_tail:
             await self.target.drop_tail(self.timeline, number)
-            key = self._stale.pop(number, None)
+            key = self.ledger.stale.pop(number, None)
             if key is not None:
                 await self.target.drop(key)
-
-    def _move_hold(self) -> None:
-        """A1: the first LSN that is in no segment that was read back."""
-        here = [start_lsn for number, start_lsn in self.log.segments if number > self._shipped]
-        if here:
-            self.db.checkpointer.holds[HOLD] = here[0]
-        else:
-            self.db.checkpointer.holds[HOLD] = self._archived_lsn or self.log.oldest_lsn
-
-    def _reached(self, lsn: int) -> None:
-        self._exposure.reached(lsn)
-        if lsn >= self._backlog_lsn:
-            self._backlog = {}
-        self._release(self._lsn_waiters, lsn)
 
     # -- The open segment
 
@@ -430,15 +340,16 @@ class Archiver:
             return False
         return True
 
-    async def _ship_tail(self) -> None:
-        """Bring the partial segment up to the last flush."""
-        log = self.log
-        number = log.newest_segment
-        if number <= log.newest_closed:
+    async def _ship_tail(self, stopping: bool) -> None:
+        """Bring the partial segment up to the last flush, twice in the lag that is allowed."""
+        log, ledger, now_ns = self.log, self.ledger, self._clock.monotonic_ns()
+        number, start_lsn = log.segments[-1]
+        if number <= log.newest_closed or not (stopping or now_ns - self._tail_ns >= self._config.wal_archive_lag * MS // 2):
             return
-        start_lsn, flushed_lsn = log.segments[-1][1], log.flushed_lsn
-        if flushed_lsn <= max(start_lsn, self._tail_lsn) or self._shipped != number - 1 and self._before(number):
-            return
+        flushed_lsn = log.flushed_lsn
+        if flushed_lsn <= max(start_lsn, ledger.archived_lsn) or ledger.pending:
+            return  # a tail is of no use without the segments before it
+        self._tail_ns = now_ns
         file = await self.db.ports.disk.open(f"{log.directory}/{segment_name(self.timeline, number)}", writable=False)
         try:
             sent = await self.target.extend_tail(self.timeline, number, file, SEGMENT_HEADER_SIZE + flushed_lsn - start_lsn)
@@ -446,24 +357,19 @@ class Archiver:
             await file.close()
             raise
         await file.close()
-        self._rate.add(self._clock.monotonic_ns(), sent)
-        self._tail_lsn = flushed_lsn
-        self._reached(flushed_lsn)
-
-    def _before(self, number: int) -> bool:
-        """Whether a segment before this one waits to be shipped; a tail without it would be of no use."""
-        return any(self._shipped < other < number for other, _ in self.log.segments)
+        ledger.tail_shipped(flushed_lsn, sent)
+        self._release(self._lsn_waiters, self.archived_lsn)
 
     async def _note(self) -> None:
         """Say up to when the archive is complete: after each push, and now and then when nothing is written."""
-        covered, now_ns = self._exposure.covered, self._clock.monotonic_ns()
-        if covered.time_us <= self._noted.time_us or covered.lsn > self.archived_lsn:
+        ledger, covered, now_ns = self.ledger, self.ledger.covered, self._clock.monotonic_ns()
+        if covered.time_us <= ledger.noted.time_us or covered.lsn > self.archived_lsn:
             return
-        if covered.lsn == self._noted.lsn and now_ns - self._noted_ns < IDLE_NOTE_NS:
+        if covered.lsn == ledger.noted.lsn and now_ns - self._noted_ns < IDLE_NOTE_NS:
             return
         complete = Complete(covered.lsn, covered.time_us, self.log.newest_segment)
         await self.target.note(self.timeline, complete)
-        self._noted, self._noted_ns = complete, now_ns
+        ledger.noted, self._noted_ns = complete, now_ns
 
     # -- Trouble
 

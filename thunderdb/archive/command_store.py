@@ -207,6 +207,9 @@ class CommandTarget:
     async def note(self, timeline: int, complete: Complete) -> None:
         return None
 
+    async def noted(self, timeline: int) -> Complete | None:
+        return None
+
     def _same(self, there: bytes, raw: bytes, key: str, name: str) -> int:
         if there != raw:
             raise different("the archive", key, name)

@@ -1,7 +1,8 @@
 """A directory as an object store: on the node's own disk, or on what is mounted there.
 
 D1. An object appears whole: it is written under `.<name>.tmp`, synced, renamed, and the directory is synced.
-D2. Names that begin with a dot are nobody's objects; left-overs of a crash are such, and replaced by the next write.
+D2. Names that begin with a dot are nobody's objects. Each writer has a temporary name of its own (`.<name>.1.tmp`, …), so that
+    two that write one object do not mix their bytes; what a crash left behind is removed when the object is deleted.
 D3. The exception is `extend`: an object that grows in place, whose reader takes the part that is whole.
 D4. Files are 0600, directories 0700 (the Disk port's own modes).
 """
@@ -10,8 +11,10 @@ from __future__ import annotations
 
 from thunderdb.base.errors import StorageError
 from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, Stored
+from thunderdb.runtime.store_options import check_key
 
 CHUNK = 1 << 20
+LEFT_OVERS = 1000
 
 
 def is_url(place: str) -> bool:
@@ -106,26 +109,42 @@ class DirectoryStore:
 
     async def delete(self, key: str) -> None:
         path = self._path(key)
+        folder, _, name = path.rpartition("/")
         try:
             await self._disk.unlink(path)
         except FileNotFoundError:
             return
-        await self._disk.sync_dir(path.rpartition("/")[0] or "/")
+        for entry in await self._disk.list(folder or "/"):
+            if _is_temporary(entry, name):
+                await self._remove_left_over(f"{folder}/{entry}")
+        await self._disk.sync_dir(folder or "/")
+
+    async def _remove_left_over(self, path: str) -> None:
+        try:
+            await self._disk.unlink(path)
+        except FileNotFoundError:
+            pass  # its writer, alive after all, has renamed or removed it
 
     async def _begin(self, key: str) -> DirectoryWriter:
         path = self._path(key)
         folder, _, name = path.rpartition("/")
         await self._disk.make_dirs(folder or "/")
-        temporary = f"{folder}/.{name}.tmp"
-        file = await self._disk.open(temporary, create=True)
-        await file.truncate(0)
-        return DirectoryWriter(self._disk, file, temporary, path)
+        for number in range(LEFT_OVERS):
+            temporary = f"{folder}/.{name}.{number}.tmp" if number else f"{folder}/.{name}.tmp"
+            try:
+                file = await self._disk.open(temporary, create=True, exclusive=True)
+            except FileExistsError:
+                continue  # D2
+            return DirectoryWriter(self._disk, file, temporary, path)
+        raise StorageError(f"{folder} holds {LEFT_OVERS} unfinished copies of {name}", f"remove {folder}/.{name}.*.tmp")
 
     async def _walk(self, folder: str, prefix: str, found: dict[str, Stored]) -> None:
         path = f"{self.place}/{folder}" if folder else self.place
+        if not await self._disk.is_dir(path):
+            return
         try:
             names = await self._disk.list(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return
         for name in names:
             key = f"{folder}/{name}" if folder else name
@@ -141,9 +160,13 @@ class DirectoryStore:
                     found[key] = Stored(key, size)
 
     def _path(self, key: str) -> str:
-        if key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):
-            raise StorageError(f"not the name of an object: {key!r}")
-        return f"{self.place}/{key}"
+        return f"{self.place}/{check_key(key)}"
+
+
+def _is_temporary(entry: str, name: str) -> bool:
+    """Whether it is a temporary name of this object, and not of one whose name only begins alike."""
+    middle = entry.removeprefix(f".{name}.").removesuffix("tmp").rstrip(".")
+    return entry.startswith(f".{name}.") and entry.endswith(".tmp") and (not middle or middle.isdigit())
 
 
 class DirectoryWriter:

@@ -36,6 +36,7 @@ class Scanned:
     size: int
     closed: bool
     commits: int
+    last_checksum: int
     why: str
 
 
@@ -48,7 +49,7 @@ async def scan_segment(tasks: Tasks, raw: bytes, timeline: int, number: int, sys
         commits += sum(1 for record in found if record[H_KIND] == _COMMIT)
         await tasks.yield_now()
     size = SEGMENT_HEADER_SIZE + scan.lsn - header.start_lsn
-    return Scanned(header.start_lsn, scan.lsn, size, scan.closed, commits, scan.why_it_ends())
+    return Scanned(header.start_lsn, scan.lsn, size, scan.closed, commits, scan.prev_checksum, scan.why_it_ends())
 
 
 class Entrance:
@@ -119,15 +120,29 @@ class Entrance:
             )
 
     async def _check_closed(self, index: ArchiveIndex) -> None:
-        """B2: the newest segment that both have must be the same."""
+        """B2: the newest segment that both have must be the same; without one, the oldest here must continue the archive's."""
         here = {number for number, _ in self.log.segments}
-        both = [number for number in index.numbers(self.timeline, partial=False) if number in here]
+        closed = index.numbers(self.timeline, partial=False)
+        both = [number for number in closed if number in here]
         if not both:
+            if min(here) - 1 in closed:
+                await self._check_joint(min(here))
             return
         name = segment_name(self.timeline, both[-1])
         there = await self.target.fetch(name)
         if there is not None and there != await self.disk.read_file(f"{self.log.directory}/{name}"):
             raise self._older(f"segment {name} in the archive", "is not the one that is here")
+
+    async def _check_joint(self, number: int) -> None:
+        name, before = segment_name(self.timeline, number), segment_name(self.timeline, number - 1)
+        raw = await self.target.fetch(before)
+        if raw is None:
+            return
+        end = await scan_segment(self.tasks, raw, self.timeline, number - 1, self.system_id)
+        data = await self.disk.read_file(f"{self.log.directory}/{name}")
+        header = decode_segment_header(data[:SEGMENT_HEADER_SIZE], self.timeline, number, self.system_id)
+        if (header.start_lsn, header.prev_checksum) != (end.end_lsn, end.last_checksum):
+            raise self._older(f"segment {before} in the archive", f"is not what segment {name} here continues")
 
     async def _check_partial(self, index: ArchiveIndex) -> None:
         """B2: a partial segment must be a beginning of the log here; then the archiver goes on behind it."""

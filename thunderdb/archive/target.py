@@ -12,7 +12,7 @@ from typing import Protocol
 
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import DirectoryStore
-from thunderdb.archive.index import ArchiveIndex, Complete, encode_complete, read_index
+from thunderdb.archive.index import ArchiveIndex, Complete, encode_complete, read_complete, read_index
 from thunderdb.archive.names import complete_name, object_name, partial_name
 from thunderdb.base.errors import Corruption, StorageError
 from thunderdb.runtime.ports import File, ObjectStore, Offload
@@ -70,6 +70,10 @@ class Target(Protocol):
         ...
 
     async def note(self, timeline: int, complete: Complete) -> None: ...
+
+    async def noted(self, timeline: int) -> Complete | None:
+        """The last note, if there is one."""
+        ...
 
 
 class StoreTarget:
@@ -175,6 +179,9 @@ class StoreTarget:
 
     async def note(self, timeline: int, complete: Complete) -> None:
         await self.store.put(complete_name(timeline), encode_complete(timeline, complete))
+
+    async def noted(self, timeline: int) -> Complete | None:
+        return await read_complete(self.store, timeline)
 
 
 def different(place: str, key: str, name: str) -> Conflict:

@@ -11,6 +11,7 @@ K3. Listening beyond loopback without authentication is refused here, before any
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -24,6 +25,8 @@ ENV_PREFIX = "THUNDERDB_"
 CONFIG_PATH_ENV = "THUNDERDB_CONFIG"
 DEFAULT_CONFIG_PATH = "/etc/thunderdb/thunderdb.toml"
 SECTIONS = ("node", "network", "storage", "backup", "cluster", "security", "logging")
+_SEQUENCE = re.compile(r"%(.?)", re.DOTALL)
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_./+@:=,-]+", re.ASCII)
 _KB, _MB, _GB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -344,8 +347,36 @@ def _check_archive(config: Config) -> None:
             "wal_archive_enabled = true is not allowed: there is nowhere to archive to",
             "set wal_archive_dir or wal_archive_command in [storage]",
         )
+    for name in ("wal_archive_command", "wal_restore_command"):
+        if getattr(config, name):
+            _check_command(config, name)
+    for name in ("data_dir", "wal_dir"):
+        directory = getattr(config, name).rstrip("/")
+        if config.wal_archive_dir == directory or config.wal_archive_dir.startswith(directory + "/"):
+            raise ConfigError(
+                f'wal_archive_dir = "{config.wal_archive_dir}" is not allowed: it lies in {name}',
+                "archive to another directory, best on another machine",
+            )
     if config.backup_key_file and config.backup_key_command:
         raise ConfigError("backup_key_command is not allowed: backup_key_file is set, too", "keep one of them")
+
+
+def _check_command(config: Config, name: str) -> None:
+    """What is put into a command must mean nothing to a shell, and it must be put somewhere."""
+    found = set(_SEQUENCE.findall(getattr(config, name)))
+    unknown = sorted(found - {"f", "n", "%"})
+    if unknown:
+        raise ConfigError(
+            f"{name} is not allowed: %{unknown[0]} means nothing in it", "use %f (path), %n (name), and %% for a percent sign"
+        )
+    if not found & {"f", "n"} or (name == "wal_restore_command" and "f" not in found):
+        raise ConfigError(f"{name} is not allowed: it does not say which file", "use %f for its path and %n for its name")
+    for directory in ("data_dir", "wal_dir"):
+        if not _SAFE_PATH.fullmatch(getattr(config, directory)):
+            raise ConfigError(
+                f'{directory} = "{getattr(config, directory)}" is not allowed with {name}: it is put into a shell command',
+                "use letters, digits and _ . / + @ : = , - only",
+            )
 
 
 _TABLE: dict[str, tuple[Spec, Any]] = {item.name: (item.metadata["spec"], item.default) for item in fields(Config)}

@@ -102,6 +102,8 @@ class Background:
             if db.ports.clock.monotonic_ns() >= due_ns:
                 if db.log.next_lsn - idle_lsn > 1000 or db.pool.dirty_count():
                     break
+                if db.log.spares.low and db.checkpointer.would_free:
+                    break  # on a full disk nothing new is written, yet the log that fills it may go
                 due_ns += db.config.checkpoint_interval * MS
             await self._stop.wait_timeout(CHECKPOINT_LOOK_NS)
         else:

@@ -43,6 +43,14 @@ class WouldWait(Exception):
     """The operation cannot be done in one synchronous step; nothing was changed: take the general path."""
 
 
+class LockBusy(Exception):
+    """A row's lock is held by another transaction; nothing was changed. `args` is (name of the lock)."""
+
+    def __init__(self, name: tuple[int, bytes]) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 class LargeMiss(Miss):
     """A row's payload is a large value that is not in memory. `args` is (rows, reference)."""
 
@@ -295,8 +303,8 @@ class Rows:
     def try_update(self, txn: Txn, table: TableAccess, key: bytes, change: Callable[[bytes], bytes]) -> bool:
         """Give the row at `key` the payload that `change` makes of its current one; False if there is no row.
 
-        For tables without secondary indexes and changes that leave the key alone. Raises: WouldWait, Miss (nothing was
-        changed, locks that were free are held); what `change` raises.
+        For tables without secondary indexes and changes that leave the key alone. Raises: LockBusy, WouldWait, Miss (nothing
+        was changed, locks that were free are held); what `change` raises.
         """
         self._try_locks(txn, table, key)
         leaf = btree.find_leaf(self.access, table.root, key)
@@ -324,7 +332,7 @@ class Rows:
     def try_insert(self, txn: Txn, table: TableAccess, key: bytes | None, payload: bytes) -> None:
         """Insert a row into a table without secondary indexes, at its key or at the next row id.
 
-        Raises: WouldWait, Miss (nothing was changed); SqlError 25006, DiskFull.
+        Raises: LockBusy, WouldWait, Miss (nothing was changed); SqlError 25006, DiskFull.
         """
         root = table.root
         rowid = 0
@@ -342,7 +350,10 @@ class Rows:
         self.versions.remember(lsn, old)
 
     def _try_locks(self, txn: Txn, table: TableAccess, key: bytes | None) -> None:
-        """Lock the table for writing and the key, if that needs no waiting. Raises: WouldWait, SqlError 25006, DiskFull."""
+        """Lock the table for writing and the key, if that needs no waiting.
+
+        Raises: LockBusy (the table's lock is held), WouldWait, SqlError 25006, DiskFull.
+        """
         txn.begin_write()
         locks = self.manager.locks
         if table.lock_name not in txn.locks and (
@@ -350,8 +361,10 @@ class Rows:
             or self.db.catalog_for(txn).table_by_id(table.definition.id) is not table.definition
         ):
             raise WouldWait
-        if key is not None and not locks.try_acquire(txn, (table.root, key), Mode.EXCLUSIVE):
-            raise WouldWait
+        if key is not None:
+            name = (table.root, key)
+            if not locks.try_acquire(txn, name, Mode.EXCLUSIVE):
+                raise LockBusy(name)
 
     async def _update_index(
         self, txn: Txn, table: TableAccess, index: IndexAccess, key: bytes, old_payload: bytes, values: Sequence[Any]

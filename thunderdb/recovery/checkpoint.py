@@ -139,9 +139,15 @@ class Checkpointer:
         now_ns = self.clock.wall_ns()
         return tuple(floor for floor in self.control.state.copy_floors if floor.expires_wall_ns > now_ns)
 
+    @property
+    def would_free(self) -> bool:
+        """Whether one more checkpoint would need less log than the older of the last two, with nothing else changed."""
+        return len(self._keep_lsns) < 2 or self._keep_lsns[0] < self._keep_lsns[1]
+
     async def release_log(self) -> None:
-        """Recycle log that a hold has let go of, without waiting for the next checkpoint."""
-        await self._one_at_a_time.acquire()
+        """Recycle log that a hold has let go of, without waiting for the next checkpoint; one that runs does it at its end."""
+        if not self._one_at_a_time.try_acquire():
+            return
         try:
             await self.remove_log()
         finally:

@@ -198,7 +198,11 @@ class RealDisk:
         if not os.path.isdir(path):
             if parent != path:
                 await self.make_dirs(parent)
-            _call("create directory", path, os.mkdir, path, DIRECTORY_MODE)
+            try:
+                _call("create directory", path, os.mkdir, path, DIRECTORY_MODE)
+            except FileExistsError:  # somebody else was faster, or it is a file
+                if not os.path.isdir(path):
+                    raise
         elif not os.access(parent, os.R_OK):
             return  # Not ours, so not made by us either.
         await self.sync_dir(parent)

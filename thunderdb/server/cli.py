@@ -24,6 +24,7 @@ Examples:
   thunderdb --data-dir ./var/data --wal-dir ./var/wal --pg-port 15432
   thunderdb --config thunderdb.toml --check-config
   thunderdb --config thunderdb.toml --check       check a stopped database
+  thunderdb --restore-pitr latest --restore-backup /backups/thunderdb --dry-run
   psql -h 127.0.0.1 -p 5432 thunderdb             connect
 
 \b
@@ -48,13 +49,30 @@ def _with_key_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--config", "config_path", metavar="FILE", help="Configuration file (TOML).")
 @click.option("--check-config", is_flag=True, help="Check the configuration and exit.")
 @click.option("--check", is_flag=True, help="Check the whole database, which must be stopped, and exit.")
+@click.option(
+    "--restore-pitr", metavar="TARGET",
+    help="Restore a backup to a point in time and exit: a time with its zone (2026-01-15T14:30:00Z), latest, lsn:0/1A3B4C5D, "
+    "before:drop:TABLE, before:truncate:TABLE or before:txn:ID.",
+)  # fmt: skip
+@click.option("--restore-backup", metavar="PLACE", help="The backup, or a folder of backups, to restore from.")
+@click.option("--timeline", metavar="N", help="Timeline to restore along: a number, `current` (the backup's), or latest.")
+@click.option("--no-archive", is_flag=True, help="Restore for a drill: the archive is only read, now and later.")
+@click.option("--report", "report_file", metavar="FILE", help="Check the restored database and write a report (JSON).")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Show results as JSON.")
 @_with_key_flags
 def command(config_path: str | None, check_config: bool, check: bool, **flags: Any) -> int:
     """ThunderDB: a PostgreSQL-compatible database that comes back.
 
     Runs one node in the foreground; logs go to stderr. SIGTERM or Ctrl-C stops it cleanly.
     """
+    restore = {name: flags.pop(name) for name in _RESTORE_FLAGS}
+    archive = flags.pop("wal_archive_dir") if restore["restore_pitr"] is not None else None
     config, source = load_config(config_path, os.environ, flags)
+    if restore["restore_pitr"] is not None:
+        return _restore(config, archive, restore)
+    if restore["restore_backup"] or restore["timeline"] or restore["no_archive"]:
+        raise ConfigError("the flags of a restore mean nothing without a target", "Name it with --restore-pitr TARGET.")
     if check_config:
         click.echo(f"Configuration is valid ({source})")
         return 0
@@ -66,6 +84,21 @@ def command(config_path: str | None, check_config: bool, check: bool, **flags: A
     from thunderdb.server.engine import open_engine
 
     return run_daemon(config, open_engine).exit_code
+
+
+_RESTORE_FLAGS = ("restore_pitr", "restore_backup", "timeline", "no_archive", "report_file", "dry_run", "as_json")
+
+
+def _restore(config: Config, archive: str | None, flags: Mapping[str, Any]) -> int:
+    from thunderdb.server.restore import RestoreOptions, run_restore
+
+    return run_restore(
+        config,
+        RestoreOptions(
+            flags["restore_pitr"], flags["restore_backup"] or "", archive or "", flags["timeline"] or "", flags["dry_run"],
+            flags["no_archive"], flags["report_file"] or "", flags["as_json"],
+        ),
+    )  # fmt: skip
 
 
 def load_config(path: str | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Config, str]:

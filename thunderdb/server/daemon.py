@@ -47,6 +47,8 @@ class Engine(Protocol):
 
     def gauges(self) -> dict[str, float]: ...
 
+    def backup_gauges(self) -> dict[str, float]: ...
+
     def session_factory(self) -> SqlFactory: ...
 
     async def close(self) -> None: ...
@@ -160,7 +162,7 @@ class Daemon:
                 f"cannot open the database: {message}",
                 "check owner and permissions, or name others with --data-dir and --wal-dir",
             ) from None
-        collector.engine = self._engine.gauges
+        collector.engine, collector.operator = self._engine.gauges, self._engine.backup_gauges
         sessions.open(self._engine.session_factory())
         address = f"{self.config.listen_addr}:{self.pg_port}"
         self.events.emit("server.ready", address=address, duration_s=self._uptime_s())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from thunderdb.archive.archiver import Archiver
+from thunderdb.archive.cipher import load_cipher
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events
@@ -20,10 +20,10 @@ from thunderdb.sql.executor import SqlSession
 class OpenDatabase:
     """An open database, as the daemon sees it."""
 
-    def __init__(self, database: Database, ports: RealPorts, archiver: Archiver | None = None) -> None:
+    def __init__(self, database: Database, ports: RealPorts, operator: NodeOperator) -> None:
         self.database = database
-        self.operator: Operator = NodeOperator(database, ports)
-        self.archiver = archiver
+        self.operator: Operator = operator
+        self._operator = operator
         self._ports = ports
 
     async def checkpoint(self, hold_ns: int = 0) -> CheckpointTaken:
@@ -39,19 +39,23 @@ class OpenDatabase:
 
         return make
 
+    def backup_gauges(self) -> dict[str, float]:
+        return self._operator.gauges()
+
     async def close(self) -> None:
-        if self.archiver is not None:
-            await self.archiver.stop()
+        """Schedule, backups, archiver, database: each is stopped before what it stands on."""
+        await self._operator.close()
         await self.database.close()
 
 
 async def open_engine(ports: RealPorts, config: Config, events: Events) -> OpenDatabase:
     """Open (or create, or recover) the database; whatever makes it fail later stops the node."""
+    cipher = await load_cipher(ports, config)  # an unusable key is found before anything is touched
     database = await Database.open(ports, config, events)
     database.on_fatal = ports.scheduler.crashed
     try:
-        archiver = await Archiver.open(database, config, ports, events)
+        operator = await NodeOperator.open(database, ports, config, events, cipher)
     except ThunderError:
         await database.close()
         raise
-    return OpenDatabase(database, ports, archiver)
+    return OpenDatabase(database, ports, operator)

@@ -50,6 +50,35 @@ def _recovery_complete(f: Fields) -> str:
     return f"Recovery complete in {duration_s(f):.2f}s"
 
 
+def _backup_completed(f: Fields) -> str:
+    size_bytes, took_s = int(f.get("size_bytes", 0)), duration_s(f)
+    return f"Backup {f.get('backup_id')} completed: {size_bytes:,} bytes in {took_s:.2f}s, {f.get('destination')}"
+
+
+def _restore_target(f: Fields) -> str:
+    kind, text = f.get("kind"), str(f.get("text", ""))
+    if kind == "time":
+        return f"Target time: {text}"
+    return f"Target LSN: {text.partition(':')[2]}" if kind == "lsn" else f"Target: {text}"
+
+
+def _restore_pages(f: Fields) -> str:
+    reused = f"; {f['reused']:,} were there already" if f.get("reused") else ""
+    return f"Phase 1: Restoring base backup... done ({f['pages']} pages{reused})"
+
+
+def _restore_segment(f: Fields) -> str:
+    return f"  Replaying segment {f['segment']}... done{' (target reached)' if f['last'] else ''}"
+
+
+def _restore_complete(f: Fields) -> str:
+    place = f"{f['time']} (LSN: {_lsn(f, 'lsn')})" if f["time"] else f"LSN: {_lsn(f, 'lsn')}"
+    return (
+        f"Phase 3: Recovery complete\nRecovered to: {place}\nTransactions recovered: {f['transactions']:,}\n"
+        f"Transactions rolled back: {f['rolled_back']:,} (in-progress at recovery point)"
+    )
+
+
 def _template(text: str) -> Callable[[Fields], str]:
     """A line with the event's fields in braces; a hint, if the event has one, follows on its own line."""
 
@@ -68,6 +97,14 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "recovery.undo": (INFO, _recovery_undo),
     "recovery.complete": (INFO, _recovery_complete),
     "recovery.lost_write": (WARNING, _template("Lost write found: page {page_no} is at {page_lsn}, expected {expected_lsn}")),
+    "restore.started": (INFO, lambda f: "Starting Point-in-Time Recovery"),
+    "restore.target": (INFO, _restore_target),
+    "restore.base": (INFO, lambda f: f"Base backup LSN: {_lsn(f, 'lsn')}"),
+    "restore.pages": (INFO, _restore_pages),
+    "restore.log_started": (INFO, lambda f: "Phase 2: Replaying WAL segments..."),
+    "restore.segment": (INFO, _restore_segment),
+    "restore.complete": (INFO, _restore_complete),
+    "restore.note": (WARNING, _template("{text}")),
     "database.created": (INFO, lambda f: "New database created"),
     "wal.disk_full": (WARNING, _template("Disk full: the log cannot grow, writes are refused (53100) until there is space")),
     "wal.disk_ok": (INFO, lambda f: "Disk has space again: writes are accepted"),
@@ -76,6 +113,19 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "clock.step": (WARNING, _template("The wall clock was set by {step_us} µs")),
     "pool.page_corrupt": (WARNING, _template("Page {page_no} is damaged: {error}")),
     "pool.page_repaired": (WARNING, _template("Page {page_no} was rebuilt from the log, up to {page_lsn}")),
+    "backup.started": (INFO, _template("Backup {backup_id} started: {type}, to {destination}")),
+    "backup.completed": (INFO, _backup_completed),
+    "backup.failed": (ERROR, _template("Backup {backup_id} failed: {error}")),
+    "backup.page_repaired": (WARNING, _template("Page {page_no} was damaged on disk ({trouble}); the backup has it repaired")),
+    "backup.page_unowned": (WARNING, _template("Page {page_no} is damaged, belongs to nobody and is left out: {error}")),
+    "backup.left_over": (WARNING, _template("What is left of a backup at {place} could not be removed: {error}")),
+    "backup.jobs_forgotten": (WARNING, _template("{path} cannot be read, past backups are forgotten: {error}")),
+    "backup.jobs_not_saved": (WARNING, _template("{path} was not written: {error}")),
+    "schedule.due": (INFO, _template("Scheduled backup is due: {label}, to {destination}")),
+    "schedule.failed": (ERROR, _template("Backup schedule: {message}")),
+    "retention.removed": (INFO, _template("Removed {object}: {reason}")),
+    "retention.log_removed": (INFO, _template("Removed {segments} segments from the archive ({size_bytes})")),
+    "retention.failed": (WARNING, _template("Retention removed nothing: {message}")),
     "archive.failed": (ERROR, _template("Archiving failed (attempt {attempt}): {message}")),
     "archive.refused": (ERROR, _template("The archive is refused, nothing is archived: {message}")),
     "archive.recovered": (INFO, _template("Archiving goes on after {attempts} failed attempts")),

@@ -1,34 +1,45 @@
 """Answers to messages that need no waiting, in one synchronous step: no coroutine, no task, one write for all of them.
 
 `quick_reply` does all that the message asks for, or nothing. What it leaves alone (None) is for the general path in
-session.py, which also reports what is wrong with it.
+session.py, which also reports what is wrong with it. A `Later` waits for a future; then `finished_reply` takes its next step.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from thunderdb.base.errors import InvariantViolated, NodeStopped, ThunderError
+from thunderdb.base.errors import DeadlockDetected, InvariantViolated, NodeStopped, ThunderError
 from thunderdb.server import pgwire
+from thunderdb.sql.quick import Later
+from thunderdb.sql.result import Result
 
 
-def quick_reply(sql: Any, kind: int, body: bytes) -> bytes | None:
+def quick_reply(sql: Any, kind: int, body: bytes) -> bytes | Later | None:
     """Answer one message of a session in good order (no error since its last Sync).
 
-    Raises: InvariantViolated, NodeStopped; and whatever a bug of ours raises, after which nothing is known of the message.
+    Raises: InvariantViolated, NodeStopped, DeadlockDetected; and whatever a bug of ours raises, after which nothing is known
+    of the message.
     """
     try:
         if kind == pgwire.QUERY:
             result = sql.quick(pgwire.parse_query(body))
-            if result is None:
-                return None
-            return result.description + result.data + pgwire.command_complete(result.tag) + ready(sql)
+            if result.__class__ is Result:
+                return result.description + result.data + pgwire.command_complete(result.tag) + ready(sql)
+            return result
         answer = _ANSWERS.get(kind)
         return None if answer is None else answer(sql, body)
-    except (InvariantViolated, NodeStopped):
+    except (InvariantViolated, NodeStopped, DeadlockDetected):
         raise
     except ThunderError:
         return None
+
+
+def finished_reply(sql: Any, later: Later) -> bytes | Later | None:
+    """The reply to a message that had to wait. Raises: whatever ended the wait, or the step after it."""
+    result = later.finish()
+    if isinstance(result, Result):
+        return result.description + result.data + pgwire.command_complete(result.tag) + ready(sql)
+    return result
 
 
 def ready(sql: Any) -> bytes:

@@ -3,7 +3,8 @@
     on_data → Decoder → queue of messages → `_serve` (one coroutine, runs eagerly) → one write per batch of messages
 
 V1. A statement that never waits runs to its end inside `on_data`; its replies, and those of every message that came with it,
-    leave in one write. When it must wait, what is ready is written first, and input queues up meanwhile (V3).
+    leave in one write. When it must wait, what is ready is written first, and input queues up meanwhile (V3). A wait for a
+    row's lock or for a commit goes on in the callback that ends it (`Later`), any other in a coroutine (`_serve`).
 V2. Messages of one client are handled strictly in order, one at a time.
 V3. Memory is bounded: input beyond a limit pauses the connection, large results wait for the peer (`drain`).
 V4. After an error in the extended protocol every message up to Sync is skipped. Bytes that are not the protocol end the
@@ -25,7 +26,8 @@ from thunderdb.runtime.sync import Future
 from thunderdb.server import pgwire
 from thunderdb.server.copying import ClientGone, Copying
 from thunderdb.server.extended import ExtendedServing
-from thunderdb.server.quick import quick_reply, ready
+from thunderdb.server.quick import finished_reply, quick_reply, ready
+from thunderdb.sql.quick import Later
 from thunderdb.sql.result import Result
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class Session:
     __slots__ = (
         "peer", "pid", "secret", "sessions", "tasks", "_connection", "_decoder", "queue", "_queued_bytes", "_paused", "out",
         "_sql", "_serving", "_waited", "skipping", "_input", "_closed", "_terminating", "_timer", "_admitted",
-        "_stumbled", "_copying", "_extended",
+        "_stumbled", "_copying", "_extended", "_later",
     )  # fmt: skip
 
     def __init__(self, sessions: Sessions, connection: Connection) -> None:
@@ -73,7 +75,8 @@ class Session:
         self._admitted = False
         self._copying = Copying(self)
         self._extended = ExtendedServing(self)
-        self._stumbled: Exception | None = None  # what broke in a quick step
+        self._stumbled: BaseException | None = None  # what broke in a quick step
+        self._later: Later | None = None  # what the first message in the queue waits for, or has waited for
         self._timer = sessions.tasks.scheduler.call_later(STARTUP_TIMEOUT_NS, self._startup_timed_out)
         connection.set_callbacks(self._on_startup_data, self._on_close)
 
@@ -189,18 +192,32 @@ class Session:
                 self.flush()
                 return True
             if not self._answer_quickly():
-                break
+                if self._later is None:
+                    break
+                self.flush()
+                self._serving = True
+                self._later.future.add_done_callback(self._go_on)
+                return True
         return False
 
+    def _go_on(self, future: Future[None]) -> None:
+        """What the first message waited for is there."""
+        self._serving = False
+        self._start_serving()
+        if not self._serving:
+            self._resume()
+
     def _answer_quickly(self) -> bool:
-        """Answer the next message in one synchronous step; False: `_serve` is to do it."""
+        """Answer the next message in one synchronous step; False: it has to wait (`_later`), or `_serve` is to do it."""
         kind, body = self.queue[0]
+        later, self._later = self._later, None
         try:
-            reply = quick_reply(self._sql, kind, body)
+            reply = quick_reply(self._sql, kind, body) if later is None else finished_reply(self._sql, later)
         except Exception as error:
             self._stumbled = error
             return False
-        if reply is None:
+        if reply.__class__ is not bytes:
+            self._later = reply  # type: ignore[assignment]
             return False
         self.queue.popleft()
         self.out.append(reply)
@@ -273,8 +290,12 @@ class Session:
             if handled % FAIR_MESSAGES == 0:
                 await self.tasks.yield_now()
                 continue
-            if handled > 1 and not self.skipping and self._stumbled is None and self._answer_quickly():
-                continue
+            if handled > 1 and not self.skipping and self._stumbled is None:
+                if self._answer_quickly():
+                    continue
+                if self._later is not None:
+                    await self._wait_for(self._later.future)
+                    continue
             kind, body = queue.popleft()
             try:
                 if self._stumbled is not None:
@@ -296,6 +317,15 @@ class Session:
                 break
         await self._end()
 
+    async def _wait_for(self, future: Future[None]) -> None:
+        """Wait until it is done; what it fails with is for the step that follows."""
+        if self._waited:
+            self.flush()
+        try:
+            await future
+        except Exception:
+            return
+
     async def _stumble(self, kind: int) -> None:
         """Report what broke in a quick step: whether the message has had an effect is not known, so it is not done again."""
         error, self._stumbled = self._stumbled, None
@@ -314,6 +344,7 @@ class Session:
             self._report(SqlError("57P01", "terminating connection due to administrator command"), "FATAL")
         self.flush()
         self._closed = True
+        self._later = None
         self.queue.clear()
         self._connection.close()
         try:

@@ -38,7 +38,7 @@ from thunderdb.sql.expr import Slots
 from thunderdb.sql.extended import ExtendedProtocol, Portal, Prepared
 from thunderdb.sql.plan import Environment
 from thunderdb.sql.prepare import Planned, Shared, shared_of
-from thunderdb.sql.quick import QuickPath
+from thunderdb.sql.quick import Later, QuickPath
 from thunderdb.sql.result import Notice, Result
 from thunderdb.sql.settings import SERVER_VERSION, Settings
 from thunderdb.sql.simple import SimpleProtocol
@@ -127,8 +127,8 @@ class SqlSession:
         """Run a simple query string, statement by statement. Consume a result (its `more`) before asking for the next."""
         return self._simple.run(sql)
 
-    def quick(self, sql: str) -> Result | None:
-        """Answer a simple query in one synchronous step, or None: take `simple`."""
+    def quick(self, sql: str) -> Result | Later | None:
+        """Answer a simple query in one synchronous step, or in two with a wait between them, or None: take `simple`."""
         return self._simple.quick(sql)
 
     # -- extended protocol
@@ -269,13 +269,7 @@ class SqlSession:
 
     async def end(self, committed: bool) -> None:
         """End the transaction, if there is one, and the block with it. Raises: what commit raises."""
-        txn, self.txn = self.txn, None
-        if self.in_block:
-            self.settings.end(committed)
-            self.status, self.in_block = "I", False
-        self.savepoints.clear()
-        if self.portals:
-            self.portals = {}
+        txn = self._leave(committed)
         if txn is None:
             return
         if not committed:
@@ -288,6 +282,23 @@ class SqlSession:
             if txn.status == "active":
                 await txn.rollback()
             raise
+
+    def _leave(self, committed: bool) -> Any:
+        """End the block, if there is one, and with it all that a transaction holds in the session; return the transaction."""
+        txn, self.txn = self.txn, None
+        if self.in_block:
+            self.settings.end(committed)
+            self.status, self.in_block = "I", False
+        self.savepoints.clear()
+        if self.portals:
+            self.portals = {}
+        return txn
+
+    def commit_soon(self) -> Any:
+        """COMMIT of a block that has changed something: a future, or None if it is done. Raises: what stopped the log."""
+        durable = self.db.manager.commit_soon(self.txn)
+        self._leave(True)
+        return durable
 
     async def end_block(self, committed: bool) -> str:
         """COMMIT or ROLLBACK; returns the tag."""

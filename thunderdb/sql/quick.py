@@ -1,19 +1,23 @@
 """The commonest statements in one synchronous step: a row by its key, and in a block the change of one row by its key.
 
-They cost no coroutine and no task. What would wait or fail is left, unchanged, to the general path, which does it again.
+They cost no coroutine and no task. The two waits that every busy client knows, for a row's lock and for its commit, are a
+`Later`: a future, and the step to take when it is done. What would wait otherwise, or fail, is left, unchanged, to the general
+path, which does it again.
 
 Q1. Outside a block only reads are quick: a change there has to wait for its commit.
 Q2. A quick step that gives None has changed nothing that the general path does not find as it was.
 Q3. What cannot happen (InvariantViolated) is never taken for "leave it to the general path".
+Q4. After a wait for a lock the step is taken from its beginning: nothing seen before it is believed (E1 of engine/rows.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thunderdb.base.errors import InvariantViolated, SqlError, ThunderError
-from thunderdb.engine.rows import WouldWait
+from thunderdb.engine.rows import LockBusy, WouldWait
+from thunderdb.runtime.sync import Future
 from thunderdb.sql.context import Context
 from thunderdb.sql.prepare import Planned
 from thunderdb.sql.result import Result
@@ -21,11 +25,27 @@ from thunderdb.sql.select import PointPlan
 from thunderdb.sql.utility import Utility
 from thunderdb.sql.write import InsertPlan, UpdatePlan
 from thunderdb.storage.pool import Miss
+from thunderdb.txn.locks import Mode
 
 if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
 
 T = TypeVar("T")
+
+
+class Later:
+    """A step that waits: when `future` is done, `finish` gives the result, or the next wait, or None for the general path."""
+
+    __slots__ = ("future", "_step")
+
+    def __init__(self, future: Future[None], step: Callable[[], Result | Later | None]) -> None:
+        self.future = future
+        self._step = step
+
+    def finish(self) -> Result | Later | None:
+        """Raises: what the future failed with."""
+        self.future.result()
+        return self._step()
 
 
 class QuickPath:
@@ -41,8 +61,27 @@ class QuickPath:
         if planned.point is not None:
             return self._point(planned, planned.point, params, formats)
         if planned.quick_write is not None and self._session.in_block:  # Q1
-            return self._write(planned.quick_write, params)
+            try:
+                return self._write(planned.quick_write, params)
+            except LockBusy:
+                return None
         return None
+
+    def run_or_wait(self, planned: Planned, params: Sequence[Any]) -> Result | Later | None:
+        """Like `run`, for the simple protocol, with the wait for a row's lock."""
+        if planned.quick_write is None:
+            return self.run(planned, params, ())
+        return self._write_or_wait(planned.quick_write, params) if self._session.in_block else None
+
+    def _write_or_wait(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | Later | None:
+        try:
+            return self._write(plan, params)
+        except LockBusy as busy:
+            session = self._session
+            if session.timeouts.any():
+                return None
+            lock = session.db.manager.locks.acquire(session.txn, busy.name, Mode.EXCLUSIVE)
+            return Later(lock, lambda: self._write_or_wait(plan, params))
 
     def _point(self, planned: Planned, point: PointPlan, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
         session = self._session
@@ -71,7 +110,7 @@ class QuickPath:
         return Result("SELECT 1", point.columns, planned.description, row)
 
     def _write(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | None:
-        """One row, one log record, within a block."""
+        """One row, one log record, within a block. Raises: LockBusy."""
         session = self._session
         txn = session.txn
         if txn.read_only:
@@ -91,14 +130,28 @@ class QuickPath:
                 return None
             session.begin_block(utility.values["modes"])
             return Result("BEGIN")
-        if kind not in ("commit", "rollback") or session.status != "T" or utility.values["chain"] or not self.ends_at_once():
+        if kind not in ("commit", "rollback") or session.status != "T" or utility.values["chain"]:
+            return None
+        if not self.ends_at_once():
             return None
         return Result(run_now(session.end_block(kind == "commit")))
+
+    def utility_or_wait(self, utility: Utility) -> Result | Later | None:
+        """Like `utility`, for the simple protocol, with the wait for a commit."""
+        session = self._session
+        if utility.kind != "commit" or session.status != "T" or utility.values["chain"] or not session.txn.last_lsn:
+            return self.utility(utility)
+        durable = session.commit_soon()
+        return _committed() if durable is None else Later(durable, _committed)
 
     def ends_at_once(self) -> bool:
         """Whether the transaction's end has nothing to write and nothing to wait for."""
         txn = self._session.txn
         return not (txn.last_lsn or txn.durable_lsn) and txn.ddl is None and txn.status == "active"
+
+
+def _committed() -> Result:
+    return Result("COMMIT")
 
 
 def run_now(coro: Coroutine[Any, Any, T]) -> T:

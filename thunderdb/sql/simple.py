@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from thunderdb.base.errors import SqlError
 from thunderdb.engine.rows import StalePlan
 from thunderdb.sql.parse import Statement, split
-from thunderdb.sql.quick import QuickPath
+from thunderdb.sql.quick import Later, QuickPath
 from thunderdb.sql.result import Result
 from thunderdb.sql.utility import WORDS, first_word, parse_utility
 
@@ -72,8 +72,8 @@ class SimpleProtocol:
         finally:
             session.timeouts.stop()
 
-    def quick(self, sql: str) -> Result | None:
-        """Answer a simple query in one synchronous step, or None: take `run`."""
+    def quick(self, sql: str) -> Result | Later | None:
+        """Answer a simple query in one synchronous step, or in two with a wait between them, or None: take `run`."""
         session = self._session
         if sql.endswith(";"):
             sql = sql[:-1]
@@ -83,13 +83,13 @@ class SimpleProtocol:
             session.portals.pop("", None)
         utility = session.shared.utilities.get(sql)
         if utility is not None:
-            return self._quick.utility(utility)
+            return self._quick.utility_or_wait(utility)
         catalog = session.db.catalog_for(session.txn)
         found = session.shared.find(sql, catalog)
         if found is None:
             self._found = (sql, catalog, None)
             return None
-        result = self._quick.run(found[0], found[1], ())
+        result = self._quick.run_or_wait(found[0], found[1])
         if result is None:
             self._found = (sql, catalog, found)
         return result

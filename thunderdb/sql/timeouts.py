@@ -29,6 +29,11 @@ class Timeouts:
         self._looks = 0
         self._expired: SqlError | None = None
 
+    def any(self) -> bool:
+        """Whether the session has set one."""
+        values = self._session.settings.values
+        return bool(values["statement_timeout"] != "0" or values["lock_timeout"] != "0")
+
     def start(self) -> None:
         """A statement begins."""
         self.stop()

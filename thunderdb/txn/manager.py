@@ -19,7 +19,7 @@ from thunderdb.base.ids import FIRST_TXN
 from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.recovery.undo import rollback
 from thunderdb.runtime.ports import Clock
-from thunderdb.runtime.sync import Cancelled
+from thunderdb.runtime.sync import Future
 from thunderdb.txn.locks import LockTable, Mode, Name, _Wait
 from thunderdb.txn.ordertime import OrderClock
 from thunderdb.txn.versions import Snapshot, Versions
@@ -199,12 +199,21 @@ class TxnManager:
 
     async def commit(self, txn: Txn) -> None:
         """Make the transaction durable by the durability it chose. Raises: SyncFailed, NodeStopped (outcome unknown)."""
-        log = self.access.log
         if not txn.last_lsn:
             if txn.sync_commit and txn.durable_lsn:
-                await log.flush_to(txn.durable_lsn)
+                await self.access.log.flush_to(txn.durable_lsn)
             self._end(txn, "committed")
             return
+        durable = self.commit_soon(txn)
+        if durable is not None:
+            await durable
+
+    def commit_soon(self, txn: Txn) -> Future[None] | None:
+        """Log the commit of a transaction that has changed something; None if it has ended with that (sync_commit off).
+
+        When the future is done the transaction has ended: as committed, or as unknown, which the future's error tells.
+        """
+        log = self.access.log
         order_us, wall_us, step_us = self.order.next()
         if step_us:
             log.append(RecordKind.CLOCK_STEP, 0, 0, (), CLOCK_STEP_EXTRA.pack(wall_us - step_us, wall_us))
@@ -215,27 +224,19 @@ class TxnManager:
         if not txn.sync_commit:
             log.flush_soon()
             self._committed(txn)
-            return
-        try:
-            await self._durable(txn, lsn)
-        except Cancelled:
-            self.access.tasks.detach(self._finish(txn, lsn), "txn.commit")
-            raise
+            return None
+        durable = log.flushing(lsn)
 
-    async def _durable(self, txn: Txn, lsn: int) -> None:
-        try:
-            await self.access.log.flush_to(lsn)
-        except ThunderError:
-            txn.status = "unknown"
-            raise
-        self._committed(txn)
+        def ended(durable: Future[None]) -> None:  # C4: whether or not anybody waits
+            error = durable.error()
+            if error is None:
+                self._committed(txn)
+            else:
+                txn.status = "unknown"
+                self.events.emit("txn.unknown", txn=txn.id, message=str(error))
 
-    async def _finish(self, txn: Txn, lsn: int) -> None:
-        """C4: end a transaction whose client did not wait for its commit."""
-        try:
-            await self._durable(txn, lsn)
-        except ThunderError as error:
-            self.events.emit("txn.unknown", txn=txn.id, message=str(error))
+        durable.add_done_callback(ended)
+        return durable
 
     def _committed(self, txn: Txn) -> None:
         self.commits += 1

@@ -341,16 +341,19 @@ class LogWriter:
         """Wait until the record at `lsn` is durable. Raises: SyncFailed, or whatever stopped the log."""
         if lsn < self.flushed_lsn:
             return
-        if self._failure is not None:
-            raise self._failure
+        self._check_running()
         if lsn >= self.next_lsn:
             raise InvariantViolated(f"flush to {format_lsn(lsn)}, but the log ends at {format_lsn(self.next_lsn)}")
+        await self.flushing(lsn)
+
+    def flushing(self, lsn: int) -> Future[None]:
+        """Have the record at `lsn`, which is not durable yet, flushed; the future is done when it is. Raises: as `flush_to`."""
         self._check_running()
         waiter: Future[None] = self._tasks.future()
         self._waiter_count += 1
         heappush(self._waiters, (lsn, self._waiter_count, waiter))
         self._wake.set()
-        await waiter
+        return waiter
 
     async def flush_all(self) -> None:
         """Wait until everything appended so far is durable."""

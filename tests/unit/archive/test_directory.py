@@ -101,3 +101,33 @@ def test_two_writers_of_one_new_name_have_one_winner() -> None:
 
     assert sorted(world.run(harness())) == [False, True]
     world.close()
+
+
+def test_two_that_write_one_object_do_not_mix_their_bytes() -> None:
+    async def main(store: DirectoryStore) -> None:
+        first, second = await store.writer("x"), await store.writer("x")
+        await first.write(b"1111")
+        await second.write(b"22")
+        await first.close()
+        assert await store.get("x") == b"1111"
+        await second.close()
+        assert await store.get("x") == b"22"
+
+    run(main)
+
+
+def test_what_a_crash_left_goes_with_the_object() -> None:
+    world = InlineWorld()
+
+    async def main(store: DirectoryStore) -> None:
+        for name in ("/a/.x.tmp", "/a/.x.7.tmp", "/a/.x.partial.tmp"):
+            world.disk.files[name] = bytearray(b"half")
+        await store.put("x", b"whole")
+        await store.delete("x")
+        assert sorted(world.disk.files) == ["/a/.x.partial.tmp"], "that is of another object"
+
+    async def prepared() -> None:
+        await world.disk.make_dirs("/a")
+        await main(DirectoryStore(world.disk, "/a"))
+
+    world.run(prepared())

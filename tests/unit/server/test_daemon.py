@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -52,6 +53,9 @@ class FakeEngine:
 
     def gauges(self) -> dict[str, float]:
         return {"wal_flushed_lsn": 4096.0, "checkpoints_total": 3}
+
+    def backup_gauges(self) -> dict[str, float]:
+        return {"thunderdb_last_backup_status": math.nan, "thunderdb_wal_archive_archived_bytes_total": 7}
 
     def session_factory(self) -> Any:
         return lambda user, parameters, pid: FakeSql(user, parameters, pid, self.ports)
@@ -183,6 +187,8 @@ def test_metrics_are_ours_and_documented(tmp_path: Path) -> None:
         assert documented <= found
         assert "thunderdb_wal_flushed_lsn 4096.0" in text and "# TYPE thunderdb_checkpoints_total counter" in text
         assert "thunderdb_ready 1.0" in text
+        assert "thunderdb_last_backup_status NaN" in text
+        assert "# TYPE thunderdb_wal_archive_archived_bytes_total counter" in text
 
     assert with_daemon(tmp_path, FakeEngine(), body).exit_code == 0
 

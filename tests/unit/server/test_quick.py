@@ -62,13 +62,18 @@ class Wire:
             return self.sql[-1]
 
         sessions.open(make)
-        self.connection = FakeConnection()
-        sessions.accept(self.connection)
-        self.connection.on_data(startup(b"user\0ada\0"))
-        self.connection.writes.clear()
+        self.sessions = sessions
+        self.connection = self.connect()
         client = self.database.client()
         client.run("create table t (a int primary key, b int check (b < 50), c text)")
         client.run("insert into t select g, 0, 'x' from generate_series(1, 20) g")
+
+    def connect(self) -> FakeConnection:
+        connection = FakeConnection()
+        self.sessions.accept(connection)
+        connection.on_data(startup(b"user\0ada\0"))
+        connection.writes.clear()
+        return connection
 
     def at_once(self, data: bytes) -> str:
         """The kinds of what is answered without any turn of the scheduler."""
@@ -199,3 +204,106 @@ def test_quick_and_general_answers_agree(batches: list[list[Any]]) -> None:
         answers.append(answer)
         wire.database.close()
     assert answers[0] == answers[1]
+
+
+# --- the two waits of the quick path: a row's lock, a commit
+
+
+@pytest.fixture
+def three(wire: Wire) -> tuple[Wire, FakeConnection, FakeConnection]:
+    """Two more clients; the first one holds row 1's lock."""
+    holder, waiter = wire.connect(), wire.connect()
+    for data in ("begin", "update t set b = 5 where a = 1"):
+        holder.on_data(query(data))
+    wire.world.scheduler.settle()
+    assert kinds(holder) == "CZCZ"
+    waiter.on_data(query("select b from t where a = 1"))
+    wire.world.scheduler.settle()
+    waiter.on_data(query("begin"))
+    waiter.writes.clear()
+    return wire, holder, waiter
+
+
+def settle(wire: Wire, connection: FakeConnection, *statements: str) -> str:
+    for statement in statements:
+        connection.on_data(query(statement))
+    wire.world.scheduler.settle()
+    return kinds(connection)
+
+
+ADD = "update t set b = b + 1 where a = 1"
+
+
+def test_a_wait_for_a_row_ends_with_the_newest_version(three: tuple[Wire, FakeConnection, FakeConnection]) -> None:
+    wire, holder, waiter = three
+    assert settle(wire, waiter, ADD, "select b from t where a = 1") == ""
+    assert settle(wire, holder, "commit") == "CZ"
+    assert kinds(waiter) == "CZTDCZ"
+    assert settle(wire, waiter, "commit") == "CZ"
+    assert wire.database.client().run("select b from t where a = 1") == [("6",)]
+
+
+def test_what_a_wait_for_a_row_finds_wrong_is_reported(three: tuple[Wire, FakeConnection, FakeConnection]) -> None:
+    wire, holder, waiter = three
+    assert settle(wire, waiter, "update t set b = b + 45 where a = 1") == ""
+    settle(wire, holder, "commit")
+    assert error_fields(read(waiter)[0][1])["C"] == "23514"
+    assert settle(wire, waiter, "rollback") == "CZ"
+
+
+def test_a_wait_for_a_row_is_cancelled(three: tuple[Wire, FakeConnection, FakeConnection]) -> None:
+    wire, holder, waiter = three
+    assert settle(wire, waiter, ADD) == ""
+    wire.sql[-1].cancel()
+    wire.world.scheduler.settle()
+    assert error_fields(read(waiter)[0][1])["C"] == "57014"
+    assert settle(wire, waiter, "rollback", "begin", "update t set b = 1 where a = 2", "commit") == "CZCZCZCZ"
+    assert settle(wire, holder, "commit") == "CZ"
+    assert wire.database.client().run("select b from t where a < 3 order by a") == [("5",), ("1",)]
+
+
+def test_who_would_close_a_circle_of_waits_is_the_victim(three: tuple[Wire, FakeConnection, FakeConnection]) -> None:
+    wire, holder, waiter = three
+    assert settle(wire, waiter, "update t set b = 1 where a = 2", ADD) == "CZ"
+    assert settle(wire, holder, "update t set b = 2 where a = 2")[0] == "E"
+    assert wire.database.db.manager.locks.deadlocks == 1
+    assert kinds(waiter) == "CZ"  # the victim's locks went with its transaction
+    assert settle(wire, waiter, "commit") == "CZ"
+    assert settle(wire, holder, "rollback") == "CZ"
+
+
+def test_lock_timeout_counts_for_a_wait_that_could_be_quick(three: tuple[Wire, FakeConnection, FakeConnection]) -> None:
+    wire, holder, waiter = three
+    assert settle(wire, waiter, "set lock_timeout = 100", ADD) == "CZ"
+    wire.world.run(wire.world.tasks.sleep(1_000_000_000))
+    assert error_fields(read(waiter)[0][1])["C"] == "55P03"
+
+
+@pytest.mark.parametrize("how", ["vanish", "terminate"])
+@pytest.mark.parametrize("doing", [ADD, "commit"])
+def test_a_client_that_goes_away_in_a_quick_wait(
+    three: tuple[Wire, FakeConnection, FakeConnection], doing: str, how: str
+) -> None:
+    wire, holder, waiter = three
+    settle(wire, waiter, "update t set b = 7 where a = 3")
+    waiter.on_data(query(doing))
+    if how == "vanish":
+        waiter.on_close(None)
+    else:
+        wire.sessions.by_pid[wire.sql[-1].pid].terminate()
+    wire.world.scheduler.settle()
+    assert settle(wire, holder, "commit") == "CZ"
+    expected = [("5",), ("7" if doing == "commit" else "0",)]
+    assert wire.database.client().run("select b from t where a in (1, 3) order by a") == expected
+    assert wire.database.db.gauges()["locks_held"] == 0
+    assert len(wire.sessions.connections) == 2
+
+
+def test_a_pipeline_goes_on_behind_quick_waits(three: tuple[Wire, FakeConnection, FakeConnection]) -> None:
+    wire, holder, waiter = three
+    pipeline = (ADD, "commit", "begin", ADD, "commit", "select b from t where a = 1")
+    waiter.on_data(b"".join(map(query, pipeline)))
+    wire.world.scheduler.settle()
+    assert kinds(waiter) == ""
+    assert settle(wire, holder, "commit") == "CZ"
+    assert kinds(waiter) == "CZCZCZCZCZTDCZ"

@@ -1,0 +1,263 @@
+"""What an operator does in an incident, by the product's own functions: backup, verify, start, stop, retention.
+
+A1. An action ends ok, refused (a ThunderError, by name), or died (the node did); the step says which it must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from sim.copying import HandCopy, copy_by_hand
+from sim.engine_session import EngineSession
+from sim.oracle import Violation, differences
+from sim.site import DATA_DIR, MS, SECOND_NS, WAL_DIR, Loss, Site
+from sim.steps import Step
+from sim.workload import ITEMS
+from sim.world import NodeDied
+from thunderdb.backup.manifest import Manifest
+from thunderdb.backup.settings import config_text
+from thunderdb.backup.take import BackupRequest, Progress, take_backup
+from thunderdb.backup.verify import verify_backup
+from thunderdb.base.errors import ThunderError
+
+HOLD_NS = 3600 * SECOND_NS
+
+
+class NotedProgress(Progress):
+    """A backup's progress whose phases are events."""
+
+    site: Site
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        Progress.__setattr__(self, name, value)
+        if name == "phase" and hasattr(self, "site"):
+            self.site.happened(f"backup.{value}", {})
+
+
+class Actions:
+    """Carries out the operator's steps on a site."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.places: dict[str, str] = {}
+        self.manifests: dict[str, Manifest] = {}
+        self.copies: dict[str, HandCopy] = {}
+        self.moments: dict[str, tuple[int, int]] = {}
+        """Name → wall time in µs and LSN."""
+        self.refusals: list[str] = []
+        self.loss = Loss()
+        self.recovered_lsn = 0
+        self._backups = 0
+
+    async def carry_out(self, step: Step) -> None:
+        """Do it, and compare how it ended with what the step expects. Raises: Violation."""
+        expected = step.args.get("expect", _USUAL.get(step.verb, "ok"))
+        outcome, said = await self._outcome(getattr(self, f"_{step.verb}")(step.args))
+        if outcome == "ok" and _USUAL.get(step.verb, "ok") != "ok":
+            outcome = said or _USUAL[step.verb]
+            said = "; ".join(self.refusals[-1:])
+        if outcome != expected:
+            raise Violation(f"line {step.line}: {step.verb} ended {outcome}, expected {expected}: {said}")
+        words = step.args.get("says", "")
+        if words.lower() not in said.lower():
+            raise Violation(f"line {step.line}: {step.verb} says {said!r}, expected words {words!r}")
+
+    async def _outcome(self, coro: Coroutine[Any, Any, str | None]) -> tuple[str, str]:
+        """A1."""
+        try:
+            return "ok", await coro or ""
+        except NodeDied:
+            return "died", ""
+        except ThunderError as error:
+            said = f"{error.message} {error.hint}".strip()
+            self.refusals.append(said)
+            self.site.note(f"refused: {error.message}", "operator")
+            return "refused", said
+
+    # -- Backups
+
+    async def _backup(self, args: dict[str, Any]) -> None:
+        site = self.site
+        self._backups += 1
+        name = args.get("name", f"backup{self._backups}")
+        base = self.places[args["base"]] if "base" in args else None
+        request = BackupRequest(
+            args["to"], include_wal=args.get("include_wal", True), compress=args.get("compress", False),
+            type=args.get("type", "full"), base=base,
+        )  # fmt: skip
+        progress = NotedProgress()
+        progress.site = site
+        before, site.phase = site.phase, "backup"
+        site.note(f"backup {name} begins", "backup")
+        site.happened("backup.started", {"name": name})
+        known = frozenset(manifest.checksum for manifest in self.manifests.values())
+        seconds = site.world.now_ns // SECOND_NS
+        site.scale_bulk(True)
+        try:
+            manifest = await site.call(
+                take_backup(
+                    site.db, site.node.ports, request, backup_id=f"bk-20260101-{seconds % 1_000_000:06d}-{self._backups}",
+                    archiver=site.archiver, progress=progress, config_text=config_text(site.config), known=known,
+                )  # fmt: skip
+            )
+        finally:
+            site.scale_bulk(False)
+            site.phase = before
+        self.places[name], self.manifests[name] = args["to"], manifest
+        site.note(f"backup {name} completed", "backup")
+        site.happened("backup.completed", {"name": name})
+
+    async def _verify(self, args: dict[str, Any]) -> str:
+        site = self.site
+        name = args["backup"]
+        site.scale_bulk(True)
+        report = await site.call(verify_backup(site.node.ports, self._place(name)))
+        site.scale_bulk(False)
+        if report.passed:
+            site.note(f"verify {name}: passed", "operator")
+            return "passed"
+        text = "; ".join(str(problem) for problem in report.problems[:3])
+        self.refusals.append(text)
+        site.note(f"verify {name}: FAILED", "operator")
+        return "failed"
+
+    def _place(self, name: str) -> str:
+        return self.places.get(name, name)
+
+    async def _copy(self, args: dict[str, Any]) -> None:
+        """Checkpoint with a hold, then copy data, then wal."""
+        site = self.site
+        await site.call(site.db.checkpoint(HOLD_NS))
+        copy = HandCopy(site.recorder.line)
+        recorder = site.recorder
+
+        def before_wal() -> None:
+            copy.must = [c for c in recorder.known() if c.work.sync and c.work.outcome == "acked"]
+
+        stream = site.world.streams.stream(f"copy.{len(self.copies)}")
+        await site.call(copy_by_hand(site.node, DATA_DIR, WAL_DIR, copy, stream, before_wal))
+        copy.known = recorder.known()
+        self.copies[args.get("name", "copy")] = copy
+        site.note("copied by hand", "backup")
+
+    async def _open_copy(self, args: dict[str, Any]) -> None:
+        """Lay the copy down on a new machine and start there."""
+        site, copy = self.site, self.copies[args.get("copy", "copy")]
+        node = site.new_machine()
+        copy.lay(node.image, {"data": DATA_DIR, "wal": WAL_DIR})
+        if site.up:
+            await site.stop()
+        site.node = node
+        site.end_line()
+        site.recorder.line.commits = list(copy.known)
+        await self._started()
+        missing = [commit for commit in copy.must if commit.lsn >= self.recovered_lsn]
+        if missing:
+            raise Violation(f"transaction {missing[0].txn}, acknowledged before wal/ was copied, is not in the copy")
+
+    # -- Small things
+
+    async def _checkpoint(self, args: dict[str, Any]) -> None:
+        site = self.site
+        before, site.phase = site.phase, "checkpoint"
+        site.happened("checkpoint.asked", {})
+        try:
+            await site.call(site.db.checkpoint(args.get("hold_ns", 0)))
+        finally:
+            site.phase = before
+
+    async def _switch(self, args: dict[str, Any]) -> None:
+        db = self.site.db
+        await self.site.call(db.log.flush_all())
+        db.log.switch_segment()
+
+    async def _wait_archived(self, args: dict[str, Any]) -> None:
+        site = self.site
+        if site.archiver is None:
+            raise Violation("nothing is archived here")
+        await site.call(site.db.log.flush_all())
+        lsn = site.db.log.flushed_lsn
+        await site.call(site.archiver.wait_archived(lsn))
+
+    async def _mark(self, args: dict[str, Any]) -> None:
+        """Between two commits: whoever looks at a clock has a moment in mind at which nothing happened."""
+        site = self.site
+        await site.sleep(2 * MS)
+        self.moments[args["name"]] = (site.node.clock.wall_ns() // 1000, site.db.log.next_lsn)
+        await site.sleep(2 * MS)
+        site.note(f"moment {args['name']}", "event")
+
+    async def _serve(self, args: dict[str, Any]) -> None:
+        await self.site.sleep(args.get("for_ns", SECOND_NS))
+        self.site.check_calls()
+
+    async def _load(self, args: dict[str, Any]) -> None:
+        """Write until the log has grown by so much."""
+        site = self.site
+        wanted = args.get("log_bytes") or site.scenario.sizes.log_bytes
+        goal = site.db.log.next_lsn + max(1, wanted // site.scenario.scale)
+        session, stream = EngineSession(site.db, site.recorder), site.world.streams.stream("load")
+        version = 900_000_000
+
+        async def writing() -> None:
+            nonlocal version
+            while site.db.log.next_lsn < goal:
+                version += 1
+                await session.begin(False, True)
+                key = stream.between(0, site.workload.items - 1)
+                await session.modify(ITEMS, key, {"ver": version, "body": "l" * stream.between(100, 2000)})
+                await session.commit()
+
+        await site.call(writing())
+
+    async def _scrub(self, args: dict[str, Any]) -> str:
+        problems = await self.site.check()
+        if problems:
+            self.refusals.append("; ".join(problems[:3]))
+            return "problems"
+        return "clean"
+
+    async def _query(self, args: dict[str, Any]) -> None:
+        """Read everything; it must be the truth."""
+        site = self.site
+        await site.stop_clients()
+        observed = await site.observe()
+        wrong = differences(site.recorder.state, observed)
+        if wrong:
+            raise Violation(f"a query returns what was never written: {'; '.join(wrong[:6])}")
+        site.start_clients()
+
+    async def _stop(self, args: dict[str, Any]) -> None:
+        self.site.note("daemon stopped", "operator")
+        await self.site.stop()
+
+    # -- Starting and restoring
+
+    async def _start(self, args: dict[str, Any]) -> None:
+        self.site.note("daemon started", "restore")
+        await self._started()
+
+    async def _started(self) -> None:
+        """Open, compare with the truth below the log's end, serve again."""
+        site = self.site
+        before, site.phase = site.phase, "restart"
+        site.scale_bulk(True)
+        try:
+            await site.open()
+            self.recovered_lsn = site.db.log.end_lsn
+            site.note("recovered", "restore")
+            await site.first_service()
+        finally:
+            site.scale_bulk(False)
+            site.phase = before
+        self.loss = await site.settle(self.recovered_lsn)
+        await self._serving()
+
+    async def _serving(self) -> None:
+        problems = await self.site.check()
+        if problems:
+            raise Violation(f"check: {len(problems)} problems: {'; '.join(problems[:4])}")
+        self.site.start_clients()
+
+_USUAL = {"verify": "passed", "scrub": "clean"}

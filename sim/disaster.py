@@ -1,0 +1,315 @@
+"""An incident, from its timeline: what the operator does, what breaks, how it is recovered, and whether the promises held.
+
+    open ─▶ set up ─▶ clients work ─▶ step ─▶ step ─▶ … ─▶ (still up: check, clean stop, open, compare)
+
+RTO  fault ─▶ noticed ─▶ operator acts ─▶ restore ─▶ replay ─▶ first acknowledged write. People's time is in it, and told apart.
+RPO  acknowledged commits that are not there afterwards, and the fault minus the acknowledgement of the oldest of them.
+
+N1. The first Violation ends the run. An error that no step expects is one, and so is waiting for ever.
+N2. The clock of an incident starts with what takes service or data away (steps.OUTAGES, steps.ACCIDENTS), or with the moment at
+    which damage is found; it stops with the first acknowledged write after it.
+N3. The operator's delay passes once an incident, before the first step that recovers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sim.actions import Actions
+from sim.breakage import Breakage
+from sim.faults_plan import fates_of
+from sim.judge import Judge
+from sim.kernel import Livelock
+from sim.oracle import Violation
+from sim.plan import draw_steps, one
+from sim.rand import Stream, derive
+from sim.runner import Result, where
+from sim.scenario import Scenario
+from sim.site import MS, SECOND_NS, Site
+from sim.steps import ACCIDENTS, ACTIONS, OUTAGES, Step
+from sim.world import NodeDied, Stuck
+from thunderdb.base.errors import ThunderError
+from thunderdb.runtime.sync import Task
+
+LIMIT_NS = 400 * 24 * 3600 * SECOND_NS
+RECOVERING = ("start", "restore", "open_copy")
+IO_PATIENCE_NS = 600 * SECOND_NS
+
+
+def run(scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> Result:
+    """Run an incident with a seed. `log`, if given, collects events and marks."""
+    return Incident(scenario, seed, record, log).result()
+
+
+class Incident:
+    """The run of one seed."""
+
+    def __init__(self, scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.site = Site(scenario, seed, record, log)
+        self.actions = Actions(self.site)
+        self.breakage = Breakage(self.site, self.actions.places)
+        self.judge = Judge(self.site, self.actions)
+        stream = Stream(derive(seed, "operator"))
+        self.notices_ns = one(stream, scenario.operator.notices_ns)[0]
+        self.acts_ns = one(stream, scenario.operator.acts_ns)[0]
+        self.steps = draw_steps(scenario, seed)
+        self.began_ns = 0
+        self.fault_ns = -1
+        self.people_ns = 0
+        self.result_ = Result(scenario.name, seed, driver="engine")
+        self.background: list[tuple[Step, Task[None]]] = []
+        self.served = False
+        self.schedule: Task[None] | None = None
+
+    def result(self) -> Result:
+        site, world, result = self.site, self.site.world, self.result_
+        try:
+            world.run(self._main(), limit_ns=LIMIT_NS)
+        except (Violation, Stuck, Livelock) as error:
+            result.violations.append(f"{type(error).__name__}: {error}")
+        except Exception as error:  # N1
+            result.violations.append(f"{type(error).__name__}: {error} ({where(error)})")
+        self._judge()
+        result.trace_hash = world.trace.hexdigest()
+        result.sim_ns = world.now_ns
+        result.events = world.trace.events
+        result.events_by_kind = world.trace.by_op()
+        result.faults = {kind: world.fired[kind] for kind in sorted(world.fired)}
+        result.coverage = dict(sorted(site.coverage.items()))
+        result.transactions = site.recorder.acked
+        result.errors = dict(sorted(site.recorder.counts.items()))
+        result.marks = [(mark.time_ns, mark.kind, mark.what) for mark in site.marks]
+        result.damaged = list(self.breakage.damaged)
+        result.refusals = list(self.actions.refusals)
+        result.verdict = "violation" if result.violations else "ok"
+        world.close()
+        return result
+
+    # -- The course
+
+    async def _main(self) -> None:
+        site = self.site
+        await site.open()
+        await site.set_up()
+        site.phase = "serving"
+        self.began_ns = site.world.now_ns
+        site.note("service begins", "service")
+        site.start_clients()
+        if self.scenario.backups is not None:
+            self.schedule = site.world.tasks.spawn(self._scheduled())
+        since = 0
+        for step in self.steps:
+            mark = len(site.events)
+            await self._wait(step, since)
+            since = mark
+            await self._do(step)
+        for step, task in self.background:
+            await self._join(step, task)
+        self.schedule = None
+        await self._end()
+
+    async def _wait(self, step: Step, since: int) -> None:
+        """When a step's time has come."""
+        site = self.site
+        if step.at_ns[0] >= 0:
+            await site.sleep(self.began_ns + step.at_ns[0] - site.world.now_ns)
+        if step.event:
+            await site.event(step.event, step.nth, since)
+        if step.io[0] and step.verb not in ("kill", "power_cut"):
+            await self._boundary(step, None)
+        await site.sleep(step.after_ns[0])
+        site.check_calls()
+
+    async def _do(self, step: Step) -> None:
+        site = self.site
+        if step.verb in ACTIONS:
+            if step.verb in RECOVERING:
+                await self._people(step)
+            action = self._act(step)
+            if step.wait:
+                await action
+            else:
+                self.background.append((step, site.world.tasks.spawn(action)))
+            return
+        site.note(step.note or step.verb.replace("_", " "), "fault")
+        if step.verb in OUTAGES or step.verb in ACCIDENTS:
+            self._incident_begins()
+        if step.io[0] and step.verb in ("kill", "power_cut"):
+            await self._boundary(step, step.args.get("fates", "mixed"))
+        else:
+            await self.breakage.carry_out(step)
+        if step.verb in OUTAGES and not site.node.alive:
+            self.fault_ns = site.node.crash_ns if step.io[0] else self.fault_ns
+            for background, task in self.background:
+                await self._join(background, task)
+            self.background.clear()
+            await site.buried()
+            site.phase = "down"
+
+    async def _act(self, step: Step) -> None:
+        """An action, and what follows for RTO and RPO if it brought service back."""
+        site = self.site
+        phase = site.phase
+        before = len(site.marks)
+        await self.actions.carry_out(step)
+        served = [mark for mark in site.marks[before:] if mark.kind == "service"]
+        if step.args.get("expect") in ("refused", "problems", "failed") and self.fault_ns < 0:
+            self._incident_begins()  # N2: this is how it was found
+            site.note("damage found", "event")
+        if served:
+            self._recovered(served[-1].time_ns)
+            site.phase = "serving"
+        elif step.args.get("drill"):
+            self.result_.rto_ns = max(self.result_.rto_ns, site.world.now_ns - site.marks[before].time_ns)
+        elif site.phase == "serving" and not site.up:
+            site.phase = "down"
+        elif site.phase != phase and site.up:
+            site.phase = phase
+
+    def _incident_begins(self) -> None:
+        if self.fault_ns < 0:
+            self.fault_ns = self.site.world.now_ns
+            self.people_ns = -1
+
+    async def _people(self, step: Step) -> None:
+        """N3."""
+        if self.fault_ns < 0 or self.people_ns >= 0:
+            return
+        await self.site.sleep(self.notices_ns)
+        if self.notices_ns:
+            self.site.note("noticed", "operator")
+        await self.site.sleep(self.acts_ns)
+        if self.acts_ns:
+            self.site.note("operator acts", "operator")
+        self.people_ns = self.notices_ns + self.acts_ns
+
+    def _recovered(self, service_ns: int) -> None:
+        result, loss = self.result_, self.actions.loss
+        self.served = True
+        result.rpo_transactions += loss.lost
+        result.given_up += loss.given_up
+        result.recovered_lsn = self.actions.recovered_lsn
+        if self.fault_ns >= 0:
+            result.rto_ns = max(result.rto_ns, service_ns - self.fault_ns)
+            result.operator_ns = max(result.operator_ns, self.people_ns)
+            if loss.lost:
+                result.rpo_ns = max(result.rpo_ns, self.fault_ns - loss.oldest_acked_ns)
+        self.judge.recovered()
+        self.fault_ns, self.people_ns = -1, 0
+
+    async def _boundary(self, step: Step, fates: str | None) -> None:
+        """Wait for so many boundaries of I/O; with fates, die exactly there."""
+        site, node = self.site, self.site.node
+        left = step.io[0]
+        come = site.world.tasks.future()
+
+        def hook(action: str, path: str, before: bool) -> None:
+            nonlocal left
+            if step.io_path not in path:
+                return
+            left -= 1
+            if left == 0:
+                node.set_boundary(None)
+                site.world.fired["at_boundary"] += 1
+                come.set_result(None)
+                if fates is not None:
+                    power = step.verb == "power_cut"
+                    site.fired(f"{step.verb} at I/O", file_kind(path))
+                    node.crash(power, fates_of(fates))
+
+        node.set_boundary(hook)
+        try:
+            await site.world.tasks.wait_for(come, IO_PATIENCE_NS)
+        except TimeoutError:
+            node.set_boundary(None)
+            if fates is not None:
+                await self.breakage.carry_out(step)
+
+    async def _join(self, step: Step, task: Task[None]) -> None:
+        await task
+
+    async def _scheduled(self) -> None:
+        """Backups by schedule, as the daemon takes them; one that the node's death ends is not tried again."""
+        backups, site = self.scenario.backups, self.site
+        if backups is None:
+            return
+        await site.sleep(backups.first_ns or backups.every_ns)
+        number = 0
+        while self.schedule is not None:
+            if site.up:
+                name = f"auto{number}"
+                args: dict[str, Any] = {"name": name, "to": f"{backups.to}/{name}", "compress": backups.compress}
+                try:
+                    await self.actions.carry_out(Step("backup", args))
+                except (Violation, NodeDied, ThunderError):
+                    if site.up:
+                        raise
+                number += 1
+            await site.sleep(backups.every_ns)
+
+    async def _end(self) -> None:
+        """What still runs must be right, stop cleanly, and be the same after a start."""
+        site = self.site
+        if not site.up:
+            return
+        site.clear_faults()
+        site.check_calls()
+        before = site.recorder.acked
+        deadline_ns = site.world.now_ns + self.scenario.promises.service_ns
+        while site.recorder.acked < before + 1 and site.clients:
+            if site.world.now_ns > deadline_ns + 3 * site.workload.think_ns[1]:
+                raise Violation("no service, though everything was healed")
+            site.check_calls()
+            await site.sleep(50 * MS)
+        await site.stop()
+        await site.open()
+        await site.settle(site.db.log.end_lsn)
+        problems = await site.check()
+        if problems:
+            raise Violation(f"check at the end: {len(problems)} problems: {'; '.join(problems[:4])}")
+        await site.stop()
+
+    # -- The verdict
+
+    def _judge(self) -> None:
+        result, promises = self.result_, self.scenario.promises
+        if result.violations:
+            return
+        found = result.violations
+        if 0 <= promises.rpo < result.rpo_transactions:
+            found.append(f"rpo: {result.rpo_transactions} acknowledged transactions lost, promised {promises.rpo}")
+        if 0 <= promises.rpo_ns < result.rpo_ns:
+            found.append(f"rpo: {result.rpo_ns / 1e9:.3f} s, promised {promises.rpo_ns / 1e9:g} s")
+        if result.rto_ns > promises.rto_ns:
+            found.append(f"rto: {result.rto_ns / 1e9:.3f} s, promised {promises.rto_ns / 1e9:g} s")
+        refused = bool(self.actions.refusals) and not self.served
+        if promises.outcome == "recoverable" and self.fault_ns >= 0:
+            found.append("the timeline ends without service, though it is promised")
+        elif promises.outcome == "must_refuse" and not refused:
+            found.append("it was to be refused, but was not" if not self.actions.refusals else "it was refused, and yet served")
+        result.violations += self.judge.verdict(promises, refused)
+
+
+def file_kind(path: str) -> str:
+    """Which kind of file a path is, for the coverage table."""
+    name = path.rpartition("/")[2]
+    if "/mnt/" in path:
+        return "backup" if "data" in path or "manifest" in path else "archive"
+    if name.startswith("pages."):
+        return "page"
+    if name == "control" or name.startswith("written"):
+        return name.partition(".")[0]
+    if len(name) == 24 or name.endswith(".history"):
+        return "segment" if len(name) == 24 else "history"
+    return "directory" if "." not in name else "other"
+
+
+def coverage_of(results: list[dict[str, int]]) -> Counter[str]:
+    """The sum of coverage tables."""
+    total: Counter[str] = Counter()
+    for one_result in results:
+        total.update(one_result)
+    return total

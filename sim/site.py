@@ -1,0 +1,417 @@
+"""An installation under an incident: a machine with its database, archiver and clients, the stores beside it, and the truth.
+
+    site = Site(scenario, seed)
+    await site.open()                 # start the daemon's parts: database, archiver
+    site.start_clients()
+    ...                               # faults and operators (sim/breakage.py, sim/actions.py)
+    await site.settle(...)            # compare what came back with the truth, and go on from it
+
+I1. The truth (sim/truth.py) is every commit record with its LSN and order time, from the log's own hook.
+I2. What came back is exactly the state after the commits below one LSN; which of the acknowledged ones are missing is counted,
+    and nothing else may differ.
+I3. Everything the report shows as a moment is a mark; marks are taken where the thing happens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from sim import devices
+from sim.copying import copy_tree
+from sim.disk import DeviceProfile, DiskFaults
+from sim.engine_session import EngineSession, read_state
+from sim.history import HistoryDatabase
+from sim.kernel import Livelock
+from sim.oracle import Violation, Work, differences
+from sim.rand import Stream, derive
+from sim.scenario import Scenario, Workload
+from sim.store import Bucket
+from sim.truth import Commit, Line, Recorder, state_of
+from sim.workload import ITEMS, PROBE, Client, set_up
+from sim.world import NodeDied, SimNode, World
+from thunderdb.archive.archiver import Archiver
+from thunderdb.base.config import Config
+from thunderdb.base.errors import DiskFull, SyncFailed, ThunderError
+from thunderdb.base.events import Events
+from thunderdb.engine.check import check_database
+from thunderdb.runtime.sync import Future
+
+T = TypeVar("T")
+
+MS = 1_000_000
+SECOND_NS = 1_000_000_000
+DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
+ROW_BYTES = 260
+"""About what a row of `items` takes, index entries included."""
+ROWS_A_LOAD = 100
+PATIENCE_NS = 24 * 3600 * SECOND_NS
+TRIES = 50
+DEFAULT_MIX = {"transfer": 30, "insert": 12, "update": 20, "delete": 8, "mixed": 4, "sequence": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment of the report's timeline."""
+
+    time_ns: int
+    what: str
+    kind: str
+    """fault, operator, backup, restore, service or event."""
+
+
+@dataclass(slots=True)
+class Loss:
+    """What a recovery did not bring back of what had been acknowledged."""
+
+    lost: int = 0
+    oldest_acked_ns: int = 0
+    given_up: int = 0
+    """Acknowledged after the moment that somebody chose to go back to."""
+
+
+class Site:
+    """The installation of one run."""
+
+    def __init__(self, scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.world = World(seed, record)
+        self.log = log
+        self.config: Config = scenario.config(DATA_DIR, WAL_DIR)
+        self.recorder = Recorder(lambda: self.world.now_ns)
+        self.node = self._machine("a")
+        self.lines: dict[int, Line] = {1: self.recorder.line}
+        self.machines = 1
+        self.region = scenario.topology.nodes[0].region
+        self._make_stores()
+        self.db_: HistoryDatabase | None = None
+        self.archiver: Archiver | None = None
+        self.clients: list[Client] = []
+        self.calls: list[Future[None]] = []
+        self.life = 0
+        self.marks: list[Mark] = []
+        self.events: list[tuple[str, int]] = []
+        self.waiting: list[tuple[str, int, Future[None]]] = []
+        self.coverage: Counter[str] = Counter()
+        self.phase = "set up"
+        self.fatal: BaseException | None = None
+        self.losing_expected = False
+        self.workload = self._workload()
+        self.mix = dict(scenario.workload.mix) or dict(DEFAULT_MIX)
+
+    # -- Machines and stores
+
+    def _machine(self, name: str) -> SimNode:
+        return self.world.node(name, profile=devices.disk(self.scenario.device))
+
+    def new_machine(self) -> SimNode:
+        """Another machine, with an empty disk, and the same mounts of other machines' disks."""
+        node = self._machine(f"{self.node.name[0]}{self.machines}")
+        self.machines += 1
+        for place in self.scenario.topology.stores:
+            if "://" not in place:
+                copy_tree(self.node.image, node.image, place)
+        return node
+
+    def _make_stores(self) -> None:
+        for place, store in self.scenario.topology.stores.items():
+            if "://" in place:
+                self.world.store.buckets[place] = Bucket(place, devices.store(dict(store.profile)))
+
+    def scale_bulk(self, on: bool) -> None:
+        """While bulk work is done, bandwidths stand for those of the large database."""
+        scale = self.scenario.scale if on else 1
+        for place, bucket in self.world.store.buckets.items():
+            profile = devices.store(dict(self.scenario.topology.stores[place].profile))
+            bucket.profile = replace(profile, bytes_a_second=max(1, profile.bytes_a_second // scale))
+        for node in self.world.nodes.values():
+            plain: DeviceProfile = devices.disk(self.scenario.device)
+            node.profile.bytes_per_s = max(1, plain.bytes_per_s // scale)
+            node.profile.inline_writes = 0.0 if scale > 1 else plain.inline_writes
+            node.profile.cached_reads = 0.0 if scale > 1 else plain.cached_reads
+            node.costs_ns.update({kind: cost * scale for kind, cost in COSTS_NS.items()})
+
+    def _workload(self) -> Workload:
+        given, scenario = self.scenario.workload, self.scenario
+        items = given.items
+        if scenario.sizes.data_bytes:
+            items = max(50, scenario.sizes.data_bytes // scenario.scale // ROW_BYTES)
+        if not given.rate_per_s:
+            return replace(given, items=items)
+        mean_ns = int(given.clients[1] * SECOND_NS / given.rate_per_s)
+        return replace(given, items=items, think_ns=(mean_ns // 2, mean_ns * 3 // 2))
+
+    # -- What is going on
+
+    def note(self, what: str, kind: str) -> None:
+        """I3."""
+        self.marks.append(Mark(self.world.now_ns, what, kind))
+        if self.log is not None:
+            self.log.append(f"{self.world.now_ns / 1e9:.6f} -- {kind}: {what}")
+
+    def fired(self, fault: str, kind: str) -> None:
+        """A fault has been injected: for the coverage table, by fault, file kind and phase."""
+        self.coverage[f"{fault}|{kind}|{self.phase}"] += 1
+
+    def happened(self, name: str, fields: dict[str, Any]) -> None:
+        """An event of the engine, or of this harness."""
+        self.events.append((name, self.world.now_ns))
+        if self.log is not None:
+            shown = " ".join(f"{key}={value}" for key, value in fields.items())
+            self.log.append(f"{self.world.now_ns / 1e9:.6f} {name} {shown}")
+        for entry in list(self.waiting):
+            if entry[0] == name:
+                self.waiting.remove(entry)
+                if entry[1] > 1:
+                    self.waiting.append((name, entry[1] - 1, entry[2]))
+                else:
+                    entry[2].set_result(None)
+
+    async def event(self, name: str, nth: int, since: int) -> None:
+        """Wait for the nth event of a name from position `since` on. Raises: Violation if it never comes."""
+        seen = sum(1 for found, _ in self.events[since:] if found == name)
+        if seen >= nth:
+            return
+        come: Future[None] = Future(self.world.scheduler)
+        self.waiting.append((name, nth - seen, come))
+        try:
+            await self.world.tasks.wait_for(come, PATIENCE_NS)
+        except TimeoutError:
+            raise Violation(f"the timeline waits for an event {name}, which does not come") from None
+
+    # -- The daemon's life
+
+    @property
+    def db(self) -> HistoryDatabase:
+        if self.db_ is None:
+            raise Violation("the timeline asks for a database that is not running")
+        return self.db_
+
+    @property
+    def up(self) -> bool:
+        return self.db_ is not None and self.node.alive
+
+    def new_events(self) -> Events:
+        events = Events()
+        events.subscribe(self.happened)
+        return events
+
+    async def open(self) -> None:
+        """Start on what the directories hold. Raises: what the engine raises, NodeDied."""
+        node = self.node
+        if not node.alive:
+            node.restart()
+            node.ports.disk.set_faults(node.faults)
+        self.fatal = None
+        events = self.new_events()
+        db = await self.call(HistoryDatabase.open(node.ports, self.config, events))
+        db.background.redo_bytes_a_second = 20 << 20
+        self.adopt(db)
+        self.archiver = await self.call(Archiver.open(db, self.config, node.ports, events))
+
+    def adopt(self, db: HistoryDatabase) -> None:
+        self.db_ = db
+        db.on_fatal = self._failed
+        db.log.on_record = self.recorder.record
+        self.life += 1
+
+    def _failed(self, error: BaseException) -> None:
+        self.fatal = error
+
+    async def set_up(self) -> None:
+        """Make the tables, fill them, and write every page, so that recovery begins behind all this."""
+        stream = self.world.streams.stream("set_up")
+        session, wanted = EngineSession(self.db, self.recorder), self.workload.items
+        await self.call(set_up(session, replace(self.workload, items=min(wanted, ROWS_A_LOAD)), stream))
+        for first in range(ROWS_A_LOAD, wanted, ROWS_A_LOAD):
+            await self.call(_load(session, range(first, min(first + ROWS_A_LOAD, wanted)), stream))
+        for _ in range(2):
+            await self.call(self.db.checkpointer.run(flush_all=True))
+
+    def start_clients(self) -> None:
+        count = Stream(derive(self.seed, "clients")).between(*self.workload.clients)
+        for number in range(count):
+            session = EngineSession(self.db, self.recorder)
+            stream = self.world.streams.stream(f"client.{number}")
+            client = Client(session, number, self.life, stream, self.workload, self.mix)
+            self.clients.append(client)
+            self.calls.append(self.node.call(client.run()))
+
+    async def stop_clients(self) -> None:
+        for client in self.clients:
+            client.stopping = True
+        calls, self.calls, self.clients = self.calls, [], []
+        for call in calls:
+            await self.ended(call)
+
+    async def ended(self, call: Future[Any]) -> None:
+        try:
+            await self.world.tasks.wait_for(call, PATIENCE_NS)
+        except NodeDied:
+            pass
+
+    async def stop(self) -> None:
+        """A clean shutdown: clients go, the archiver ships the rest, the database closes."""
+        await self.stop_clients()
+        if self.archiver is not None:
+            await self.call(self.archiver.stop())
+        await self.call(self.db.close())
+        self.node.crash(power=False)
+        await self.buried()
+
+    async def buried(self) -> None:
+        """The node is dead: settle the model and the clients."""
+        self.recorder.crashed(self.node.crash_ns)
+        for call in self.calls:
+            await self.ended(call)
+        self.calls.clear()
+        self.clients.clear()
+        for error in (self.node.fatal, self.fatal):
+            if error is not None and not isinstance(error, (SyncFailed, ThunderError)):
+                raise Violation(f"the node stopped: {type(error).__name__}: {error}")
+        self.db_ = self.archiver = None
+        self.node.fatal = self.fatal = None
+        self.world.bury()
+
+    # -- The truth
+
+    async def observe(self, db: HistoryDatabase | None = None) -> dict[str, Any]:
+        return await self.call(read_state(db or self.db, PROBE))
+
+    async def settle(self, end_lsn: int) -> Loss:
+        """I2: what a restart on this machine's own directories found. Raises: Violation."""
+        recorder = self.recorder
+        kept = [commit for commit in recorder.records if commit.lsn < end_lsn]
+        gone = recorder.records[len(kept) :]
+        observed = await self._compare(recorder.line.path() + kept, end_lsn)
+        recorder.line.commits += kept
+        recorder.line.end_lsn = end_lsn
+        recorder.records = []
+        recorder.rebase(observed)
+        return _loss(gone, False)
+
+    async def settle_restore(self, source: int, timeline: int, stop_lsn: int, chosen: list[Commit] | None) -> Loss:
+        """I2: what a restore brought back: the commits below its stop, or exactly those chosen. Raises: Violation."""
+        recorder = self.recorder
+        self.end_line()
+        line = self.lines.get(source)
+        if line is None:
+            raise Violation(f"the restore followed timeline {source}, which nobody wrote")
+        path = line.path()
+        kept = [commit for commit in path if commit.lsn < stop_lsn] if chosen is None else chosen
+        observed = await self._compare(kept, stop_lsn)
+        recorder.line = line
+        recorder.forked(timeline, stop_lsn)
+        self.lines[timeline] = recorder.line
+        recorder.rebase(observed)
+        return _loss(path[len(kept) :], chosen is not None)
+
+    def end_line(self) -> None:
+        """What the dead machine had appended stays in the truth: whether it can be had again, the archive decides."""
+        recorder = self.recorder
+        recorder.line.commits += recorder.records
+        recorder.records = []
+
+    async def _compare(self, kept: list[Commit], end_lsn: int) -> dict[str, Any]:
+        observed = await self.observe()
+        wrong = differences(state_of(kept), observed)
+        if wrong:
+            raise Violation(f"recovered to {end_lsn:#x}, with {len(kept)} commits: {'; '.join(wrong[:6])}")
+        return observed
+
+    async def check(self, db: HistoryDatabase | None = None) -> list[str]:
+        """The whole database."""
+        return await self.call(check_database(db or self.db))
+
+    async def first_service(self) -> None:
+        """The first write after an outage: RTO ends with its acknowledgement."""
+        await self._probe()
+        self.note("first service", "service")
+
+    async def _probe(self) -> None:
+        for _ in range(TRIES):
+            try:
+                await self.call(self._probe_write())
+                return
+            except DiskFull:
+                await self.sleep(100 * MS)
+        raise Violation("the disk has space again, but writes are still refused")
+
+    async def _probe_write(self) -> None:
+        db = self.db
+        definition = db.catalog.table(PROBE)
+        if definition is None:
+            raise Violation("the probe's table is gone")
+        access = db.rows.table(definition)
+        db.log.admit()
+        txn = db.begin()
+        key = access.key_of([1])
+        payload = None if key is None else await db.rows.lock_row(txn, definition, key)
+        if key is None or payload is None:
+            raise Violation("the probe's row is gone")
+        _, value = access.row.decode(payload)
+        await db.rows.update(txn, definition, key, payload, [1, value + 1])
+        self.recorder.by_txn[txn.id] = Work(0, True, outcome="committing")
+        await txn.commit()
+        self.recorder.last_ack_ns = self.world.now_ns
+
+    # -- Helpers
+
+    def check_calls(self) -> None:
+        """A client that has ended with an error has found something."""
+        for call in self.calls:
+            error = call.error()
+            if error is not None and not isinstance(error, NodeDied):
+                raise error
+
+    async def sleep(self, duration_ns: int) -> None:
+        if duration_ns > 0:
+            await self.world.tasks.sleep(duration_ns)
+
+    async def call(self, coro: Coroutine[Any, Any, T], node: SimNode | None = None) -> T:
+        """Run on the node, and wait. Raises: NodeDied; Violation if it takes for ever."""
+        try:
+            return await self.world.tasks.wait_for((node or self.node).call(coro), PATIENCE_NS)
+        except TimeoutError:
+            raise Violation("a call waits for ever") from None
+
+    def clear_faults(self) -> None:
+        """Heal everything."""
+        for node in self.world.nodes.values():
+            node.set_faults(DiskFaults())
+            node.image.capacity_bytes = 1 << 50
+            if node.alive:
+                node.ports.disk.armed.clear()
+                node.resume()
+        for bucket in self.world.store.buckets.values():
+            faults = bucket.faults
+            faults.down, faults.lag_ns = False, 0
+            faults.error_before = faults.error_after = faults.truncated = 0.0
+
+
+async def _load(session: EngineSession, keys: range, stream: Stream) -> None:
+    await session.begin(False, True)
+    for key in keys:
+        await session.insert(ITEMS, {"id": key, "ver": 0, "code": f"c{key}", "body": "i" * stream.between(0, 300)})
+    await session.commit()
+
+
+def _loss(gone: list[Commit], by_choice: bool) -> Loss:
+    loss = Loss()
+    for commit in gone:
+        if commit.ops and commit.work.sync and commit.work.outcome == "acked":
+            if by_choice:
+                loss.given_up += 1
+            else:
+                loss.lost += 1
+                loss.oldest_acked_ns = loss.oldest_acked_ns or commit.work.acked_ns
+    return loss
+
+
+COSTS_NS: dict[str, float] = {}
+"""CPU time per unit of work, by kind, as tools/calibrate.py measures it (sim/costs.py)."""
+
+__all__ = ["Livelock", "Loss", "Mark", "Site"]

@@ -1,0 +1,66 @@
+"""Incidents from a timeline, small: they pass, they repeat, and their promises can fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.disaster import run
+from sim.plan import fixed
+from sim.scenario import Scenario, parse, with_promises
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = (
+    "settings: {page_size: 4KB, buffer_pool_size: 4MB, wal_segment_size: 1MB, max_wal_size: 4MB}\n"
+    "workload: {clients: 2, rate: 20/s, accounts: 8, items: 20}\n"
+)
+
+
+def incident(text: str) -> Scenario:
+    return parse(SETTINGS + text, "x.yaml")
+
+
+KILLED = "timeline: [{at: [1s, 2s], kill: }, {after: 3s, start: }, {serve: {for: 1s}}]\npromises: {rpo: 0, rto: 10s}"
+
+
+def test_a_run_repeats_and_its_plan_gives_the_same_run() -> None:
+    scenario = incident(KILLED)
+    first, second, other = run(scenario, 3), run(scenario, 3), run(scenario, 4)
+    assert first.violations == [] and other.violations == []
+    assert first.trace_hash == second.trace_hash != other.trace_hash
+    assert run(fixed(scenario, 3), 3).trace_hash == first.trace_hash
+
+
+def test_what_is_measured() -> None:
+    result = run(incident(KILLED.replace("promises", "operator: {notices: 4s, acts: 2s}\npromises")), 1)
+    assert result.verdict == "ok", result.violations
+    assert 9 < result.rto_ns / 1e9 < 10 and result.operator_ns == 6_000_000_000
+    whats = [what for _, _, what in result.marks]
+    assert [what for what in whats if what in ("kill", "noticed", "operator acts", "recovered", "first service")] == [
+        "kill", "noticed", "operator acts", "recovered", "first service",
+    ]  # fmt: skip
+    assert "kill|machine|serving" in result.coverage
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (KILLED.replace("10s", "1s"), "rto: 3."),
+        ("timeline: [{at: 1s, kill: }]", "without service"),
+        ("timeline: [{at: 1s, kill: }, {start: {expect: refused}}]", "start ended ok, expected refused"),
+        ("timeline: [{at: 1s, scrub: {expect: problems}}]", "scrub ended clean"),
+        ("timeline: [{at: 1s, checkpoint: }]\npromises: {outcome: must_refuse}", "not"),
+    ],
+)
+def test_promises_and_expectations_can_fail(text: str, words: str) -> None:
+    result = run(incident(text), 1)
+    assert result.verdict == "violation" and words in result.violations[0]
+
+
+def test_a_lie_of_the_disk_is_seen_as_loss() -> None:
+    lies = "timeline: [{at: 1s, fsync_lies: {path: wal}}, {after: 2s, power_cut: {fates: none}}, {start: }]\n"
+    lost = run(incident(lies + "promises: {rpo: any, rto: 1min, outcome: judge}"), 1)
+    assert lost.rpo_transactions > 0 or lost.refusals, lost.violations
+    strict = run(with_promises(incident(lies), ["rto=1min"]), 1)
+    assert strict.verdict == "violation"

@@ -1,0 +1,207 @@
+"""Where a restore goes: what may be in data_dir and wal_dir when it begins, and the marker that lets it go on.
+
+    found                                                                                 verdict
+    nothing (a lock file, lost+found)                                                     EMPTY
+    files of this very backup, copied by hand, compressed or not, whole or cut short      COPY
+    the marker `restore.json` of the same restore, control file RESTORING or BACKUP       INTERRUPTED
+    that marker, and the database has been opened                                         OPENED: only the end is missing
+    anything else                                                                         refused, nothing changed
+
+A copy is told by its control file, byte for byte: a backup's own control file says BACKUP, which no database that ever ran
+says. A copy of a copy made by hand has a control file that the original may have, too; so there every file is compared.
+
+D1. The marker is durable before anything else is changed, and goes last.
+D2. What is in the log directory is never the backup's because of its name: its bytes are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from thunderdb.backup.sources import BackupSource, StoredFile, decode_control
+from thunderdb.base.config import Config
+from thunderdb.base.errors import Corruption, Refused
+from thunderdb.engine.database import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND
+from thunderdb.runtime.ports import Disk
+from thunderdb.storage.control import ControlState, DatabaseState
+from thunderdb.storage.written import written_file_names
+
+MARKER_FILE = "restore.json"
+MARKER_VERSION = 1
+_HARMLESS = frozenset((LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, f".{MARKER_FILE}.tmp"))
+_COMPARE_BYTES = 1 << 20
+
+
+class Kind(StrEnum):
+    EMPTY = "empty"
+    COPY = "copy"
+    INTERRUPTED = "interrupted"
+    OPENED = "opened"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Which restore is going on: `request` is what the user asked for, the rest what became of it."""
+
+    target: str
+    backup: str
+    timeline: str
+    no_archive: bool
+    stop_lsn: int
+    line: int
+    instance: str
+    version: int = MARKER_VERSION
+
+    @property
+    def request(self) -> tuple[str, str, str, bool]:
+        return self.target, self.backup, self.timeline, self.no_archive
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What was found. `present` are the bytes in both directories that the restore will replace or reuse."""
+
+    kind: Kind
+    marker: Marker | None
+    present_bytes: int
+
+
+async def read_marker(disk: Disk, data_dir: str) -> Marker | None:
+    """Raises: Refused for one that cannot be read."""
+    try:
+        found = json.loads(await disk.read_file(f"{data_dir}/{MARKER_FILE}"))
+        return Marker(**found) if found["version"] == MARKER_VERSION else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise Refused(
+            f"{data_dir}/{MARKER_FILE} is damaged: it is not known which restore was interrupted there",
+            "Empty data_dir and wal_dir, if nothing else is in them, and restore again.",
+        ) from None
+
+
+async def write_marker(disk: Disk, data_dir: str, marker: Marker) -> None:
+    """Durable when: it returns (D1)."""
+    temporary = f"{data_dir}/.{MARKER_FILE}.tmp"
+    file = await disk.open(temporary, create=True)
+    await file.truncate(0)
+    await file.write(0, json.dumps(asdict(marker)).encode() + b"\n")
+    await file.sync()
+    await file.close()
+    await disk.rename(temporary, f"{data_dir}/{MARKER_FILE}")
+    await disk.sync_dir(data_dir)
+
+
+async def names_in(disk: Disk, directory: str) -> list[str]:
+    try:
+        return await disk.list(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tuple[str, str, str, bool]) -> Destination:
+    """Look at the target, changing nothing. Raises: Refused for anything that is not ours to replace."""
+    data = [name for name in await names_in(disk, config.data_dir) if name not in _HARMLESS]
+    wal = [name for name in await names_in(disk, config.wal_dir) if name != LOST_AND_FOUND]
+    await _check_lock(disk, config.data_dir)
+    marker = await read_marker(disk, config.data_dir)
+    present = await _sizes(disk, config.data_dir, data) + await _sizes(disk, config.wal_dir, wal)
+    if marker is not None:
+        if marker.request != request:
+            raise Refused(
+                f"another restore into {config.data_dir} was interrupted (to {marker.target}, from {marker.backup})",
+                "Run that command again; or empty data_dir and wal_dir to start this one.",
+            )
+        control = await _control(disk, config.data_dir)
+        if control is not None and control.system_id != backup.system_id:
+            raise _foreign(config.data_dir, control, backup)
+        opened = control is not None and control.state in (DatabaseState.RUNNING, DatabaseState.CLEAN)
+        if opened and not await _same_control(disk, config.data_dir, backup):
+            return Destination(Kind.OPENED, marker, present)
+        return Destination(Kind.INTERRUPTED, marker, present)
+    if not data and not wal:
+        return Destination(Kind.EMPTY, None, 0)
+    await _check_copy(disk, config, backup, data, wal)
+    return Destination(Kind.COPY, None, present)
+
+
+async def _check_lock(disk: Disk, data_dir: str) -> None:
+    if await disk.exists(f"{data_dir}/{LOCK_FILE}"):
+        lock = await disk.lock(f"{data_dir}/{LOCK_FILE}")  # Raises: Refused while a daemon runs on it
+        await lock.release()
+
+
+async def _control(disk: Disk, data_dir: str) -> ControlState | None:
+    path = f"{data_dir}/{CONTROL_FILE}"
+    try:
+        return decode_control(await disk.read_file(path), path)
+    except (FileNotFoundError, Corruption):
+        return None
+
+
+async def _same_control(disk: Disk, data_dir: str, backup: BackupSource) -> bool:
+    try:
+        return await disk.read_file(f"{data_dir}/{CONTROL_FILE}") == backup.control_image
+    except FileNotFoundError:
+        return False
+
+
+async def _sizes(disk: Disk, directory: str, names: list[str]) -> int:
+    total = 0
+    for name in names:
+        if not await disk.is_dir(f"{directory}/{name}"):
+            file = await disk.open(f"{directory}/{name}", writable=False)
+            total += await file.size()
+            await file.close()
+    return total
+
+
+async def _check_copy(disk: Disk, config: Config, backup: BackupSource, data: list[str], wal: list[str]) -> None:
+    """Raises: Refused unless both directories hold files of this backup and nothing else."""
+    data_files = [file for file in backup.files if file.path.startswith("data/")]
+    known = {f"{config.data_dir}/{file.path.removeprefix('data/')}": file for file in data_files}
+    known |= {f"{config.wal_dir}/{file.path.removeprefix('wal/')}": file for file in backup.wal_files()}
+    control = await _control(disk, config.data_dir)
+    trusted = backup.manifest is not None and await _same_control(disk, config.data_dir, backup)
+    if control is not None and control.system_id != backup.system_id:
+        raise _foreign(config.data_dir, control, backup)
+    skip = set(written_file_names()) if trusted else set()
+    for directory, names in ((config.data_dir, data), (config.wal_dir, wal)):
+        for name in names:
+            path = f"{directory}/{name}"
+            file = known.get(path)
+            if file is None and name not in skip:
+                raise Refused(
+                    f"{path} is not of the backup {backup.name}: something else is in the way",
+                    f"Restore into an empty {directory}; nothing has been changed.",
+                )
+            if file is None or (trusted and directory == config.data_dir):
+                continue
+            if not await _is_beginning(disk, path, backup, file):
+                raise Refused(
+                    f"{path} differs from the backup {backup.name}: it is perhaps the original database",
+                    f"Move {config.data_dir} and {config.wal_dir} away and restore into empty ones; nothing has been changed.",
+                )
+
+
+async def _is_beginning(disk: Disk, path: str, backup: BackupSource, file: StoredFile) -> bool:
+    """D2: whether a file is the backup's stored file, or the beginning of it (a copy that was cut short)."""
+    local = await disk.open(path, writable=False)
+    size = await local.size()
+    same = size <= file.size
+    offset = 0
+    while same and offset < size:
+        here = await local.read(offset, _COMPARE_BYTES)
+        same = bool(here) and here == await backup.store.get_range(file.path, offset, len(here))
+        offset += len(here)
+    await local.close()
+    return same
+
+
+def _foreign(data_dir: str, control: ControlState, backup: BackupSource) -> Refused:
+    return Refused(
+        f"{data_dir} holds another database (system id {control.system_id:016x}, the backup's is {backup.system_id:016x})",
+        "Name other directories, or empty these if that database is not needed any more.",
+    )

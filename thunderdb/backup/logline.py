@@ -1,0 +1,312 @@
+"""Following the log of one timeline's history through its sources: an archive, a backup's wal/.
+
+    histories ─▶ Line (which timeline owns which LSN) ─▶ LineReader: piece after piece, each continuing the one before
+
+L1. What lies at or above a fork belongs to the successor: a piece of an ancestor's segment is read up to the fork only.
+L2. Of several copies of a segment the one of the newest timeline on the line that goes furthest is taken; a closed one goes
+    furthest of all. A copy that does not continue the log (start LSN, checksum of the record before) is not taken.
+L3. The log ends where nothing goes on; it has a *gap* where something is known to lie behind: a later segment, a fork that the
+    line left by, a note that the archive is complete beyond. A gap is named, and never taken for the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xxhash import xxh3_128_hexdigest
+
+from thunderdb.archive.index import ArchiveIndex, Complete, LogSource, StoreSource
+from thunderdb.backup.sources import BackupLog
+from thunderdb.base.errors import Corruption, Refused
+from thunderdb.base.ids import format_lsn
+from thunderdb.recovery.target import Mark, marks_of
+from thunderdb.runtime.ports import Ports
+from thunderdb.wal.record import RecordKind
+from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentHeader, SegmentScan, decode_segment_header, segment_name
+from thunderdb.wal.timeline import Fork, parse_history, timeline_at
+
+PROBE_AHEAD = 4
+"""Where segments cannot be listed (a restore command), so many numbers are tried behind a missing one."""
+_SEGMENT_END = int(RecordKind.SEGMENT_END)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A timeline with its ancestors."""
+
+    timeline: int
+    forks: tuple[Fork, ...]
+
+    @property
+    def chain(self) -> list[int]:
+        """Newest first."""
+        return [self.timeline, *(fork.timeline for fork in reversed(self.forks))]
+
+    def owner(self, lsn: int) -> int:
+        return timeline_at(self.forks, self.timeline, lsn)
+
+    def limit(self, timeline: int) -> int | None:
+        """Where the line leaves a timeline; None for the last one."""
+        for fork in self.forks:
+            if fork.timeline == timeline:
+                return fork.switch_lsn
+        return None
+
+    def descends(self, timeline: int, lsn: int) -> bool:
+        """Whether what was at `lsn` of `timeline`, and all below, is on this line."""
+        if timeline == self.timeline:
+            return True
+        limit = self.limit(timeline)
+        return limit is not None and lsn <= limit
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One segment as the line uses it: from its start up to `end_lsn`. `checksum` is the last record's."""
+
+    source: LogSource
+    timeline: int
+    number: int
+    header: SegmentHeader
+    end_lsn: int
+    checksum: int
+    closed: bool
+
+    @property
+    def name(self) -> str:
+        return segment_name(self.timeline, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Why the log cannot be followed beyond `lsn`, though it goes on: `name` is missing, or damaged."""
+
+    name: str
+    lsn: int
+    detail: str
+
+    def refuse(self, target: str, newest: str) -> Refused:
+        return Refused(
+            f"the log up to the target {target} is not there: segment {self.name} {self.detail}",
+            f"Put it back into the archive, or restore to what comes before it: {newest}.",
+        )
+
+
+@dataclass(slots=True)
+class Found:
+    """A piece with its marks and bytes."""
+
+    piece: Piece
+    marks: list[Mark]
+    data: bytes
+
+
+class LineReader:
+    """The pieces of a line, in order."""
+
+    def __init__(
+        self, ports: Ports, sources: Sequence[LogSource], line: Line, system_id: int, records_from: int | None = None
+    ) -> None:
+        self._ports = ports
+        self._sources = sources
+        self.line = line
+        self.system_id = system_id
+        self._records_from = records_from
+        self._trouble = ""
+
+    async def first(self, lsn: int, newest_number: int) -> Found:
+        """The piece that holds `lsn`, looked for from segment `newest_number` downwards.
+
+        Raises: Refused, naming what is missing.
+        """
+        misses, above = 0, False
+        for number in range(newest_number, 0, -1):
+            self._trouble = ""
+            header = await self._header(number)
+            if header is None:
+                misses += 1  # the newest one may have been announced and never written
+                if above or misses > PROBE_AHEAD:
+                    raise self._no_first(number, lsn, self._trouble or "is missing")
+            elif header.start_lsn <= lsn:
+                found = await self._best(number, None, None, self.line.owner(lsn))
+                if found is None or found.piece.end_lsn <= lsn:
+                    raise self._no_first(number, lsn, self._trouble or "does not reach that far")
+                return found
+            else:
+                above = True
+        raise self._no_first(newest_number, lsn, self._trouble or "is missing")
+
+    def _no_first(self, number: int, lsn: int, why: str) -> Refused:
+        name = segment_name(self.line.owner(lsn), number)
+        return Refused(
+            f"log segment {name}, which the backup needs from {format_lsn(lsn)} on, {why}",
+            "Name the archive that has it with --wal-archive-dir, or put it back there.",
+        )
+
+    async def following(self, piece: Piece) -> Found | Gap | None:
+        """What comes behind a piece; None where the log ends."""
+        lsn, owner = piece.end_lsn, self.line.owner(piece.end_lsn)
+        self._trouble = ""
+        if piece.closed:
+            found = await self._best(piece.number + 1, lsn, piece.checksum, owner)
+            if found is not None:
+                return found
+        number = piece.number + 1 if piece.closed else piece.number
+        return await self._gap(piece, number, lsn, owner)
+
+    async def _gap(self, piece: Piece, number: int, lsn: int, owner: int) -> Gap | None:
+        """L3: segment `number` is missing, or breaks off at `lsn`."""
+        missing = piece.closed or piece.timeline != owner
+        name = segment_name(owner, number)
+        if self._trouble:
+            return Gap(name, lsn, self._trouble)
+        detail = "is missing" if missing else f"breaks off at {format_lsn(lsn)}"
+        if owner != self.line.timeline:
+            return Gap(name, lsn, f"{detail}, though timeline {self.line.timeline} grew out of what it held")
+        later = [other for other in await self._numbers(owner, number) if other > number or (missing and other == number)]
+        if later:
+            return Gap(name, lsn, f"{detail}, though {segment_name(owner, later[0])} is there")
+        complete = await self.complete()
+        if complete is not None and complete.lsn > lsn:
+            return Gap(name, lsn, f"{detail}, though the archive says that it is complete up to {format_lsn(complete.lsn)}")
+        return None
+
+    async def _numbers(self, timeline: int, around: int) -> list[int]:
+        numbers: set[int] = set()
+        for source in self._sources:
+            if isinstance(source, BackupLog):
+                numbers |= set(source.numbers(timeline))
+            elif isinstance(source, StoreSource):
+                numbers |= set((await source.index()).numbers(timeline))
+            else:
+                for number in range(around + 1, around + 1 + PROBE_AHEAD):
+                    if await source.segment(timeline, number) is not None:
+                        numbers.add(number)
+        return sorted(numbers)
+
+    async def complete(self) -> Complete | None:
+        """The archive's note on the line's last timeline."""
+        for source in self._sources:
+            if isinstance(source, StoreSource):
+                index: ArchiveIndex = await source.index()
+                return index.complete.get(self.line.timeline)
+        return None
+
+    async def _copies(self, number: int, owner: int | None) -> list[tuple[LogSource, int]]:
+        timelines = [timeline for timeline in self.line.chain if owner is None or timeline >= owner]
+        return [(source, timeline) for timeline in timelines for source in self._sources]
+
+    async def _header(self, number: int) -> SegmentHeader | None:
+        for source, timeline in await self._copies(number, None):
+            data = await self._fetch(source, timeline, number)
+            if data is not None:
+                try:
+                    return decode_segment_header(data, timeline, number, self.system_id)
+                except Corruption as error:
+                    self._trouble = f"cannot be used: {error.message}"
+        return None
+
+    async def _fetch(self, source: LogSource, timeline: int, number: int) -> bytes | None:
+        try:
+            return await source.segment(timeline, number)
+        except Corruption as error:
+            self._trouble = f"is damaged in {source.place}: {error.message}"
+            return None
+        except FileNotFoundError:
+            return None
+
+    async def _best(self, number: int, start_lsn: int | None, checksum: int | None, owner: int) -> Found | None:
+        """L2."""
+        best: Found | None = None
+        for source, timeline in await self._copies(number, owner):
+            data = await self._fetch(source, timeline, number)
+            if data is None:
+                continue
+            found = self._examine(source, timeline, number, data, start_lsn, checksum)
+            if found is None:
+                continue
+            if best is None or found.piece.end_lsn > best.piece.end_lsn or (found.piece.closed and not best.piece.closed):
+                best = found
+            if best.piece.closed:
+                break
+        return best
+
+    def _examine(
+        self, source: LogSource, timeline: int, number: int, data: bytes, start_lsn: int | None, checksum: int | None
+    ) -> Found | None:
+        try:
+            header = decode_segment_header(data, timeline, number, self.system_id)
+        except Corruption as error:
+            self._trouble = f"cannot be used: {error.message}"
+            return None
+        if start_lsn is not None and (header.start_lsn, header.prev_checksum) != (start_lsn, checksum):
+            self._trouble = f"in {source.place} does not continue the log before it"
+            return None
+        scan = SegmentScan(header, data, until_lsn=self.line.limit(timeline))
+        marks = list(marks_of(scan, self._records_from))
+        if scan.lsn == header.start_lsn:
+            return None  # an open segment without a whole record yet, or an ancestor's that the line left before
+        return Found(Piece(source, timeline, number, header, scan.lsn, scan.prev_checksum, scan.closed), marks, data)
+
+
+def checksum_at(found: Found, lsn: int) -> int:
+    """The checksum of the last record below `lsn`, which lies in this piece."""
+    scan = SegmentScan(found.piece.header, found.data, until_lsn=lsn)
+    scan.drain()
+    return scan.prev_checksum if scan.lsn == lsn else 0
+
+
+def used_digest(data: bytes, header: SegmentHeader, end_lsn: int) -> str:
+    """Names the records of a segment up to an LSN, so that a second reading can be told from the first."""
+    return xxh3_128_hexdigest(memoryview(data)[SEGMENT_HEADER_SIZE : SEGMENT_HEADER_SIZE + end_lsn - header.start_lsn])
+
+
+async def read_lines(sources: Sequence[LogSource], own: Line) -> dict[int, Line]:
+    """Every timeline that the sources know, by number; `own` is the backup's. Raises: Corruption, StorageError."""
+    lines = {own.timeline: own}
+    for source in reversed(sources):  # the archive's word counts more than a backup's
+        for timeline in await source.timelines():
+            text = await source.history(timeline)
+            if text is not None:
+                lines[timeline] = Line(timeline, parse_history(text, timeline))
+            elif timeline not in lines and timeline == 1:
+                lines[timeline] = Line(1, ())
+    return lines
+
+
+def choose_lines(lines: dict[int, Line], own: Line, end_lsn: int, wish: str) -> list[Line]:
+    """The lines to try: those that descend from the backup, newest first, or the one wished for (a number, or `current`).
+
+    Raises: Refused.
+    """
+    if wish == "current":
+        return [lines[own.timeline]]
+    if wish not in ("", "latest"):
+        line = lines.get(int(wish)) if wish.isdigit() else None
+        if line is None:
+            known = ", ".join(str(timeline) for timeline in sorted(lines))
+            hint = "Name one of them, or `current`, with --timeline."
+            raise Refused(f"timeline {wish} is not known; there are {known}", hint)
+        if not line.descends(own.timeline, end_lsn):
+            raise Refused(
+                f"timeline {wish} left timeline {own.timeline} before the end of the backup ({format_lsn(end_lsn)})",
+                "Restore from an older backup, or from one of that timeline.",
+            )
+        return [line]
+    fitting = [line for line in lines.values() if line.descends(own.timeline, end_lsn)]
+    return sorted(fitting, key=lambda line: -line.timeline)
+
+
+async def has_log(sources: Sequence[LogSource], timeline: int) -> bool:
+    """Whether there may be log of a timeline: one that was claimed by a restore, and never shipped anything, has none."""
+    for source in sources:
+        if isinstance(source, StoreSource):
+            index = await source.index()
+            if index.numbers(timeline) or timeline in index.complete:
+                return True
+        elif not isinstance(source, BackupLog) or source.numbers(timeline):
+            return True
+    return False
+
+

@@ -1,0 +1,407 @@
+"""The plan of a point-in-time recovery: everything that can be known, and refused, before a byte of the target changes.
+
+    backup (and what it stands on) ─▶ line of timelines ─▶ log scanned to the stop ─▶ target directories ─▶ free space
+
+N1. `plan_restore` writes nothing anywhere. What it refuses has changed nothing.
+N2. Of a folder of backups the newest one that can be restored to the target is chosen; each that was passed over is a note.
+N3. The plan names each piece of log with a digest of what was read: the restore lays down that, or nothing.
+N4. An interrupted restore is planned to the stop that it had, whatever has been archived since.
+N5. The newest timeline that descends from the backup is followed. One that has no log in the archive (a restore claimed its
+    number, and nothing was ever shipped) is not, unless it is asked for: else one restore would hide what another could reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from xxhash import xxh3_128_hexdigest
+
+from thunderdb.archive.cipher import Cipher, load_cipher
+from thunderdb.archive.codec import Codec
+from thunderdb.archive.command_store import CommandSource
+from thunderdb.archive.directory import open_store
+from thunderdb.archive.index import LogSource, StoreSource
+from thunderdb.backup.chain import is_backup, list_backups, open_chain
+from thunderdb.backup.destination import Destination, inspect, read_marker
+from thunderdb.backup.logline import (
+    Found,
+    Gap,
+    Line,
+    LineReader,
+    Piece,
+    checksum_at,
+    choose_lines,
+    has_log,
+    read_lines,
+    used_digest,
+)
+from thunderdb.backup.sources import BackupLog, BackupSource, Survey
+from thunderdb.base.config import Config
+from thunderdb.base.errors import Corruption, Refused
+from thunderdb.base.ids import format_lsn
+from thunderdb.recovery.target import LATEST, Stop, StopFinder, Target, TargetKind, TooEarly, format_time
+from thunderdb.runtime.ports import Ports
+from thunderdb.wal.record import iter_changes
+from thunderdb.wal.segment import SegmentScan
+
+LOOK_AHEAD_US = 24 * 3600 * 1_000_000
+"""How much log (in time) behind a target time is searched for a clock that was set back; a dry run searches all of it."""
+SPARE_SEGMENTS = 4
+PAGE_BYTES_A_SECOND = 250 << 20
+LOG_BYTES_A_SECOND = 12 << 20
+"""Measured on two cores with a local disk: laying down pages, and replaying log. For the estimate only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One piece of log to lay down: records up to `end_lsn`, whose bytes have this digest."""
+
+    piece: Piece
+    end_lsn: int
+    digest: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a restore will do."""
+
+    target: Target
+    chain: list[BackupSource]
+    sources: list[LogSource]
+    archive: StoreSource | None
+    archive_place: str
+    line: Line
+    lines: dict[int, Line]
+    segments: list[Segment]
+    stop: Stop
+    destination: Destination
+    request: tuple[str, str, str, bool]
+    no_archive: bool
+    page_bytes: int
+    log_bytes: int
+    newest_time_us: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def backup(self) -> BackupSource:
+        return self.chain[-1]
+
+    @property
+    def next_timeline(self) -> int:
+        """The lowest number that is above all that are known."""
+        return max([self.backup.timeline, self.line.timeline, *self.lines]) + 1
+
+    @property
+    def estimated_s(self) -> float:
+        return 1.0 + self.page_bytes / PAGE_BYTES_A_SECOND + self.log_bytes / LOG_BYTES_A_SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line says, beside the target. `timeline` is a number, `current`, or empty for the newest."""
+
+    target: Target
+    backup_place: str
+    archive_place: str = ""
+    timeline: str = ""
+    no_archive: bool = False
+    dry_run: bool = False
+
+
+async def plan_restore(
+    ports: Ports, config: Config, target: Target, backup_place: str, archive_place: str | None = None, *, timeline: str = "",
+    no_archive: bool = False, dry_run: bool = False, cipher: Cipher | None = None,
+) -> Plan:  # fmt: skip
+    """Plan, and refuse what cannot be done (N1).
+
+    Raises: Refused (exit 3), Corruption and StorageError (4), ConfigError (2).
+    """
+    cipher = cipher if cipher is not None else await load_cipher(ports, config)
+    request = Request(target, backup_place.rstrip("/") or "/", archive_place or "", timeline, no_archive, dry_run)
+    if await is_backup(ports, request.backup_place):
+        return await _plan_one(ports, config, request, await open_chain(ports, request.backup_place, cipher), cipher)
+    return await _plan_folder(ports, config, request, cipher)
+
+
+async def _plan_folder(ports: Ports, config: Config, request: Request, cipher: Cipher | None) -> Plan:
+    """N2."""
+    notes: list[str] = []
+    refused: Refused | Corruption | None = None
+    marker = await read_marker(ports.disk, config.data_dir)
+    for listed in reversed(await list_backups(ports, request.backup_place)):
+        if listed.problem:
+            notes.append(f"passed over {listed.place}: {listed.problem}")
+            continue
+        try:
+            chain = await open_chain(ports, listed.place, cipher)
+            if marker is not None and marker.backup != backup_key(chain[-1]):
+                continue  # N4
+            plan = await _plan_one(ports, config, request, chain, cipher)
+        except TooEarly as error:
+            refused = error
+            notes.append(f"passed over {listed.place}: {error.message}")
+            continue
+        except (Corruption, FileNotFoundError) as error:
+            notes.append(f"passed over {listed.place}: {error}")
+            continue
+        except Refused as error:
+            if _about_backup(error, listed.place):
+                notes.append(f"passed over {listed.place}: {error.message}")
+                continue
+            raise
+        plan.notes[:0] = notes
+        return plan
+    if refused is not None:
+        raise refused
+    detail = f" ({'; '.join(notes)})" if notes else ""
+    raise Refused(f"there is no usable backup in {request.backup_place}{detail}", "Name another place with --restore-backup.")
+
+
+def _about_backup(error: Refused, place: str) -> bool:
+    """Whether a refusal is the backup's fault, so that another one may do."""
+    return place in error.message or "backup bk-" in error.message
+
+
+def backup_key(backup: BackupSource) -> str:
+    """Names one backup and its exact content."""
+    if backup.manifest is not None:
+        return f"{backup.manifest.backup_id}:{backup.manifest.checksum}"
+    return f"copy:{xxh3_128_hexdigest(backup.control_image)}"
+
+
+async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[BackupSource], cipher: Cipher | None) -> Plan:
+    backup = chain[-1]
+    _check_config(config, backup)
+    key = (request.target.text, backup_key(backup), request.timeline, request.no_archive)
+    destination = await inspect(ports.disk, config, backup, key)
+    archive, source, place = _archive(ports, config, request, cipher)
+    sources: list[LogSource] = [*([source] if source is not None else []), BackupLog(backup)]
+    own = Line(backup.timeline, backup.history)
+    await _check_archive(archive, backup)
+    lines = await read_lines(sources, own)
+    survey = await backup.survey()
+    candidates = choose_lines(lines, own, backup.end_lsn, request.timeline)
+    if destination.marker is not None:
+        candidates = [lines[destination.marker.line]] if destination.marker.line in lines else candidates
+    scan, stop = await _scan(ports, request, backup, survey, sources, candidates, destination)
+    line = scan.line
+    page_bytes = backup.page_count * backup.page_size
+    log_bytes = stop.lsn - scan.segments[0].piece.header.start_lsn
+    plan = Plan(
+        request.target, chain, sources, archive, place, line, lines, scan.segments, stop, destination, key, request.no_archive,
+        page_bytes, log_bytes, scan.newest_us, scan.notes,
+    )  # fmt: skip
+    await _check_space(ports, config, plan)
+    return plan
+
+
+async def _scan(
+    ports: Ports, request: Request, backup: BackupSource, survey: Survey, sources: list[LogSource], candidates: list[Line],
+    destination: Destination,
+) -> tuple[_Scan, Stop]:  # fmt: skip
+    """N5: follow the newest line that has log of its own."""
+    notes: list[str] = []
+    marker = destination.marker
+    for line in candidates:
+        only = line is candidates[-1]
+        if not only and line.forks and not await has_log(sources, line.timeline):
+            notes.append(_no_log(line))
+            continue
+        reader = LineReader(ports, sources, line, backup.system_id, _records_from(request.target))
+        scan = _Scan(ports, reader, backup, survey)
+        try:
+            stop = await scan.run(request, marker.stop_lsn if marker is not None else 0)
+        except Refused:
+            if only or scan.reached_own or not line.forks:
+                raise
+        else:
+            if only or scan.reached_own or scan.cut_found:
+                scan.notes[:0] = notes
+                return scan, stop
+        notes.append(_no_log(line))
+    raise Refused("there is no timeline to follow")
+
+
+def _no_log(line: Line) -> str:
+    fork = line.forks[-1]
+    return (
+        f"timeline {line.timeline} was begun at lsn:{format_lsn(fork.switch_lsn)} of timeline {fork.timeline}, but nothing of "
+        f"it is in the archive: it is not followed (--timeline {line.timeline} would restore to where it began)"
+    )
+
+
+def _records_from(target: Target) -> int | None:
+    return target.lsn if target.kind is TargetKind.LSN else None
+
+
+def _check_config(config: Config, backup: BackupSource) -> None:
+    if config.page_size != backup.page_size:
+        raise Refused(
+            f"page_size is {config.page_size}, but the backup was made with {backup.page_size}",
+            f'Set page_size = "{backup.page_size // 1024}KB" in [storage].',
+        )
+
+
+def _archive(
+    ports: Ports, config: Config, request: Request, cipher: Cipher | None
+) -> tuple[StoreSource | None, LogSource | None, str]:
+    """The archive to read from: the one named, else the configuration's."""
+    codec = Codec(config.wal_archive_compress, cipher)
+    place = request.archive_place or config.wal_archive_dir
+    if place:
+        store = StoreSource(open_store(ports, place), codec, ports.offload)
+        return store, store, place
+    if config.wal_restore_command:
+        scratch = f"{config.wal_dir.rstrip('/').rpartition('/')[0]}/.restore.tmp"
+        timeout_s = config.wal_command_timeout / 1000
+        command = CommandSource(
+            ports.disk, ports.command, config.wal_restore_command, scratch, timeout_s, codec, ports.offload
+        )  # fmt: skip
+        return None, command, command.place
+    return None, None, ""
+
+
+async def _check_archive(archive: StoreSource | None, backup: BackupSource) -> None:
+    """Raises: Refused for the archive of another database."""
+    if archive is None:
+        return
+    for timeline, history in sorted((await archive.index()).histories.items()):
+        if history.system_id is not None and history.system_id != backup.system_id:
+            raise Refused(
+                f"the archive in {archive.place} is of another database: timeline {timeline} has system id "
+                f"{history.system_id:016x}, the backup {backup.system_id:016x}",
+                "Name the archive of this database with --wal-archive-dir.",
+            )
+
+
+class _Scan:
+    """Follows the log from where the backup needs it to where the restore stops."""
+
+    def __init__(self, ports: Ports, reader: LineReader, backup: BackupSource, survey: Survey) -> None:
+        self.segments: list[Segment] = []
+        self.newest_us = 0
+        self.notes: list[str] = []
+        self._ports = ports
+        self._reader = reader
+        self._backup = backup
+        self._torn = dict.fromkeys(survey.torn, 0)
+        self.line = reader.line
+        self.reached_own = not reader.line.forks
+        self.cut_found = False
+        self._verified = False
+
+    async def run(self, request: Request, known_stop_lsn: int) -> Stop:
+        """Raises: Refused."""
+        backup = self._backup
+        target = LATEST if known_stop_lsn else request.target
+        least_lsn = max(backup.end_lsn, backup.checkpoint_lsn + 1)
+        look_ahead_us = None if request.dry_run else LOOK_AHEAD_US
+        finder = StopFinder(target, least_lsn, backup.checkpoint_lsn, look_ahead_us, backup.end_time_us)
+        found: Found | Gap | None = await self._reader.first(backup.keep_lsn, self._newest_number())
+        gap: Gap | None = None
+        while isinstance(found, Found):
+            self._take(found)
+            marks = found.marks
+            if known_stop_lsn:
+                marks = [mark for mark in marks if mark.lsn < known_stop_lsn]
+            done = finder.feed(marks)
+            end_lsn = found.piece.end_lsn
+            self.reached_own = self.reached_own or found.piece.timeline == self.line.timeline
+            if done or (known_stop_lsn and end_lsn >= known_stop_lsn):
+                break
+            await self._ports.tasks.work("restore.scan", len(found.marks) + 1)
+            found = await self._reader.following(found.piece)
+        if isinstance(found, Gap):
+            gap = found
+        self.newest_us, self.cut_found = finder.newest_us, finder.cut_lsn > 0
+        if gap is not None and not finder.cut_lsn:
+            newest = f"lsn:{format_lsn(gap.lsn)}" + (f", {format_time(finder.newest_us)}" if finder.newest_us else "")
+            raise gap.refuse(request.target.text, newest)
+        if gap is not None:
+            self.notes.append(f"the log cannot be followed to its end: segment {gap.name} {gap.detail}")
+        stop = finder.finish(known_stop_lsn or end_lsn, await self._vouched_us(end_lsn))
+        if known_stop_lsn > end_lsn:
+            raise Refused(
+                f"the log ends at {format_lsn(end_lsn)}, but this restore was begun up to {format_lsn(known_stop_lsn)}",
+                "Put the archive back as it was, or empty data_dir and wal_dir to start anew.",
+            )
+        self._cut(stop.lsn)
+        self._check_torn(stop.lsn)
+        return stop
+
+    def _newest_number(self) -> int:
+        numbers = BackupLog(self._backup).numbers(self._backup.timeline)
+        return max([self._backup.control.newest_segment, *numbers])
+
+    async def _vouched_us(self, end_lsn: int) -> int:
+        """Up to when the archive says that there is no commit beyond `end_lsn`."""
+        complete = await self._reader.complete()
+        return complete.time_us if complete is not None and complete.lsn <= end_lsn else 0
+
+    def _take(self, found: Found) -> None:
+        piece = found.piece
+        end_lsn = self._backup.end_lsn
+        manifest = self._backup.manifest
+        if manifest is not None and not self._verified and piece.header.start_lsn < end_lsn <= piece.end_lsn:
+            if checksum_at(found, end_lsn) != manifest.end_checksum:
+                raise Refused(
+                    f"segment {piece.name} in {piece.source.place} is not the log that the backup {self._backup.name} saw "
+                    f"at its end",
+                    "Name the archive of this database, or the right --timeline.",
+                )
+            self._verified = True
+        if self._torn:
+            self._note_images(found)
+        self.segments.append(Segment(piece, piece.end_lsn, used_digest(found.data, piece.header, piece.end_lsn)))
+        self._last_data = found.data
+
+    _last_data: bytes = b""
+
+    def _cut(self, stop_lsn: int) -> None:
+        """Drop what lies behind the stop, and cut the piece that holds it."""
+        self.segments = [segment for segment in self.segments if segment.piece.header.start_lsn < stop_lsn]
+        last = self.segments[-1]
+        if stop_lsn < last.end_lsn:
+            self.segments[-1] = replace(last, end_lsn=stop_lsn, digest="")
+
+    def _note_images(self, found: Found) -> None:
+        """Where torn pages of a copy made by hand have images in the log."""
+        scan = SegmentScan(found.piece.header, found.data, until_lsn=found.piece.end_lsn)
+        for header in scan:
+            if header[4]:
+                for page_no, _prev, op, _at, _size in iter_changes(found.data, header[5] + scan.bias, header[4]):
+                    if op == 2 and self._torn.get(page_no) == 0:
+                        self._torn[page_no] = header[5]
+
+    def _check_torn(self, stop_lsn: int) -> None:
+        for page_no, lsn in sorted(self._torn.items()):
+            if not lsn or lsn >= stop_lsn:
+                raise TooEarly(
+                    f"page {page_no} was being written while the copy in {self._backup.place} was made, and the log up to the "
+                    f"target has no image of it",
+                    f"Restore to lsn:{format_lsn(lsn)} or later." if lsn else "Use another backup.",
+                )
+
+
+async def _check_space(ports: Ports, config: Config, plan: Plan) -> None:
+    """Raises: Refused where the disks are too small."""
+    disk = ports.disk
+    spare = SPARE_SEGMENTS * config.wal_segment_size
+    needs = [(config.data_dir, plan.page_bytes), (config.wal_dir, plan.log_bytes + spare)]
+    free = [await disk.free_bytes(await _existing(ports, directory)) for directory, _need in needs]
+    if free[0] == free[1]:  # most likely one file system
+        needs = [(f"{config.data_dir} and {config.wal_dir}", needs[0][1] + needs[1][1])]
+    for (where, need), there in zip(needs, free, strict=False):
+        if need > there + plan.destination.present_bytes:
+            raise Refused(
+                f"the restore needs {need:,} bytes in {where}, and {there:,} are free",
+                "Free some space, or name directories on a larger disk.",
+            )
+
+
+async def _existing(ports: Ports, path: str) -> str:
+    while path not in ("", "/") and not await ports.disk.is_dir(path):
+        path = path.rpartition("/")[0]
+    return path or "/"
+
+
