@@ -108,6 +108,10 @@ class Manifest:
         return sorted((entry for entry in self.files if entry.path.startswith(folder + "/")), key=lambda entry: entry.path)
 
 
+def is_backup_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
 def format_time(time_us: int) -> str:
     """RFC 3339 in UTC, to the second, as the backup's own times are shown."""
     moment = datetime.datetime.fromtimestamp(time_us // 1_000_000, datetime.UTC)

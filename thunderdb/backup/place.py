@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from thunderdb.archive.directory import is_url, open_store
-from thunderdb.backup.manifest import MANIFEST_NAME, parse_manifest
+from thunderdb.backup.manifest import MANIFEST_NAME, is_backup_id, parse_manifest
 from thunderdb.base.errors import Corruption, DiskFull, Refused, StorageError
 from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, StoreWriter
 from thunderdb.runtime.sync import Task, Tasks
@@ -261,7 +261,8 @@ async def _is_of(disk: Disk, partial: str, backup_id: str) -> bool:
     names = await disk.list(partial)
     if RUNNING_NAME in names:
         data = await disk.read_file(f"{partial}/{RUNNING_NAME}")
-        return data == backup_id.encode() or (not data and names == [RUNNING_NAME])
+        begun = is_backup_id(data.decode(errors="replace"))
+        return data == backup_id.encode() or (not begun and names == [RUNNING_NAME])  # it died before it had said its name
     if MANIFEST_NAME in names:
         try:
             return parse_manifest(await disk.read_file(f"{partial}/{MANIFEST_NAME}")).backup_id == backup_id
@@ -271,17 +272,25 @@ async def _is_of(disk: Disk, partial: str, backup_id: str) -> bool:
 
 
 async def remove_tree(disk: Disk, path: str) -> None:
-    """Remove a directory with all in it; fine if it is not there."""
+    """Remove a directory with all in it; fine if it is not there.
+
+    What says whose it is goes only when the rest is durably gone: so after a crash it is still known as ours.
+    """
     try:
         names = await disk.list(path)
     except FileNotFoundError:
         return
-    for name in sorted(names, key=lambda name: name == RUNNING_NAME):  # last: what a crash leaves is still known as ours
+    labels = [name for name in (RUNNING_NAME, MANIFEST_NAME) if name in names]
+    for name in names:
         inside = f"{path}/{name}"
         if await disk.is_dir(inside) and not await _is_link(disk, path, name):
             await remove_tree(disk, inside)
-        else:
+        elif name not in labels:
             await disk.unlink(inside)
+    if labels:
+        await disk.sync_dir(path)
+    for name in labels:
+        await disk.unlink(f"{path}/{name}")
     await disk.remove_dir(path)
 
 
