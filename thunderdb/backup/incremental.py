@@ -166,7 +166,10 @@ async def find_base(ports: Ports, place: str, base: Base) -> str | None:
         keys = [stored.key for stored in await open_store(ports, parent).list()]
         names = [key.removesuffix(f"/{MANIFEST_NAME}") for key in keys if key.count("/") == 1 and key.endswith(MANIFEST_NAME)]
     else:
-        names = await ports.disk.list(parent or "/")
+        try:
+            names = await ports.disk.list(parent or "/")
+        except FileNotFoundError:
+            return None
     for name in names:
         found = f"{parent}/{name}"
         try:

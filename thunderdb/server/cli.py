@@ -16,6 +16,7 @@ from thunderdb import __version__
 from thunderdb.base import config as configuration
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ConfigError, ThunderError
+from thunderdb.server.cli_backup import run_backup_command, take_flags, with_backup_flags
 
 EPILOG = """\b
 Examples:
@@ -25,6 +26,9 @@ Examples:
   thunderdb --config thunderdb.toml --check-config
   thunderdb --config thunderdb.toml --check       check a stopped database
   thunderdb --restore-pitr latest --restore-backup /backups/thunderdb --dry-run
+  thunderdb --backup /backups/thunderdb/full-2026-01-15 --compress
+  thunderdb --verify-backup /backups/thunderdb/full-2026-01-15
+  thunderdb --retention-report                    what is kept, and why
   psql -h 127.0.0.1 -p 5432 thunderdb             connect
 
 \b
@@ -58,6 +62,7 @@ def _with_key_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--timeline", metavar="N", help="Timeline to restore along: a number, `current` (the backup's), or latest.")
 @click.option("--no-archive", is_flag=True, help="Restore for a drill: the archive is only read, now and later.")
 @click.option("--report", "report_file", metavar="FILE", help="Check the restored database and write a report (JSON).")
+@with_backup_flags
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Show results as JSON.")
 @_with_key_flags
@@ -68,10 +73,11 @@ def command(config_path: str | None, check_config: bool, check: bool, **flags: A
     """
     restore = {name: flags.pop(name) for name in _RESTORE_FLAGS}
     archive = flags.pop("wal_archive_dir") if restore["restore_pitr"] is not None else None
+    own = take_flags(flags)
     config, source = load_config(config_path, os.environ, flags)
     if restore["restore_pitr"] is not None:
         return _restore(config, archive, restore)
-    if restore["restore_backup"] or restore["timeline"] or restore["no_archive"]:
+    if any(restore[name] for name in ("restore_backup", "timeline", "no_archive", "report_file")):
         raise ConfigError("the flags of a restore mean nothing without a target", "Name it with --restore-pitr TARGET.")
     if check_config:
         click.echo(f"Configuration is valid ({source})")
@@ -80,6 +86,11 @@ def command(config_path: str | None, check_config: bool, check: bool, **flags: A
         from thunderdb.server.offline import check_database
 
         return check_database(config)
+    done = run_backup_command(config, own, dry_run=restore["dry_run"], as_json=restore["as_json"])
+    if done is not None:
+        return done
+    if restore["dry_run"] or restore["as_json"]:
+        raise ConfigError("--dry-run and --json mean nothing for the daemon itself", "Say what is to be shown.")
     from thunderdb.server.daemon import run_daemon
     from thunderdb.server.engine import open_engine
 

@@ -100,3 +100,12 @@ def test_rot_that_cannot_be_repaired_fails_it_by_name() -> None:
     with pytest.raises(Corruption, match=rf"page {rotten} in /d/data/pages\.000000 is damaged"):
         world.backup("/b/full")
     assert world.files_of("/b") == []
+
+
+@pytest.mark.parametrize("destination", ["/elsewhere/incr", "/b/deeper/incr"])
+def test_an_incremental_that_a_restore_would_not_find_the_base_of_is_refused(destination: str) -> None:
+    world = BackupWorld()
+    base = world.backup("/b/full")
+    with pytest.raises(Refused, match="not beside"):
+        world.backup(destination, type="incremental", base="/b/full", known=frozenset({base.checksum}))
+    assert world.files_of("/elsewhere") == [] and world.verify("/b/full").passed

@@ -42,6 +42,9 @@ def test_version_help_and_check_config(capsys, monkeypatch, tmp_path: Path) -> N
         (["--config", "/no/such/file"], "/no/such/file"),
         (["--config", ""], "--config"),
         (["--no-such-flag"], "--no-such-flag"),
+        (["--dry-run"], "--dry-run"),
+        (["--report", "/tmp/x"], "without a target"),
+        (["--deep"], "--deep"),
         (["extra"], "extra"),
     ],
 )

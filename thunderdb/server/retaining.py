@@ -1,0 +1,116 @@
+"""`thunderdb --retention-report` and `--expire`: what is kept and why, read from the places themselves.
+
+T1. Both work with and without a running daemon; the report changes nothing.
+T2. A drill (restored with --no-archive) may not remove anything.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from typing import Any
+
+import click
+
+from thunderdb.archive.cipher import load_cipher
+from thunderdb.archive.codec import Codec
+from thunderdb.archive.identity import read_identity
+from thunderdb.archive.retention import Decision, show_time
+from thunderdb.backup.expire import Expired, decide, expire
+from thunderdb.backup.jobs import COMPLETED, JOBS_FILE
+from thunderdb.base.config import Config
+from thunderdb.base.errors import ConfigError, Refused, StorageError
+from thunderdb.base.events import Events
+from thunderdb.engine.database import CONTROL_FILE
+from thunderdb.runtime.ports import Disk
+from thunderdb.runtime.real_ports import RealPorts, run_real
+from thunderdb.server.logs import log_writer
+from thunderdb.server.remote import show_size
+from thunderdb.storage.control import SLOT_OFFSETS, SLOT_SIZE, decode_slot
+
+
+def run_retention(config: Config, *, remove: bool, as_json: bool) -> int:
+    """Decide, remove if asked, print. Raises: ThunderError."""
+    if not config.destination and not config.wal_archive_dir:
+        raise ConfigError(
+            "there is nothing to look at: neither [backup] destination nor wal_archive_dir is set",
+            "Name the daemon's configuration with --config.",
+        )
+
+    async def main(ports: RealPorts) -> Expired:
+        codec = Codec(config.wal_archive_compress, await load_cipher(ports, config))
+        whose = await _whose(ports.disk, config)
+        if not remove:
+            return await decide(ports, config, codec, **whose)
+        identity = await read_identity(ports.disk, config.data_dir)
+        if identity is not None and identity.no_archive:
+            raise Refused("this database is a drill (restored with --no-archive): it removes nothing", "Run it in production.")
+        events = Events()
+        events.subscribe(log_writer(config.level, config.format))
+        return await expire(ports, config, codec, events, **whose)
+
+    done = run_real(main)
+    click.echo(json.dumps(done.document(), indent=2) if as_json else "\n".join(lines(done, removed=remove)))
+    return 0
+
+
+async def _whose(disk: Disk, config: Config) -> dict[str, Any]:
+    """System and timeline of the database that is configured, and the backups that it has made elsewhere."""
+    found: dict[str, Any] = {}
+    try:
+        data = await disk.read_file(f"{config.data_dir}/{CONTROL_FILE}")
+    except (OSError, StorageError):
+        data = b""
+    states = []
+    for offset in SLOT_OFFSETS:
+        try:
+            states.append(decode_slot(data[offset : offset + SLOT_SIZE]))
+        except (ValueError, Refused):
+            pass  # a damaged slot: the other one says it, or nobody does
+    if states:
+        newest = max(states, key=lambda state: state.sequence)
+        found = {"system_id": newest.system_id, "timeline": newest.timeline}
+    try:
+        jobs = json.loads(await disk.read_file(f"{config.data_dir}/{JOBS_FILE}"))["jobs"]
+        found["known"] = [str(job["destination"]) for job in jobs if job["status"] == COMPLETED]
+    except (OSError, StorageError, ValueError, KeyError, TypeError):
+        pass
+    return found
+
+
+def lines(done: Expired, removed: bool) -> list[str]:
+    """One line for each backup, and one for each run of segments with the same fate."""
+    window = done.window
+    span = "nothing can be restored yet" if window is None else f"{show_time(window[0])} to {show_time(window[1])}"
+    found = [f"Recovery window: {span}"]
+    for kind, title in (("backup", "Backups"), ("segment", "Archived log"), ("other", "Other objects")):
+        items = [item for item in done.decisions if item.kind == kind]
+        if not items:
+            continue
+        found.append(f"{title}: {len(items)} ({show_size(sum(item.size_bytes for item in items))})")
+        found += [f"  {line}" for line in _rows(items, done, removed)]
+    gone = [item for item in done.decisions if not item.keep]
+    size = show_size(sum(item.size_bytes for item in gone))
+    if removed:
+        found.append(f"Removed: {len(done.removed)} objects ({size}); {len(done.held)} were held")
+    else:
+        found.append(f"May go: {len(gone)} objects ({size}); --expire removes them")
+    return found
+
+
+def _rows(items: list[Decision], done: Expired, removed: bool) -> list[str]:
+    rows: list[str] = []
+    gone = set(done.removed)
+
+    def fate(item: Decision) -> str:
+        return "keep" if item.keep else "removed" if item.object in gone else "held" if removed else "may go"
+
+    def alike(item: Decision) -> tuple[str, ...]:
+        return (fate(item), item.reason) if item.kind != "backup" else (fate(item), item.reason, item.object)
+
+    for (word, reason, *_), group in groupby(items, key=alike):
+        run = list(group)
+        size = show_size(sum(item.size_bytes for item in run))
+        name = run[0].object if len(run) == 1 else f"{run[0].object} … {run[-1].object} ({len(run)})"
+        rows.append(f"{word:<8}{name}  {size}  {reason}")
+    return rows
