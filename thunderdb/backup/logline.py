@@ -11,7 +11,8 @@ L3. The log ends where nothing goes on; it has a *gap* where something is known 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from xxhash import xxh3_128_hexdigest
@@ -22,21 +23,26 @@ from thunderdb.base.errors import Corruption, Refused
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.target import Mark, marks_of
 from thunderdb.runtime.ports import Ports
-from thunderdb.wal.record import RecordKind
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentHeader, SegmentScan, decode_segment_header, segment_name
 from thunderdb.wal.timeline import Fork, parse_history, timeline_at
 
 PROBE_AHEAD = 4
 """Where segments cannot be listed (a restore command), so many numbers are tried behind a missing one."""
-_SEGMENT_END = int(RecordKind.SEGMENT_END)
+_CLAIMED = re.compile(r"^# claimed ([0-9]+)$", re.MULTILINE)
+
+
+def claimed_line(time_us: int) -> str:
+    """What a restore adds to a history file: when it began to be a timeline of its own, in microseconds since 1970."""
+    return f"# claimed {time_us}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A timeline with its ancestors."""
+    """A timeline with its ancestors. `claimed_us` is when a restore claimed its number, 0 if that is not known."""
 
     timeline: int
     forks: tuple[Fork, ...]
+    claimed_us: int = 0
 
     @property
     def chain(self) -> list[int]:
@@ -143,6 +149,19 @@ class LineReader:
             f"log segment {name}, which the backup needs from {format_lsn(lsn)} on, {why}",
             "Name the archive that has it with --wal-archive-dir, or put it back there.",
         )
+
+    async def own_log(self, lsn: int, number: int) -> AsyncIterator[Found]:
+        """The pieces of the line's last timeline from `lsn` on, which lies in segment `number` or begins the next one."""
+        found: Found | Gap | None = None
+        for candidate in (number, number + 1):
+            self._trouble = ""
+            found = await self._best(candidate, None, None, self.line.timeline)
+            if found is not None and found.piece.header.start_lsn <= lsn < found.piece.end_lsn:
+                break
+            found = None
+        while isinstance(found, Found):
+            yield found
+            found = await self.following(found.piece)
 
     async def following(self, piece: Piece) -> Found | Gap | None:
         """What comes behind a piece; None where the log ends."""
@@ -269,7 +288,8 @@ async def read_lines(sources: Sequence[LogSource], own: Line) -> dict[int, Line]
         for timeline in await source.timelines():
             text = await source.history(timeline)
             if text is not None:
-                lines[timeline] = Line(timeline, parse_history(text, timeline))
+                claimed = _CLAIMED.search(text)
+                lines[timeline] = Line(timeline, parse_history(text, timeline), int(claimed[1]) if claimed else 0)
             elif timeline not in lines and timeline == 1:
                 lines[timeline] = Line(1, ())
     return lines

@@ -21,6 +21,7 @@ from thunderdb.archive.codec import Codec
 from thunderdb.archive.command_store import CommandSource
 from thunderdb.archive.directory import open_store
 from thunderdb.archive.index import LogSource, StoreSource
+from thunderdb.backup.branches import Followed, check_unambiguous
 from thunderdb.backup.chain import is_backup, list_backups, open_chain
 from thunderdb.backup.destination import Destination, inspect, read_marker
 from thunderdb.backup.logline import (
@@ -185,6 +186,9 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
         candidates = [lines[destination.marker.line]] if destination.marker.line in lines else candidates
     scan, stop = await _scan(ports, request, backup, survey, sources, candidates, destination)
     line = scan.line
+    if not request.timeline and destination.marker is None:
+        followed = Followed(line, tuple(scan.starts), stop.kept.last_us or backup.end_time_us)
+        await check_unambiguous(ports, sources, lines, followed, request.target, backup.system_id)
     page_bytes = backup.page_count * backup.page_size
     log_bytes = stop.lsn - scan.segments[0].piece.header.start_lsn
     plan = Plan(
@@ -288,6 +292,7 @@ class _Scan:
         self.line = reader.line
         self.reached_own = not reader.line.forks
         self.cut_found = False
+        self.starts: list[tuple[int, int]] = []
         self._verified = False
 
     async def run(self, request: Request, known_stop_lsn: int) -> Stop:
@@ -340,6 +345,7 @@ class _Scan:
 
     def _take(self, found: Found) -> None:
         piece = found.piece
+        self.starts.append((piece.header.start_lsn, piece.number))
         end_lsn = self._backup.end_lsn
         manifest = self._backup.manifest
         if manifest is not None and not self._verified and piece.header.start_lsn < end_lsn <= piece.end_lsn:

@@ -24,6 +24,7 @@ from thunderdb.archive.identity import IDENTITY_FILE, Identity, write_identity
 from thunderdb.archive.index import StoreSource
 from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, names_in, write_marker
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, check_header
+from thunderdb.backup.logline import claimed_line
 from thunderdb.backup.plan import Plan, Segment
 from thunderdb.backup.sources import BackupSource, StoredFile
 from thunderdb.base.config import Config
@@ -282,7 +283,8 @@ class _Restore:
 
     async def _try_claim(self, archive: StoreSource, timeline: int) -> bool:
         name = history_name(timeline)
-        text = format_claim(self._forks(), self.plan.backup.system_id, self.instance)
+        text = claimed_line(self.ports.clock.wall_ns() // 1000)
+        text += format_claim(self._forks(), self.plan.backup.system_id, self.instance)
         if await archive.store.put_new(name, text.encode()):
             return True
         # Perhaps it is ours: an answer that was lost.

@@ -45,7 +45,7 @@ class RestoreWorld(BackupWorld):
     """Commits one key at a time, a second apart, and knows which keys were there at each moment."""
 
     def __init__(self, rows: int = 50, **settings: Any) -> None:
-        super().__init__(rows, **settings)
+        super().__init__(rows, **{"wal_archive_enabled": True, **settings})  # so that no log is removed
         self.keys = list(range(rows))
         self.marks: list[Mark] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
