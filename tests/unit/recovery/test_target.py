@@ -75,8 +75,9 @@ def test_targets(text: str, canonical: str) -> None:
     "text",
     [
         "", "yesterday", "2026-01-15", "2026-01-15T14:30Z", "2026-13-15T14:30:00Z", "2026-02-30T14:30:00Z",
-        "2026-01-15T25:00:00Z", "2026-01-15T14:30:00+01:99", "1969-01-01T00:00:00Z", "9999-12-31T23:59:59-23:00", "lsn:", "lsn:xyz",
-        "lsn:1A3B", "before:", "before:drop", "before:drop:", "before:delete:t", "before:txn:x", "before:txn:0", "before:txn:-1",
+        "2026-01-15T25:00:00Z", "2026-01-15T14:30:00+01:99", "1969-01-01T00:00:00Z", "9999-12-31T23:59:59-23:00", "lsn:",
+        "lsn:xyz", "lsn:1A3B", "before:", "before:drop", "before:drop:", "before:delete:t", "before:txn:x", "before:txn:0",
+        "before:txn:-1",
     ],
 )  # fmt: skip
 def test_what_is_no_target(text: str) -> None:
@@ -202,7 +203,8 @@ def test_before_a_transaction() -> None:
 
 def test_before_a_drop_takes_the_latest_and_lists_all() -> None:
     marks: list[Mark] = [
-        NoteMark(90, 95, 7, NoteVerb.DROP, "t"), commit(100, 1, 7), NoteMark(110, 115, 8, NoteVerb.DROP, "u"), commit(120, 2, 8),
+        NoteMark(90, 95, 7, NoteVerb.DROP, "t"), commit(100, 1, 7),
+        NoteMark(110, 115, 8, NoteVerb.DROP, "u"), commit(120, 2, 8),
         NoteMark(130, 135, 9, NoteVerb.TRUNCATE, "t"), commit(140, 3, 9), NoteMark(150, 155, 10, NoteVerb.DROP, "t"),
         commit(160, 4, 11), commit(170, 5, 10), NoteMark(180, 185, 12, NoteVerb.DROP, "t"), commit(190, 6, 13),
     ]  # fmt: skip
