@@ -243,8 +243,6 @@ class Archiver:
         if stopping:
             await self._flush()
         self.ledger.sample()
-        if self.log.next_lsn > self.log.flushed_lsn:
-            self.log.flush_soon()
         await self._ship_closed()
         await self._drop_replaced()
         await self._new_log.look(self._clock.monotonic_ns())
@@ -343,11 +341,12 @@ class Archiver:
     async def _ship_tail(self, stopping: bool) -> None:
         """Bring the partial segment up to the last flush, twice in the lag that is allowed."""
         log, ledger, now_ns = self.log, self.ledger, self._clock.monotonic_ns()
-        number, start_lsn = log.segments[-1]
-        if number <= log.newest_closed or not (stopping or now_ns - self._tail_ns >= self._config.wal_archive_lag * MS // 2):
+        if not (stopping or now_ns - self._tail_ns >= self._config.wal_archive_lag * MS // 2):
             return
+        await self._flush()  # so that this push reaches the last sample
+        number, start_lsn = log.segments[-1]
         flushed_lsn = log.flushed_lsn
-        if flushed_lsn <= max(start_lsn, ledger.archived_lsn) or ledger.pending:
+        if number <= log.newest_closed or ledger.pending or flushed_lsn <= max(start_lsn, ledger.archived_lsn):
             return  # a tail is of no use without the segments before it
         self._tail_ns = now_ns
         file = await self.db.ports.disk.open(f"{log.directory}/{segment_name(self.timeline, number)}", writable=False)

@@ -154,6 +154,8 @@ class Ledger:
         flushed, covered, now_ns = self.log.flushed_lsn, self.covered, self._clock.monotonic_ns()
         behind = max(0, flushed - max(self.archived_lsn, self.log.oldest_lsn))
         lost = sum((self._backlog or {}).values()) + max(0, self.db.manager.commits - covered.commits)
+        if self.archived_lsn >= self.log.next_lsn:
+            lost = 0
         since_s = max(0.0, (now_ns - covered.clock_ns) / SECOND_NS)
         return ArchiveStatus(
             archiving_enabled=enabled,
