@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sim.copying import HandCopy, copy_by_hand
+from sim.copying import HandCopy, copy_by_hand, put_file
 from sim.disk import DeviceProfile
 from sim.engine_session import EngineSession, SimDatabase, TracedLog, read_state
 from sim.fates import AllLanded, NoneLanded
@@ -26,6 +26,7 @@ from sim.rand import Stream, derive
 from sim.runner import where
 from sim.scenario import Workload
 from sim.truth import Commit, Recorder, state_of
+from sim.vault import KEY_FILE, Vault, back_up, draw_vault
 from sim.workload import (
     BANK,
     BANK_COLUMNS,
@@ -38,10 +39,11 @@ from sim.workload import (
     Client,
 )
 from sim.world import NodeDied, SimNode, Stuck, World
+from thunderdb.archive.archiver import Archiver
 from thunderdb.base.config import Config, parse
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database
-from thunderdb.recovery.extras import COMMIT_EXTRA
+from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.runtime.sync import Future
 from thunderdb.wal.reader import LogEnd
 from thunderdb.wal.record import RecordKind
@@ -54,14 +56,15 @@ LIMIT_NS = 3600 * SECOND_NS
 CALL_NS = 60 * SECOND_NS
 HOLD_NS = 20 * SECOND_NS
 NODE = "a"
-_COMMIT = int(RecordKind.COMMIT)
+_COMMIT, _STEP = int(RecordKind.COMMIT), int(RecordKind.CLOCK_STEP)
 
 MIX = {
     "transfer": 24, "insert": 14, "update": 16, "delete": 8, "large": 4, "mixed": 10, "read_items": 1, "sequence": 3,
     "ddl": 8, "abandon": 3, "checkpoint": 1,
 }  # fmt: skip
 STEPS = {
-    "work": 10, "checkpoint": 3, "switch": 3, "power_cut": 2, "kill": 2, "stop": 1, "copy": 2, "clock": 1,
+    "work": 10, "checkpoint": 3, "switch": 3, "power_cut": 2, "kill": 2, "stop": 1, "copy": 1, "clock": 1, "backup": 5,
+    "outage": 1,
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {
     "page_size": "4KB", "buffer_pool_size": "1MB", "wal_buffer_size": "64KB", "wal_segment_size": "1MB", "max_wal_size": "1MB",
@@ -75,6 +78,7 @@ class Shape:
 
     steps: tuple[int, int] = (6, 12)
     weights: dict[str, int] = field(default_factory=lambda: dict(STEPS))
+    vault: bool = True
     accounts: int = 6
     items: int = 16
     clients: tuple[int, int] = (1, 3)
@@ -84,7 +88,7 @@ class Shape:
 
 COPIES = Shape(
     steps=(10, 16), weights={"copy": 6, "work": 3, "checkpoint": 2, "switch": 3, "power_cut": 1, "kill": 1},
-    clients=(2, 4), think_ns=(0, 2 * MS), work_ns=(2 * MS, 20 * MS),
+    vault=False, clients=(2, 4), think_ns=(0, 2 * MS), work_ns=(2 * MS, 20 * MS),
 )  # fmt: skip
 """Mostly copies made by hand, under load."""
 
@@ -103,20 +107,26 @@ class Outcome:
 
 
 class HistoryLog(TracedLog):
-    """Tells of every commit record, and where the log ended at the last restart."""
+    """Tells of every record, and where the log ended at the last restart."""
 
-    on_record: Callable[[int, int, int], None] | None = None
+    recorder: Recorder | None = None
     end_lsn = 0
+    starts: list[int]
 
     def append(self, kind: int, txn: int, prev_lsn: int, changes: Any = (), extra: bytes = b"", flags: int = 0) -> Any:
         lsn = TracedLog.append(self, kind, txn, prev_lsn, changes, extra, flags)
-        if kind == _COMMIT and self.on_record is not None:
-            self.on_record(txn, lsn, COMMIT_EXTRA.unpack(extra)[0])
+        self.starts.append(lsn)
+        if self.recorder is not None:
+            if kind == _COMMIT:
+                self.recorder.record(txn, lsn, COMMIT_EXTRA.unpack(extra)[0])
+            elif kind == _STEP:
+                self.recorder.steps.append((lsn, CLOCK_STEP_EXTRA.unpack(extra)))
         return lsn
 
     async def resume(self, end: LogEnd) -> None:
         self.end_lsn = end.lsn
-        self._disk.log_end_lsn = end.lsn  # type: ignore[attr-defined]
+        self.starts = []
+        self._disk.log_life = (end.lsn, self.starts)  # type: ignore[attr-defined]
         await TracedLog.resume(self, end)
 
     start = resume
@@ -166,6 +176,8 @@ class History:
         self.clients: list[Client] = []
         self.calls: list[Future[None]] = []
         self.copies: list[HandCopy] = []
+        self.vault: Vault | None = draw_vault(self.stream) if shape.vault else None
+        self.archiver: Archiver | None = None
         self.life = 0
         self.db_: HistoryDatabase | None = None
 
@@ -180,7 +192,8 @@ class History:
         return f"/var/lib/thunderdb{self.home}/wal"
 
     def config(self) -> Config:
-        return parse("", flags={**SETTINGS, "data_dir": self.data_dir, "wal_dir": self.wal_dir})
+        settings = {} if self.vault is None else self.vault.settings
+        return parse("", flags={**SETTINGS, **settings, "data_dir": self.data_dir, "wal_dir": self.wal_dir})
 
     @property
     def db(self) -> HistoryDatabase:
@@ -191,6 +204,8 @@ class History:
     # -- The course
 
     async def course(self) -> None:
+        if self.vault is not None and self.vault.encrypted:
+            put_file(self.node.image, KEY_FILE, bytes(range(32)))
         await self._open()
         await self.call(self._set_up(EngineSession(self.db, self.recorder)))
         self._start_clients()
@@ -273,6 +288,33 @@ class History:
         else:
             self.calls.append(call)
 
+    async def _do_backup(self) -> None:
+        """A backup of any kind while everything goes on; it ends some time, or the node dies before."""
+        vault = self.vault
+        if vault is None:
+            return
+        coro = back_up(
+            self.node, self.db, self.archiver, vault, self.config(), self._fresh("backup"), self.recorder.line, self.home
+        )  # fmt: skip
+        call = self.node.call(coro, "backup")
+        if self.stream.random() < 0.6:
+            await self._ended(call)
+        else:
+            self.calls.append(call)
+
+    async def _do_outage(self) -> None:
+        """The archive cannot be written for a while; nothing else may notice."""
+        vault = self.vault
+        if vault is None:
+            return
+
+        async def outage() -> None:
+            vault.outage(self.node, True)
+            await self.sleep(self.stream.between(10 * MS, 300 * MS))
+            vault.outage(self.node, False)
+
+        self.world.tasks.spawn(outage(), "outage")
+
     async def _ended(self, call: Future[Any]) -> None:
         try:
             await self.world.tasks.wait_for(call, CALL_NS)
@@ -301,6 +343,7 @@ class History:
         return self.stream.choice((None, None, AllLanded(), NoneLanded()))
 
     async def _buried(self) -> None:
+        self._note_archived()
         self.recorder.crashed(self.node.crash_ns)
         for call in self.calls:
             await self._ended(call)
@@ -309,11 +352,12 @@ class History:
         if self.node.fatal is not None:
             raise Violation(f"the node stopped: {self.node.fatal}")
         self.db_ = None
+        self.archiver = None
         self.world.bury()
 
     async def _open(self, struck: bool = False) -> None:
         """Open, perhaps die in it once, and compare what is there with the truth."""
-        node, ends = self.node, []
+        node, lives = self.node, []
         for strike in (struck, False):
             if not node.alive:
                 node.restart()
@@ -322,16 +366,20 @@ class History:
             try:
                 self.db_ = await self.call(HistoryDatabase.open(node.ports, self.config(), self._events()))
             except NodeDied:
-                ends.append(node.ports.disk.log_end_lsn)  # its own records may be behind that
+                lives.append(node.ports.disk.log_life)  # its own records may be behind the end that it found
                 self.world.bury()
                 continue
             node.set_boundary(None)
             break
         db = self.db
-        db.log.on_record = self.recorder.record
         observed = await self.call(read_state(db, PROBE))
-        end_lsn = min([db.log.end_lsn, *(end for end in ends if end >= 0)])
-        self.outcome.counts["commits lost"] += self.recorder.settle(observed, end_lsn)
+        ends = [end_lsn for end_lsn, _ in lives if end_lsn >= 0]
+        self.outcome.counts["commits lost"] += self.recorder.settle(observed, min([db.log.end_lsn, *ends]))
+        self.recorder.line.starts += [lsn for _, starts in lives for lsn in starts if lsn < db.log.end_lsn]
+        self.recorder.starts = db.log.starts
+        db.log.recorder = self.recorder
+        if self.vault is not None:
+            self.archiver = await self.call(Archiver.open(db, db.config, node.ports, db.events))
         self.life += 1
 
     def _start_clients(self) -> None:
@@ -347,6 +395,8 @@ class History:
             client.stopping = True
         for call in self.calls:
             await self.world.tasks.wait_for(call, CALL_NS)
+        if self.archiver is not None:
+            await self.call(self.archiver.stop())
         await self.call(self.db.close())
         self.node.crash(power=self.stream.random() < 0.5)
         await self._buried()
@@ -362,6 +412,15 @@ class History:
         missing = [commit for commit in copy.must if commit.lsn not in kept]
         if missing:
             raise Violation(f"transaction {missing[0].txn}, acknowledged before wal/ was copied, is not in the copy")
+
+    def _note_archived(self) -> None:
+        """V2, asked of the dead."""
+        if self.archiver is not None and self.vault is not None:
+            status = self.archiver.status()
+            if status.refused:
+                raise Violation(f"the archiver refuses: {status.last_error}")
+            number = self.recorder.line.number
+            self.vault.archived[number] = max(self.vault.archived.get(number, 0), self.archiver.archived_lsn)
 
     # -- Helpers
 

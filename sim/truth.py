@@ -12,6 +12,7 @@ H4. A target selects a prefix of a path: time and LSN inclusive, `before:` exclu
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,12 +38,23 @@ class Line:
     parent: Line | None = None
     switch_lsn: int = 0
     commits: list[Commit] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    """Where each record begins."""
+    steps: list[tuple[int, int]] = field(default_factory=list)
+    """Steps of the wall clock, (from_us, to_us): times that name no moment, or two."""
     end_lsn: int = 0
 
     def path(self) -> list[Commit]:
         """H3."""
         inherited = [] if self.parent is None else [commit for commit in self.parent.path() if commit.lsn < self.switch_lsn]
         return inherited + self.commits
+
+    def all_starts(self) -> list[int]:
+        inherited = [] if self.parent is None else [lsn for lsn in self.parent.all_starts() if lsn < self.switch_lsn]
+        return inherited + self.starts
+
+    def all_steps(self) -> list[tuple[int, int]]:
+        return [*([] if self.parent is None else self.parent.all_steps()), *self.steps]
 
     def ancestors(self) -> list[int]:
         """Numbers of the lines that this one goes through, oldest first, its own last."""
@@ -58,9 +70,16 @@ def state_of(commits: list[Commit]) -> State:
     return state
 
 
-def until_lsn(path: list[Commit], lsn: int) -> list[Commit]:
-    """H4: `lsn:` keeps the commits whose record begins at or below it."""
-    return [commit for commit in path if commit.lsn <= lsn]
+def below(path: list[Commit], lsn: int) -> list[Commit]:
+    """What a log that is cut at this LSN holds."""
+    return [commit for commit in path if commit.lsn < lsn]
+
+
+def cut_after(line: Line, lsn: int) -> int:
+    """Where `lsn:` cuts the log: behind the record that begins there, or behind the first one that begins later."""
+    starts = line.all_starts()
+    at = bisect_left(starts, lsn)
+    return starts[at + 1] if at + 1 < len(starts) else line.end_lsn
 
 
 def until_time(path: list[Commit], time_us: int) -> list[Commit]:
@@ -102,6 +121,8 @@ class Recorder(Oracle):
         self.line = Line(1)
         self.records: list[Commit] = []
         """Commits of this life, in log order, parallel to `appended`."""
+        self.starts: list[int] = []
+        self.steps: list[tuple[int, tuple[int, int]]] = []
 
     def record(self, txn: int, lsn: int, order_us: int) -> None:
         """A commit record was appended (the log's hook)."""
@@ -128,12 +149,16 @@ class Recorder(Oracle):
             raise Violation(f"after a restart with the log's end at {end_lsn:#x}: {'; '.join(wrong[:6])}")
         lost = len(self.records) - len(kept)
         self.line.commits += kept
+        self.line.starts += [lsn for lsn in self.starts if lsn < end_lsn]
+        self.line.steps += [step for lsn, step in self.steps if lsn < end_lsn]
         self.line.end_lsn = end_lsn
-        self.records = []
+        self.records, self.starts, self.steps = [], [], []
         self.rebase(observed)
         return lost
 
     def forked(self, number: int, switch_lsn: int) -> None:
         """The history goes on in a database that was restored: on a new line from here."""
         self.line = Line(number, self.line, switch_lsn)
-        self.records = []
+        self.line.end_lsn = switch_lsn
+        self.records, self.starts, self.steps = [], [], []
+        self.rebase(state_of(self.line.path()))
