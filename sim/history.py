@@ -10,8 +10,8 @@ Y2. The truth (sim/truth.py) comes from the clients' own models and the log's ho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from sim.copying import HandCopy, copy_by_hand, put_file
@@ -19,13 +19,14 @@ from sim.disk import DeviceProfile
 from sim.engine_session import EngineSession, SimDatabase, TracedLog, read_state
 from sim.fates import AllLanded, NoneLanded
 from sim.faults_plan import pick
+from sim.history_targets import Aim, Elsewhere, aims, fits, latest, seed_of
 from sim.image import DiskImage, Fates
 from sim.kernel import Livelock
-from sim.oracle import Violation, differences
-from sim.rand import Stream, derive
+from sim.oracle import Violation
+from sim.rand import Stream
 from sim.runner import where
 from sim.scenario import Workload
-from sim.truth import Commit, Recorder, state_of
+from sim.truth import Line, Recorder, below
 from sim.vault import KEY_FILE, Vault, back_up, draw_vault
 from sim.workload import (
     BANK,
@@ -40,9 +41,10 @@ from sim.workload import (
 )
 from sim.world import NodeDied, SimNode, Stuck, World
 from thunderdb.archive.archiver import Archiver
+from thunderdb.backup.manifest import MANIFEST_NAME
 from thunderdb.base.config import Config, parse
 from thunderdb.base.events import Events
-from thunderdb.engine.check import check_database
+from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.runtime.sync import Future
 from thunderdb.wal.reader import LogEnd
@@ -79,6 +81,7 @@ class Shape:
     steps: tuple[int, int] = (6, 12)
     weights: dict[str, int] = field(default_factory=lambda: dict(STEPS))
     vault: bool = True
+    aims: tuple[int, int] = (1, 3)
     accounts: int = 6
     items: int = 16
     clients: tuple[int, int] = (1, 3)
@@ -143,6 +146,7 @@ def run(seed: int, shape: Shape | None = None, log: list[str] | None = None) -> 
     outcome = history.outcome
     try:
         history.world.run(history.course(), limit_ns=LIMIT_NS)
+        history.check()
     except (Violation, Stuck, Livelock) as error:
         outcome.violations.append(f"{type(error).__name__}: {error}")
     except Exception as error:
@@ -218,9 +222,14 @@ class History:
         await self._stop_clean()
         await self._open()
         await self._stop_clean()
+
+    def check(self) -> None:
+        """Everything that can be restored from, restored. Raises: Violation."""
         for copy in self.copies:
             if copy.complete:
-                await self._check_copy(copy)
+                self._check_copy(copy)
+        self._check_backups()
+        self._check_aims()
 
     async def _set_up(self, session: EngineSession) -> None:
         await session.begin(False, True)
@@ -403,15 +412,92 @@ class History:
 
     # -- Copies made by hand
 
-    async def _check_copy(self, copy: HandCopy) -> None:
+    def _check_copy(self, copy: HandCopy) -> None:
         """Open the copy on a machine of its own: a prefix of the truth that holds all of C2, and a database that works."""
         self.outcome.counts["copies opened"] += 1
         image = DiskImage()
         copy.lay(image, {"data": self.data_dir, "wal": self.wal_dir})
-        kept = Elsewhere(derive(self.seed, "copy") & 0xFFFF_FFFF, image).open(self.config(), copy.known)
-        missing = [commit for commit in copy.must if commit.lsn not in kept]
+        elsewhere = self._elsewhere(image, "copy")
+        try:
+            commits, _end = elsewhere.compare(replace(self.config(), wal_archive_enabled=False), HistoryDatabase, copy.known)
+        finally:
+            elsewhere.close()
+        there = {commit.lsn for commit in commits}
+        missing = [commit for commit in copy.must if commit.lsn not in there]
         if missing:
             raise Violation(f"transaction {missing[0].txn}, acknowledged before wal/ was copied, is not in the copy")
+
+    # -- Backups and targets
+
+    def _elsewhere(self, image: DiskImage, name: str) -> Elsewhere:
+        self.outcome.counts[f"machines.{name}"] += 1
+        seed = seed_of(self.seed, f"{name}.{self.outcome.counts[f'machines.{name}']}")
+        elsewhere = Elsewhere(seed, image, self.world, self.outcome.counts)
+        if self.log is not None:
+            elsewhere.log = self.note
+        return elsewhere
+
+    def _places(self) -> list[str]:
+        """Every backup that looks complete."""
+        vault = self.vault
+        if vault is None:
+            return []
+        suffix = f"/{MANIFEST_NAME}"
+        everything = [*self.node.image.names, *self.world.store.objects]
+        found = [path.removesuffix(suffix) for path in everything if path.startswith(vault.backups) and path.endswith(suffix)]
+        return sorted(place for place in found if not place.endswith(".partial"))
+
+    def _check_backups(self) -> None:
+        """V1: all that was promised is there, and all that is there verifies."""
+        vault, places = self.vault, self._places()
+        if vault is None:
+            return
+        missing = [taken.place for taken in vault.taken if taken.place not in places]
+        if missing:
+            raise Violation(f"backup {missing[0]} was completed, and is gone")
+        elsewhere = self._elsewhere(self.node.image.fork(), "verify")
+        try:
+            elsewhere.verify(self.config(), places)
+        finally:
+            elsewhere.close()
+        self.outcome.counts["backups"] += len(vault.taken)
+        self.outcome.counts["backups nobody was told of"] += len(places) - len(vault.taken)
+
+    def _check_aims(self) -> None:
+        vault, line = self.vault, self.recorder.line
+        if vault is None or not vault.taken:
+            return
+        archived_lsn = vault.archived.get(line.number, 0)
+        for aim in aims(line, vault.taken, archived_lsn, self.stream, self.stream.between(*self.shape.aims)):
+            self._check_aim(vault, line, aim)
+        if any(fits(taken, line) for taken in vault.taken):
+            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=True))
+
+    def _check_aim(self, vault: Vault, line: Line, aim: Aim) -> None:
+        """Restore to the aim on another machine: exactly what it names is there."""
+        usable = [taken.place for taken in vault.taken if fits(taken, line) and taken.manifest.end_lsn <= aim.cut_lsn]
+        place = self.stream.choice(usable) if usable and self.stream.random() < 0.4 else vault.backups
+        config = replace(self.config(), data_dir="/srv/restored/data", wal_dir="/srv/restored/wal")
+        self.note(f"aim {aim.text} cut {format_lsn(aim.cut_lsn)} {len(aim.commits)} commits, sure {aim.sure}, from {place}")
+        elsewhere = self._elsewhere(self.node.image.fork(), "restore")
+        try:
+            report = elsewhere.restore(config, vault, aim, place, HistoryDatabase)
+            if report is None:
+                return
+            self.outcome.counts["restored"] += 1
+            commits = list(aim.commits)
+            if aim.text == "latest":
+                commits = below(line.path(), report.stop_lsn)
+                if report.stop_lsn < aim.cut_lsn:
+                    raise Violation(f"latest ended at {report.stop_lsn:#x}, the archive was said to have {aim.cut_lsn:#x}")
+            elsewhere.compare(config, HistoryDatabase, [], commits)
+            if elsewhere.stream.random() < 0.3:
+                elsewhere.go_on(config, HistoryDatabase, commits, self.workload)
+                self.outcome.counts["went on"] += 1
+        except Violation as error:
+            raise Violation(f"target {aim.text} from {place}: {error}") from error
+        finally:
+            elsewhere.close()
 
     def _note_archived(self) -> None:
         """V2, asked of the dead."""
@@ -449,38 +535,3 @@ class History:
 
     async def call(self, coro: Coroutine[Any, Any, T]) -> T:
         return await self.world.tasks.wait_for(self.node.call(coro), CALL_NS)
-
-
-class Elsewhere:
-    """Another machine, in a world of its own, on which something restored is opened and compared."""
-
-    def __init__(self, seed: int, image: DiskImage) -> None:
-        self.seed = seed
-        self.image = image
-
-    def open(self, config: Config, known: list[Commit], exact: list[Commit] | None = None) -> dict[int, Commit]:
-        """Open and compare with the commits below the log's end, or with exactly these. Raises: Violation.
-
-        Returns the commits that are there, by LSN.
-        """
-        world = World(self.seed)
-        node = world.node("elsewhere", self.image)
-
-        async def course() -> list[Commit]:
-            db = await node.call(HistoryDatabase.open(node.ports, config, Events()))
-            commits = [commit for commit in known if commit.lsn < db.log.end_lsn] if exact is None else exact
-            observed = await node.call(read_state(db, PROBE))
-            wrong = differences(state_of(commits), observed)
-            if wrong:
-                raise Violation(f"with the log's end at {db.log.end_lsn:#x}: {'; '.join(wrong[:6])}")
-            problems = await node.call(check_database(db))
-            if problems:
-                raise Violation(f"check: {'; '.join(problems[:3])}")
-            await node.call(db.close())
-            return commits
-
-        try:
-            commits = world.run(course(), LIMIT_NS)
-        finally:
-            world.close()
-        return {commit.lsn: commit for commit in commits}
