@@ -12,7 +12,7 @@ H4. A target selects a prefix of a path: time and LSN inclusive, `before:` exclu
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -76,10 +76,10 @@ def below(path: list[Commit], lsn: int) -> list[Commit]:
 
 
 def cut_after(line: Line, lsn: int) -> int:
-    """Where `lsn:` cuts the log: behind the record that begins there, or behind the first one that begins later."""
+    """Where `lsn:` cuts the log: behind the record that begins there, or that this LSN lies in."""
     starts = line.all_starts()
-    at = bisect_left(starts, lsn)
-    return starts[at + 1] if at + 1 < len(starts) else line.end_lsn
+    at = bisect_right(starts, lsn)
+    return starts[at] if at < len(starts) else line.end_lsn
 
 
 def until_time(path: list[Commit], time_us: int) -> list[Commit]:
