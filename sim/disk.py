@@ -195,7 +195,7 @@ class SimDisk:
         self.on_boundary: Boundary | None = None
         self.changes = 0  # boundaries crossed so far, two per changing operation
         self.locks: dict[str, None] = {}
-        self.log_life: tuple[int, list[int]] = (-1, [])  # sim/history: where this life's log went on, and its records
+        self.log_lives: list[tuple[int, list[int]]] = []  # sim/history: where each log of this life went on, and its records
         self._streams = streams
         self._name = name
         self.latency = self.stream("latency")

@@ -19,7 +19,7 @@ from sim.disk import DeviceProfile
 from sim.engine_session import EngineSession, SimDatabase, TracedLog, read_state
 from sim.fates import AllLanded, NoneLanded
 from sim.faults_plan import pick
-from sim.history_targets import Aim, Elsewhere, aims, fits, latest, seed_of
+from sim.history_targets import Aim, Elsewhere, aims, at_end, latest, restore_to, seed_of
 from sim.image import DiskImage, Fates
 from sim.kernel import Livelock
 from sim.oracle import Violation
@@ -27,7 +27,7 @@ from sim.rand import Stream
 from sim.runner import where
 from sim.scenario import Workload
 from sim.truth import Line, Recorder, below
-from sim.vault import KEY_FILE, Vault, back_up, draw_vault
+from sim.vault import KEY_FILE, Vault, back_up, clean_up, draw_vault
 from sim.workload import (
     BANK,
     BANK_COLUMNS,
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 MS = 1_000_000
 SECOND_NS = 1_000_000_000
-LIMIT_NS = 3600 * SECOND_NS
+LIMIT_NS = 100 * 3600 * SECOND_NS
 CALL_NS = 60 * SECOND_NS
 HOLD_NS = 20 * SECOND_NS
 NODE = "a"
@@ -66,7 +66,7 @@ MIX = {
 }  # fmt: skip
 STEPS = {
     "work": 10, "checkpoint": 3, "switch": 3, "power_cut": 2, "kill": 2, "stop": 1, "copy": 1, "clock": 1, "backup": 5,
-    "outage": 1,
+    "outage": 1, "pitr": 1, "retention": 1,
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {
     "page_size": "4KB", "buffer_pool_size": "1MB", "wal_buffer_size": "64KB", "wal_segment_size": "1MB", "max_wal_size": "1MB",
@@ -129,7 +129,7 @@ class HistoryLog(TracedLog):
     async def resume(self, end: LogEnd) -> None:
         self.end_lsn = end.lsn
         self.starts = []
-        self._disk.log_life = (end.lsn, self.starts)  # type: ignore[attr-defined]
+        self._disk.log_lives.append((end.lsn, self.starts))  # type: ignore[attr-defined]
         await TracedLog.resume(self, end)
 
     start = resume
@@ -171,6 +171,8 @@ class History:
         self.stream = self.world.streams.stream("history")
         profile = DeviceProfile(sync_ns=self.stream.choice((100_000, 300_000, 2 * MS)))
         self.node: SimNode = self.world.node(NODE, profile=profile)
+        self.lives: list[tuple[int, list[int]]] = []
+        """Where the log went on in each attempt since the last one that succeeded, and what it wrote."""
         self.home = 0
         """Which of the node's directories is in use: a restore in the middle moves to the next."""
         self.recorder = Recorder(lambda: self.world.now_ns)
@@ -183,6 +185,7 @@ class History:
         self.vault: Vault | None = draw_vault(self.stream) if shape.vault else None
         self.archiver: Archiver | None = None
         self.life = 0
+        self.stopped = False
         self.db_: HistoryDatabase | None = None
 
     # -- Places
@@ -211,13 +214,15 @@ class History:
         if self.vault is not None and self.vault.encrypted:
             put_file(self.node.image, KEY_FILE, bytes(range(32)))
         await self._open()
-        await self.call(self._set_up(EngineSession(self.db, self.recorder)))
+        await self.call(self._set_up(self.session()))
         self._start_clients()
         for _ in range(self.stream.between(*self.shape.steps)):
             kind = pick(self.stream, self.shape.weights)
             self.note(f"step {kind}")
             self.outcome.counts[kind] += 1
             await getattr(self, f"_do_{kind}")()
+            if self.stopped:
+                return
         await self._do_work()
         await self._stop_clean()
         await self._open()
@@ -324,6 +329,65 @@ class History:
 
         self.world.tasks.spawn(outage(), "outage")
 
+    async def _do_pitr(self) -> None:
+        """Back to some moment, into the next home; the history goes on there, on a timeline of its own."""
+        vault, recorder = self.vault, self.recorder
+        if vault is None:
+            return
+        vault.outage(self.node, False)
+        if self.stream.random() < 0.5:
+            await self._stop_clean()
+        else:
+            self.node.crash(self.stream.random() < 0.5, self._fates())
+            await self._buried()
+        line = recorder.line
+        line.commits += recorder.records  # some of them may not be in the archive: those are above its end
+        line.starts += recorder.starts
+        line.steps += [step for _, step in recorder.steps]
+        line.end_lsn = archived_lsn = vault.archived.get(line.number, 0)
+        recorder.records, recorder.starts, recorder.steps = [], [], []
+        found = [aim for aim in self._aims(line, 4) if aim.sure]
+        if any(True for _ in vault.usable(line)):
+            found.append(replace(latest(line, archived_lsn), sure=True))
+        if not found:
+            self.stopped = True
+            return
+        aim = self.stream.choice(found)
+        self.note(f"pitr {aim.text} cut {format_lsn(aim.cut_lsn)} {len(aim.commits)} commits")
+        self.home += 1
+        report = await restore_to(
+            self.node, self.config(), vault, aim, vault.backups, HistoryDatabase, self.stream, self.outcome.counts,
+            self._events(), False,
+        )  # fmt: skip
+        if report is None:
+            raise Violation("a restore that is sure was refused")
+        self._check_stop(aim, report.stop_lsn)
+        recorder.forked(report.timeline, report.stop_lsn)
+        if report.timeline in vault.archived:
+            raise Violation(f"timeline {report.timeline} is used a second time")
+        await self._open()
+        self._start_clients()
+
+    async def _do_retention(self) -> None:
+        """The node is down for an hour or two; then retention runs."""
+        vault = self.vault
+        if vault is None:
+            return
+        vault.outage(self.node, False)
+        await self._stop_clean()
+        await self.sleep(self.stream.choice((20, 50, 90, 150)) * 60 * SECOND_NS)
+        await self._open()
+        config = self.config()
+        await self.call(clean_up(self.node, self.db, vault, config))
+        self._start_clients()
+
+    def _check_stop(self, aim: Aim, stop_lsn: int) -> None:
+        if aim.text == "latest":
+            if stop_lsn < aim.cut_lsn:
+                raise Violation(f"latest ended at {stop_lsn:#x}, the archive was said to have {aim.cut_lsn:#x}")
+        elif aim.text.startswith("lsn:") and stop_lsn != aim.cut_lsn:
+            raise Violation(f"{aim.text} was cut at {stop_lsn:#x}, not at {aim.cut_lsn:#x}")
+
     async def _ended(self, call: Future[Any]) -> None:
         try:
             await self.world.tasks.wait_for(call, CALL_NS)
@@ -362,11 +426,12 @@ class History:
             raise Violation(f"the node stopped: {self.node.fatal}")
         self.db_ = None
         self.archiver = None
-        self.world.bury()
+        self.node.ports.disk.log_lives.clear()  # the recorder has it
+        self._bury()
 
     async def _open(self, struck: bool = False) -> None:
         """Open, perhaps die in it once, and compare what is there with the truth."""
-        node, lives = self.node, []
+        node = self.node
         for strike in (struck, False):
             if not node.alive:
                 node.restart()
@@ -375,25 +440,35 @@ class History:
             try:
                 self.db_ = await self.call(HistoryDatabase.open(node.ports, self.config(), self._events()))
             except NodeDied:
-                lives.append(node.ports.disk.log_life)  # its own records may be behind the end that it found
-                self.world.bury()
+                self._bury()
                 continue
             node.set_boundary(None)
             break
         db = self.db
         observed = await self.call(read_state(db, PROBE))
-        ends = [end_lsn for end_lsn, _ in lives if end_lsn >= 0]
-        self.outcome.counts["commits lost"] += self.recorder.settle(observed, min([db.log.end_lsn, *ends]))
-        self.recorder.line.starts += [lsn for _, starts in lives for lsn in starts if lsn < db.log.end_lsn]
+        lives, self.lives = [*self.lives, *node.ports.disk.log_lives], []
+        node.ports.disk.log_lives.clear()
+        # An earlier attempt's own records are behind the end that it found.
+        self.outcome.counts["commits lost"] += self.recorder.settle(observed, min(end_lsn for end_lsn, _ in lives))
+        line = self.recorder.line
+        line.starts = sorted({*line.starts, *(lsn for _, starts in lives for lsn in starts if lsn < db.log.end_lsn)})
+        line.end_lsn = db.log.end_lsn
         self.recorder.starts = db.log.starts
         db.log.recorder = self.recorder
         if self.vault is not None:
             self.archiver = await self.call(Archiver.open(db, db.config, node.ports, db.events))
         self.life += 1
 
+    def _bury(self) -> None:
+        self.lives += self.node.ports.disk.log_lives
+        self.world.bury()
+
+    def session(self) -> EngineSession:
+        return EngineSession(self.db, self.recorder)
+
     def _start_clients(self) -> None:
         for number in range(self.stream.between(*self.shape.clients)):
-            session = EngineSession(self.db, self.recorder)
+            session = self.session()
             stream = self.world.streams.stream(f"client.{number}")
             client = Client(session, number, self.life, stream, self.workload, MIX)
             self.clients.append(client)
@@ -452,7 +527,7 @@ class History:
         vault, places = self.vault, self._places()
         if vault is None:
             return
-        missing = [taken.place for taken in vault.taken if taken.place not in places]
+        missing = [taken.place for taken in vault.taken if taken.place not in places and not taken.removed]
         if missing:
             raise Violation(f"backup {missing[0]} was completed, and is gone")
         elsewhere = self._elsewhere(self.node.image.fork(), "verify")
@@ -463,20 +538,31 @@ class History:
         self.outcome.counts["backups"] += len(vault.taken)
         self.outcome.counts["backups nobody was told of"] += len(places) - len(vault.taken)
 
+    def _aims(self, line: Line, count: int) -> list[Aim]:
+        vault = self.vault
+        if vault is None:
+            return []
+        return aims(line, vault.usable(line), vault.archived.get(line.number, 0), self.stream, count, vault.window_us)
+
     def _check_aims(self) -> None:
         vault, line = self.vault, self.recorder.line
-        if vault is None or not vault.taken:
+        if vault is None or not vault.taken or self.stopped:
             return
         archived_lsn = vault.archived.get(line.number, 0)
-        for aim in aims(line, vault.taken, archived_lsn, self.stream, self.stream.between(*self.shape.aims)):
-            self._check_aim(vault, line, aim)
-        if any(fits(taken, line) for taken in vault.taken):
-            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=True))
+        for aim in self._aims(line, self.stream.between(*self.shape.aims)):
+            self._check_aim(vault, line, aim, "")
+        if vault.usable(line):
+            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=True), "")
+        left = [taken for taken in vault.usable(line) if not taken.removed]
+        if left:  # whatever retention has taken away, each backup restores to its own end
+            taken = self.stream.choice(left)
+            self._check_aim(vault, line, at_end(line, taken), taken.place)
 
-    def _check_aim(self, vault: Vault, line: Line, aim: Aim) -> None:
+    def _check_aim(self, vault: Vault, line: Line, aim: Aim, place: str) -> None:
         """Restore to the aim on another machine: exactly what it names is there."""
-        usable = [taken.place for taken in vault.taken if fits(taken, line) and taken.manifest.end_lsn <= aim.cut_lsn]
-        place = self.stream.choice(usable) if usable and self.stream.random() < 0.4 else vault.backups
+        usable = [taken.place for taken in vault.usable(line) if not taken.removed and taken.manifest.end_lsn <= aim.cut_lsn]
+        if not place:
+            place = self.stream.choice(usable) if usable and not vault.cleaned and self.stream.random() < 0.4 else vault.backups
         config = replace(self.config(), data_dir="/srv/restored/data", wal_dir="/srv/restored/wal")
         self.note(f"aim {aim.text} cut {format_lsn(aim.cut_lsn)} {len(aim.commits)} commits, sure {aim.sure}, from {place}")
         elsewhere = self._elsewhere(self.node.image.fork(), "restore")
@@ -486,10 +572,9 @@ class History:
                 return
             self.outcome.counts["restored"] += 1
             commits = list(aim.commits)
+            self._check_stop(aim, report.stop_lsn)
             if aim.text == "latest":
                 commits = below(line.path(), report.stop_lsn)
-                if report.stop_lsn < aim.cut_lsn:
-                    raise Violation(f"latest ended at {report.stop_lsn:#x}, the archive was said to have {aim.cut_lsn:#x}")
             elsewhere.compare(config, HistoryDatabase, [], commits)
             if elsewhere.stream.random() < 0.3:
                 elsewhere.go_on(config, HistoryDatabase, commits, self.workload)

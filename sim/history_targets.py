@@ -20,7 +20,7 @@ from sim.scenario import Workload
 from sim.truth import Commit, Line, Recorder, before_txn, before_verb, below, cut_after, state_of, until_time, verbs
 from sim.vault import Taken, Vault, cipher_of
 from sim.workload import PROBE, Client
-from sim.world import NodeDied, World
+from sim.world import NodeDied, SimNode, World
 from thunderdb.backup.plan import plan_restore
 from thunderdb.backup.restore import RestoreReport, restore
 from thunderdb.backup.verify import verify_backup
@@ -53,11 +53,14 @@ def latest(line: Line, archived_lsn: int) -> Aim:
     return Aim("latest", archived_lsn, tuple(below(line.path(), archived_lsn)))
 
 
-def aims(line: Line, taken: list[Taken], archived_lsn: int, stream: Stream, count: int) -> list[Aim]:
-    """Random targets on the path of a line. `archived_lsn`: how far the archive surely is."""
+def aims(
+    line: Line, usable: list[Taken], archived_lsn: int, stream: Stream, count: int, window_us: int = 0
+) -> list[Aim]:  # fmt: skip
+    """Random targets on a line's path. `archived_lsn`: how far the archive surely is; before `window_us` nothing is sure."""
     path = line.path()
-    usable = [backup for backup in taken if fits(backup, line)]
     least = min((backup.manifest.end_lsn for backup in usable), default=0)
+    if window_us:
+        least = max(least, min((commit.lsn for commit in path if commit.order_us >= window_us), default=archived_lsn))
     found: list[Aim] = []
     for _ in range(count):
         aim = _draw(line, path, stream)
@@ -66,16 +69,11 @@ def aims(line: Line, taken: list[Taken], archived_lsn: int, stream: Stream, coun
     return found
 
 
-def fits(backup: Taken, line: Line) -> bool:
-    """Whether a backup lies on the path of a line."""
-    at: Line | None = line
-    while at is not None:
-        if at is backup.line:
-            return True
-        if at.parent is backup.line and backup.manifest.end_lsn > at.switch_lsn:
-            return False
-        at = at.parent
-    return False
+def at_end(line: Line, taken: Taken) -> Aim:
+    """Where a backup ends: it restores to there with its own log, or with what retention must keep for it."""
+    end_lsn = taken.manifest.end_lsn
+    inside = max(lsn for lsn in line.all_starts() if lsn < end_lsn)
+    return Aim(f"lsn:{format_lsn(inside)}", end_lsn, tuple(below(line.path(), end_lsn)), sure=True)
 
 
 def _draw(line: Line, path: list[Commit], stream: Stream) -> Aim:
@@ -107,6 +105,42 @@ def _at_time(line: Line, path: list[Commit], time_us: int) -> Aim:
         low < time_us < high if low < high else high <= time_us <= low for low, high in line.all_steps()
     )  # fmt: skip
     return Aim(format_time(time_us), cut_lsn, tuple(kept), ambiguous=ambiguous)
+
+
+async def restore_to(
+    node: SimNode, config: Config, vault: Vault, aim: Aim, place: str, database: type[SimDatabase], stream: Stream,
+    counts: Counter[str], events: Events, no_archive: bool,
+) -> RestoreReport | None:  # fmt: skip
+    """Restore on a node, struck now and then (T1, T2); None where it was refused with reason. Raises: Violation."""
+    strikes = stream.between(1, 2) if stream.random() < 0.35 else 0
+
+    async def once() -> RestoreReport:
+        ports, cipher = node.ports, await cipher_of(node, config)
+        plan = await plan_restore(
+            ports, config, parse_target(aim.text), place, vault.archive, no_archive=no_archive, cipher=cipher
+        )  # fmt: skip
+        return await restore(ports, config, plan, events, no_archive, database=database)
+
+    for attempt in range(TRIES):
+        if not node.alive:
+            node.restart()
+        if attempt < strikes:
+            node.crash_at(int(stream.random() ** 2 * 160) + 1, stream.random() < 0.6)
+        try:
+            report = await node.call(once())
+        except NodeDied:
+            counts["restores struck"] += 1
+            node.world.bury()
+            continue
+        except Refused as error:
+            node.set_boundary(None)
+            if aim.sure:
+                raise Violation(f"restore of {aim.text} from {place} is refused: {error} {error.hint}") from error
+            counts["refused"] += 1
+            return None
+        node.set_boundary(None)
+        return report
+    raise Violation(f"restore of {aim.text} does not end")
 
 
 class Elsewhere:
@@ -145,43 +179,11 @@ class Elsewhere:
 
     def restore(self, config: Config, vault: Vault, aim: Aim, place: str, database: type[SimDatabase]) -> RestoreReport | None:
         """T1, T2: restore to an aim; None where that was refused with reason. Raises: Violation."""
-        stream = self.stream
-        strikes = stream.between(1, 2) if stream.random() < 0.35 else 0
-        no_archive = stream.random() < 0.5
-
-        async def once() -> RestoreReport:
-            ports = self.node.ports
-            plan = await plan_restore(
-                ports, config, parse_target(aim.text), place, vault.archive, no_archive=no_archive,
-                cipher=await cipher_of(self.node, config),
-            )  # fmt: skip
-            return await restore(ports, config, plan, self.events(), no_archive, database=database)
-
-        async def course() -> RestoreReport | None:
-            for attempt in range(TRIES):
-                if not self.node.alive:
-                    self.node.restart()
-                if attempt < strikes:
-                    self.node.crash_at(int(stream.random() ** 2 * 160) + 1, stream.random() < 0.6)
-                try:
-                    report = await self.node.call(once())
-                except NodeDied:
-                    self.counts["restores struck"] += 1
-                    self.world.bury()
-                    continue
-                except Refused as error:
-                    self.node.set_boundary(None)
-                    if aim.sure:
-                        raise Violation(f"restore of {aim.text} from {place} is refused: {error} {error.hint}") from error
-                    if attempt and self.counts["restores struck"]:
-                        pass
-                    self.counts["refused"] += 1
-                    return None
-                self.node.set_boundary(None)
-                return report
-            raise Violation(f"restore of {aim.text} does not end")
-
-        return self.world.run(course(), LIMIT_NS)
+        no_archive = self.stream.random() < 0.5
+        coro = restore_to(
+            self.node, config, vault, aim, place, database, self.stream, self.counts, self.events(), no_archive
+        )  # fmt: skip
+        return self.world.run(coro, LIMIT_NS)
 
     def compare(
         self, config: Config, database: type[SimDatabase], known: list[Commit], exact: list[Commit] | None = None

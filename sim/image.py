@@ -296,7 +296,8 @@ class DiskImage:
         self.device_dirs[path] = None
 
     def remove_dir(self, path: str) -> None:
-        """Durable at once, like `make_dir`."""
+        """Durable at once, like `make_dir`, and with it that the directory is empty."""
+        self.sync_dir(path, self._number)
         self.version += 1
         self.dirs.pop(path, None)
         self.device_dirs.pop(path, None)
