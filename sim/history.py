@@ -180,7 +180,7 @@ class History:
             accounts=shape.accounts, items=shape.items, think_ns=shape.think_ns, large_bytes=(1_000, 9_000), async_commit=0.1
         )
         self.clients: list[Client] = []
-        self.calls: list[Future[None]] = []
+        self.calls: list[Future[Any]] = []
         self.copies: list[HandCopy] = []
         self.vault: Vault | None = draw_vault(self.stream) if shape.vault else None
         self.archiver: Archiver | None = None

@@ -215,7 +215,7 @@ class Site:
     def adopt(self, db: HistoryDatabase) -> None:
         self.db_ = db
         db.on_fatal = self._failed
-        db.log.on_record = self.recorder.record
+        db.log.recorder = self.recorder
         self.life += 1
 
     def _failed(self, error: BaseException) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim import history
+from sim import every_io, history
 from sim.history import COPIES, Shape
 
 
@@ -20,10 +20,30 @@ def broken(seeds: range, shape: Shape | None = None) -> tuple[list[str], dict[st
     return found, counts
 
 
-def test_copies_made_by_hand_under_load_restore() -> None:
-    found, counts = broken(range(12), COPIES)
+def test_fifty_histories_restore_exactly_to_random_targets() -> None:
+    found, counts = broken(range(50))
     assert found == []
-    assert counts["copies opened"] >= 35 and counts["kill"] and counts["power_cut"] and counts["switch"]
+    assert counts["restored"] >= 75 and counts["backups"] >= 45
+    rare = ("pitr", "retention", "power_cut", "kill", "outage", "switch", "clock", "restores struck", "went on", "copies opened")
+    assert [kind for kind in rare if not counts[kind]] == []
+
+
+@pytest.mark.long
+def test_five_hundred_histories_restore_exactly_to_random_targets() -> None:
+    found, counts = broken(range(50, 550))
+    assert found == []
+    assert counts["restored"] >= 750
+
+
+def test_same_seed_same_history() -> None:
+    one, two = history.run(7), history.run(7)
+    assert (one.trace_hash, one.counts, one.commits) == (two.trace_hash, two.counts, two.commits)
+
+
+def test_copies_made_by_hand_under_load_restore() -> None:
+    found, counts = broken(range(10), COPIES)
+    assert found == []
+    assert counts["copies opened"] >= 30 and counts["kill"] and counts["power_cut"] and counts["switch"]
 
 
 def test_a_copy_whose_page_files_grew_after_they_were_copied_restores() -> None:
@@ -35,3 +55,19 @@ def test_five_hundred_copies_made_by_hand_restore() -> None:
     found, counts = broken(range(1000, 1140), COPIES)
     assert found == []
     assert counts["copies opened"] >= 500
+
+
+@pytest.mark.parametrize("operation", every_io.OPERATIONS)
+def test_killed_at_a_sample_of_the_boundaries(operation: str) -> None:
+    found = every_io.explore(operation, 1, sample=0.15)
+    assert found.violations == []
+    assert found.states >= 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("operation", every_io.OPERATIONS)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_killed_at_every_boundary(operation: str, seed: int) -> None:
+    found = every_io.explore(operation, seed)
+    assert found.violations == []
+    assert found.boundaries >= 20 and found.states >= 40

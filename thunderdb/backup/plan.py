@@ -107,6 +107,7 @@ class Request:
     timeline: str = ""
     no_archive: bool = False
     dry_run: bool = False
+    from_folder: bool = False
 
 
 async def plan_restore(
@@ -121,7 +122,7 @@ async def plan_restore(
     request = Request(target, backup_place.rstrip("/") or "/", archive_place or "", timeline, no_archive, dry_run)
     if await is_backup(ports, request.backup_place):
         return await _plan_one(ports, config, request, await open_chain(ports, request.backup_place, cipher), cipher)
-    return await _plan_folder(ports, config, request, cipher)
+    return await _plan_folder(ports, config, replace(request, from_folder=True), cipher)
 
 
 async def _plan_folder(ports: Ports, config: Config, request: Request, cipher: Cipher | None) -> Plan:
@@ -182,6 +183,8 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     lines = await read_lines(sources, own)
     survey = await backup.survey()
     candidates = choose_lines(lines, own, backup.end_lsn, request.timeline)
+    if request.from_folder and not request.timeline and destination.marker is None:
+        await _check_newest_line(lines, candidates, sources, backup)
     if destination.marker is not None:
         candidates = [lines[destination.marker.line]] if destination.marker.line in lines else candidates
     scan, stop = await _scan(ports, request, backup, survey, sources, candidates, destination)
@@ -197,6 +200,23 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     )  # fmt: skip
     await _check_space(ports, config, plan)
     return plan
+
+
+async def _check_newest_line(
+    lines: dict[int, Line], candidates: list[Line], sources: list[LogSource], backup: BackupSource
+) -> None:
+    """N2: a backup of the part of a timeline that a restore has given up comes into question only if it is asked for by name.
+
+    Raises: TooEarly, which it is: the newest timeline left this backup's before its end.
+    """
+    for timeline in sorted(lines, reverse=True):
+        if any(line.timeline == timeline for line in candidates):
+            return
+        if await has_log(sources, timeline):
+            raise TooEarly(
+                f"timeline {timeline}, the newest, does not run through the backup {backup.name} in {backup.place}",
+                f"Name that backup itself, or --timeline {candidates[0].timeline}, to follow the timeline that was left.",
+            )
 
 
 async def _scan(

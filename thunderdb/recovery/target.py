@@ -280,9 +280,9 @@ class StopFinder:
             if target.kind is TargetKind.LSN and not self.cut_lsn and mark.end_lsn > target.lsn:
                 self.cut_lsn = mark.end_lsn
             self._last_lsn = mark.lsn
-        if self.look_ahead_us is None or not self.cut_lsn:
-            return False
-        return target.kind is TargetKind.LSN or self.newest_us > target.time_us + self.look_ahead_us
+        if self.look_ahead_us is None or not self.cut_lsn or target.kind is TargetKind.BEFORE_NOTE:
+            return False  # of several candidates the latest: it may be anywhere
+        return target.kind is not TargetKind.TIME or self.newest_us > target.time_us + self.look_ahead_us
 
     def _commit(self, mark: CommitMark) -> None:
         target = self.target
@@ -301,7 +301,7 @@ class StopFinder:
             self.cut_lsn = mark.lsn  # of several the latest
             self._join_tallies()
         if mark.lsn < self.least_lsn:
-            self.least_time_us = max(self.least_time_us, mark.order_us)
+            self.least_time_us = mark.order_us  # exact from here on: what was given may be later than the newest commit
         if mark.lsn < self.count_from_lsn:
             return
         if self.cut_lsn:
@@ -332,11 +332,12 @@ class StopFinder:
         """
         if self._ambiguous is not None:
             self._refuse_step(self._ambiguous, end_lsn)
-        cut_lsn = self.cut_lsn
+        target, cut_lsn = self.target, self.cut_lsn
         if not cut_lsn:
             self._check_reached(end_lsn, max(self.newest_us, self.least_time_us, vouched_us))
             cut_lsn = end_lsn
-        if cut_lsn < self.least_lsn:
+        # The commits below `least_lsn` may lie below the first log that was read: then only their time tells.
+        if cut_lsn < self.least_lsn or (target.kind is TargetKind.TIME and target.time_us < self.least_time_us):
             self._refuse_early()
         return Stop(cut_lsn, self._kept, self._given_up, tuple(self._candidates))
 

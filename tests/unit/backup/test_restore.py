@@ -50,3 +50,61 @@ def test_a_missing_segment_is_named_and_nothing_is_touched() -> None:
     with pytest.raises(Refused, match="segment 000000010000000000000003 is missing"):
         world.restore(mark.time, "/b/full")
     assert world.snapshot() == files
+
+
+def test_a_time_before_the_backups_own_log_is_refused() -> None:
+    world = RestoreWorld()
+    before = world.commit(2)
+    world.commit(1)
+    world.switch()
+    world.run(world.db.checkpointer.run(flush_all=True))
+    world.run(world.db.checkpointer.run(flush_all=True))
+    world.backup("/b/full")  # its log begins at its checkpoint, behind all commits
+    world.commit(2)
+    world.ship()
+    with pytest.raises(Refused, match="before the end of the backup"):
+        world.restore(before.time, "/b/full")
+
+
+def test_before_means_the_latest_of_several_in_whatever_segment() -> None:
+    world = RestoreWorld()
+    world.backup("/b/full")
+    for _ in range(3):
+        mark = world.commit(2)
+        world.run(truncate(world))
+        world.commit(1)
+        world.switch()
+    world.ship()
+    _report, config = world.restore("before:truncate:t", "/b/full")
+    assert world.keys_in(config) == mark.keys[1:]
+
+
+async def truncate(world: RestoreWorld) -> None:
+    txn = world.db.begin()
+    await world.db.ddl.truncate(txn, [world.t])
+    await txn.commit()
+    table = world.db.catalog.table("t")
+    if table is not None:
+        world.t = table
+    world.keys = [world.keys[-1]]  # the next key follows it; it is not there
+
+
+def test_in_a_folder_the_newest_timeline_is_followed_not_the_newest_backup() -> None:
+    world = RestoreWorld()
+    world.commit(2)
+    world.backup("/b/shared")
+    back_to = world.commit(2)
+    world.commit(3)
+    world.backup("/b/given_up")
+    world.commit(1)
+    world.ship()
+    report, config = world.restore(back_to.time, "/b/shared")
+    world.run(world.db.close())
+    world.go_on(config, back_to)
+    latest = world.commit(2)
+    world.ship()
+    assert report.timeline == 2
+    _report, config = world.restore("latest", "/b")
+    assert world.keys_in(config) == latest.keys
+    plan = world.plan("latest", "/b", timeline="1")
+    assert plan.backup.place == "/b/given_up" and plan.line.timeline == 1
