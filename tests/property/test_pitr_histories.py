@@ -7,6 +7,8 @@ import pytest
 from sim import every_io, history
 from sim.history import COPIES, Shape
 
+MET = "pitr retention power_cut kill outage switch clock copy".split() + ["restores struck", "went on", "copies opened"]
+
 
 def broken(seeds: range, shape: Shape | None = None) -> tuple[list[str], dict[str, int]]:
     """What went wrong, with its seed, and how often what was done."""
@@ -24,8 +26,7 @@ def test_fifty_histories_restore_exactly_to_random_targets() -> None:
     found, counts = broken(range(50))
     assert found == []
     assert counts["restored"] >= 75 and counts["backups"] >= 45
-    rare = ("pitr", "retention", "power_cut", "kill", "outage", "switch", "clock", "restores struck", "went on", "copies opened")
-    assert [kind for kind in rare if not counts[kind]] == []
+    assert [kind for kind in MET if not counts[kind]] == []
 
 
 @pytest.mark.long
@@ -41,9 +42,9 @@ def test_same_seed_same_history() -> None:
 
 
 def test_copies_made_by_hand_under_load_restore() -> None:
-    found, counts = broken(range(10), COPIES)
+    found, counts = broken(range(6), COPIES)
     assert found == []
-    assert counts["copies opened"] >= 30 and counts["kill"] and counts["power_cut"] and counts["switch"]
+    assert counts["copies opened"] >= 18 and counts["kill"] and counts["power_cut"] and counts["switch"]
 
 
 def test_a_copy_whose_page_files_grew_after_they_were_copied_restores() -> None:
@@ -59,7 +60,7 @@ def test_five_hundred_copies_made_by_hand_restore() -> None:
 
 @pytest.mark.parametrize("operation", every_io.OPERATIONS)
 def test_killed_at_a_sample_of_the_boundaries(operation: str) -> None:
-    found = every_io.explore(operation, 1, sample=0.15)
+    found = every_io.explore(operation, 1, sample=0.08)
     assert found.violations == []
     assert found.states >= 5
 
