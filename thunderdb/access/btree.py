@@ -131,8 +131,7 @@ def put(access: Access, chain: Chain, root: int, key: bytes, flags: int, payload
             old = None
             growth = leaf_entry_size(key, payload) + VALUE_HEADER.size
         if leaf.used + growth <= access.page_size:
-            change = (leaf, PageOp.ROW, row_payload(root, key, old, flags, payload))
-            return access.change(RecordKind.ROW, (change,), chain), old
+            return access.change_row(leaf, row_payload(root, key, old, flags, payload), chain), old
         _check_size(access, key, payload)
         make_room(access, root, key)
 

@@ -94,6 +94,19 @@ class Access:
             self.pool.changed(page, lsn)
         return lsn
 
+    def change_row(self, page: Page, payload: bytes, chain: Chain) -> LSN:
+        """`change` of one row by a transaction: the hot path, without the loops."""
+        if page.image_lsn < self.image_floor:
+            self.log_image(page)
+        txn = chain.id
+        lsn = self.log.append(RecordKind.ROW, txn, chain.last_lsn, ((page.page_no, page.page_lsn, PageOp.ROW, payload),))
+        chain.last_lsn = lsn
+        if not chain.first_lsn:
+            chain.first_lsn = lsn
+        apply(page, PageOp.ROW, payload, lsn, txn)
+        self.pool.changed(page, lsn)
+        return lsn
+
     async def run(self, operation: Callable[..., T], *args: Any) -> T:
         """Run a synchronous operation, loading what it misses, until it goes through.
 

@@ -75,13 +75,13 @@ class RowCodec:
         """One payload for all columns. Raises: struct.error for an integer out of its type's range."""
         if None not in values:
             return self._encode_full(values)
-        nulls = tuple(i for i, value in enumerate(values) if value is None)
-        head = _head(len(self.types), nulls)
-        writer = self._writers.get(head)
+        shape = bytes([value is None for value in values])
+        writer = self._writers.get(shape)
         if writer is None:
-            writer = _make_writer(self.types, head, nulls)
+            nulls = tuple(i for i, value in enumerate(values) if value is None)
+            writer = _make_writer(self.types, _head(len(self.types), nulls), nulls)
             if len(self._writers) < _MAX_SHAPES:
-                self._writers[head] = writer
+                self._writers[shape] = writer
         return writer(values)
 
     def column(self, payload: bytes, position: int) -> Any:

@@ -15,14 +15,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thunderdb.access import btree, large
-from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE, PageOp, row_payload
+from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE, row_payload
 from thunderdb.base.errors import SerializationFailure, SqlError, UniqueViolation
 from thunderdb.engine.table import IndexAccess, TableAccess
 from thunderdb.storage.page import VALUE_HEADER, Page
 from thunderdb.storage.pool import BufferPool, Miss
 from thunderdb.txn.locks import Mode
 from thunderdb.txn.manager import READ_COMMITTED, Txn
-from thunderdb.wal.record import RecordKind
 
 if TYPE_CHECKING:
     from thunderdb.engine.catalog import TableDef
@@ -300,8 +299,8 @@ class Rows:
 
     # -- Writing one row in one synchronous step: the hot path
 
-    def try_update(self, txn: Txn, table: TableAccess, key: bytes, change: Callable[[bytes], bytes]) -> bool:
-        """Give the row at `key` the payload that `change` makes of its current one; False if there is no row.
+    def try_update(self, txn: Txn, table: TableAccess, key: bytes, change: Callable[[bytes, Any], bytes], context: Any) -> bool:
+        """Give the row at `key` the payload that `change` makes of its current one and `context`; False if there is no row.
 
         For tables without secondary indexes and changes that leave the key alone. Raises: LockBusy, WouldWait, Miss (nothing
         was changed, locks that were free are held); what `change` raises.
@@ -320,12 +319,10 @@ class Rows:
             raise WouldWait
         if txn.isolation != READ_COMMITTED and stamp != txn.id:
             raise WouldWait
-        payload = change(old[VALUE_HEADER_SIZE:])
+        payload = change(old[VALUE_HEADER_SIZE:], context)
         if len(payload) > self._inline_limit or leaf.used + len(payload) + VALUE_HEADER_SIZE - len(old) > self.access.page_size:
             raise WouldWait
-        lsn = self.access.change(
-            RecordKind.ROW, ((leaf, PageOp.ROW, row_payload(table.root, key, old, 0, payload)),), txn
-        )
+        lsn = self.access.change_row(leaf, row_payload(table.root, key, old, 0, payload), txn)
         self.versions.remember(lsn, old)
         return True
 

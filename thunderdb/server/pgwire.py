@@ -104,6 +104,9 @@ class Decoder:
             self._pieces.clear()
         messages: list[Message] = []
         position, size = 0, len(data)
+        if size >= 5 and _U32.unpack_from(data, 1)[0] == size - 1 <= _LIMITS[data[0]]:  # one whole message: nearly always
+            self._have = self._need = 0
+            return [(data[0], data[5:])]
         while size - position >= 5:
             kind = data[position]
             length = _U32.unpack_from(data, position + 1)[0]
@@ -179,10 +182,11 @@ def parse_startup(body: bytes) -> StartupMessage:
 
 def parse_query(body: bytes) -> str:
     """Read the SQL text of a Query message; the hottest of them all."""
-    if body[-1:] != b"\0" or body.find(0) != len(body) - 1:
+    end = len(body) - 1
+    if end < 0 or body.find(0) != end:
         raise ProtocolViolation("invalid string in message")
     try:
-        return body[:-1].decode()
+        return body[:end].decode()
     except UnicodeDecodeError as error:
         raise _bad_encoding(error) from None
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlglot
@@ -46,6 +47,7 @@ _SPLIT = re.compile(
 )
 _PARAM = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*)|\$(\d+)(?=[^\s\d])""")
 _BLANK = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+_WORD_OR_POINT = re.compile(r"[\w.]")
 _DIGIT_START = frozenset(".0123456789")
 
 
@@ -144,6 +146,21 @@ def normalise(sql: str) -> tuple[str, list[str]] | None:
     if '"' in sql:
         literals = [literal for literal in literals if literal[0] != '"']
     return "".join(pieces), literals
+
+
+def matcher(key: str) -> Callable[[str], re.Match[str] | None] | None:
+    """A function that matches only statements whose template is `key`, with their literals as groups, if that is easy to tell.
+
+    It is where all literals are of class `i` (written with at most nine digits) and stand free: then what `normalise` takes for
+    a literal depends on nothing but the characters around it, which are the template's.
+    """
+    pieces = key.split("\0")
+    texts = [pieces[0], *(piece[1:] for piece in pieces[1:])]
+    if '"' in key or len(pieces) == 1 or any(piece[0] != "i" for piece in pieces[1:]):
+        return None
+    if any(_WORD_OR_POINT.match(text) for text in texts[1:]):
+        return None
+    return re.compile("([0-9]{1,9})".join(map(re.escape, texts))).fullmatch
 
 
 def _wide_class(digits: str) -> str:

@@ -66,10 +66,22 @@ class Path:
             column, _ = self.equal_types[0]
             found = {codec.encode((value,)) for value in members if value is not None and _fits(column, value)}
             return sorted(found)
+        key = self.key(context)
+        return [] if key is None else [key]
+
+    def key(self, context: Context) -> bytes | None:
+        """The one key of a Keys path without members; None if no row can have it."""
+        codec = self.codec
+        if codec is None:
+            return None
         values = [fn(None, context) for fn in self.equal]
-        if None in values or not all(_fits(types[0], value) for types, value in zip(self.equal_types, values, strict=True)):
-            return []
-        return [codec.encode(values)]
+        for types, value in zip(self.equal_types, values, strict=True):
+            if value is None:
+                return None
+            bound = INTEGER_BOUNDS.get(types[0])
+            if bound is not None and not -bound <= value < bound:
+                return None
+        return codec.encode(values)
 
     def range(self, context: Context) -> tuple[bytes | None, bytes | None] | None:
         """[low, high) of a Range or Index path; None if nothing can be in it."""

@@ -2,10 +2,12 @@
 
 K1. A template's plan is used only with literals of the same classes (they are part of its key, see parse.py).
 K2. A template that cannot be planned as such is remembered as None: its statements are planned from their own text.
+K3. The templates met most are found without taking a statement apart: see `matcher` in parse.py.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from thunderdb.sql.analytic_late import LateAnalytics
 from thunderdb.sql.binary import binary_encoder
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Hard, Slots
-from thunderdb.sql.parse import literal_text, normalise, parse, template_sql
+from thunderdb.sql.parse import literal_text, matcher, normalise, parse, template_sql
 from thunderdb.sql.plan import AnalyticPlan, Environment, Plan, Rows
 from thunderdb.sql.result import describe, row_encoder
 from thunderdb.sql.select import PointPlan, plan_query
@@ -28,7 +30,10 @@ from thunderdb.sql.write_hard import HardDeletePlan, HardUpdatePlan
 MAX_CACHED = 2000
 MAX_CACHED_TEXT = 4096
 CACHED_KINDS = frozenset({"begin", "commit", "rollback"})
+MATCHER_PREFIX = 20
+MAX_MATCHERS = 6
 Reader = Callable[[str], Any]
+Matcher = Callable[[str], "re.Match[str] | None"]
 
 
 class DdlPlan(Plan):
@@ -132,6 +137,7 @@ class Shared:
         self.db = db
         self.analytics = analytics if analytics is not None else LateAnalytics(db.ports.offload)
         self.exact: dict[str, Planned] = {}
+        self.matchers: dict[str, list[tuple[Matcher, Planned]]] = {}  # of templates, by the statement's first characters
         self.templates: dict[str, Planned | None] = {}
         self.typed: dict[tuple[str, tuple[str, ...]], Planned] = {}  # by text and declared parameter types
         self.utilities: dict[str, Utility] = {}  # BEGIN, COMMIT and the like, by text
@@ -143,6 +149,9 @@ class Shared:
             if planned.catalog is catalog and not planned.param_types:
                 return planned, ()
             return None
+        for match, planned in self.matchers.get(sql[:MATCHER_PREFIX], ()):
+            if planned.catalog is catalog and (literals := match(sql)) is not None:
+                return planned, list(map(int, literals.groups()))
         template = normalise(sql)
         if template is None:
             return None
@@ -192,7 +201,18 @@ class Shared:
         except (SqlError, Hard, ValueError):
             planned = None  # K2; if the statement itself is wrong, its own text will say where
         self._remember(self.templates, key, planned)
+        if planned is not None:
+            self._remember_matcher(key, planned)
         return planned
+
+    def _remember_matcher(self, key: str, planned: Planned) -> None:
+        """K3: a statement that a matcher takes has this template, and its literals are integers."""
+        match = matcher(key)
+        prefix = key[:MATCHER_PREFIX]
+        if match is None or "\0" in prefix or len(prefix) < MATCHER_PREFIX:
+            return
+        known = [entry for entry in self.matchers.get(prefix, ()) if entry[1].catalog is planned.catalog]
+        self._remember(self.matchers, prefix, [(match, planned), *known][:MAX_MATCHERS])
 
     def _remember(self, cache: dict[Any, Any], key: Any, planned: Any) -> None:
         if len(cache) >= MAX_CACHED:

@@ -84,7 +84,8 @@ class SimpleProtocol:
         utility = session.shared.utilities.get(sql)
         if utility is not None:
             return self._quick.utility_or_wait(utility)
-        catalog = session.db.catalog_for(session.txn)
+        txn = session.txn
+        catalog = session.db.catalog if txn is None or txn.ddl is None else session.db.catalog_for(txn)
         found = session.shared.find(sql, catalog)
         if found is None:
             self._found = (sql, catalog, None)

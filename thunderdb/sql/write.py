@@ -535,30 +535,31 @@ class UpdatePlan(_Changing):
     def change_quickly(self, context: Context) -> int:
         """Change one row by its key in one synchronous step (`quick` plans only). Raises: WouldWait, Miss; SqlError."""
         try:
-            keys = self.path.keys(context)
+            key = self.path.key(context)
         except InvariantViolated:
             raise
         except Exception as error:  # before anything is changed: the general path meets it again, and reports it
             raise WouldWait from error
-        if not keys:
+        if key is None:
             return 0
-        target, assignments = self.target, self.assignments
+        return int(context.rows.try_update(context.txn, self.target.table, key, self._new_payload, context))
+
+    def _new_payload(self, payload: bytes, context: Context) -> bytes:
+        """What becomes of a row. Raises: WouldWait where there is an error to report."""
+        target = self.target
         row = target.table.row
-
-        def change(payload: bytes) -> bytes:
-            try:
-                old = row.decode(payload)
-                new = old.copy()
-                for position, fn in assignments:
-                    new[position] = fn(old, context)
+        try:
+            old = row.decode(payload)
+            new = old.copy()
+            for position, fn in self.assignments:
+                new[position] = fn(old, context)
+            if target.checks or None in new:
                 target.check(new, context)
-                return row.encode(new)
-            except InvariantViolated:
-                raise
-            except Exception as error:
-                raise WouldWait from error
-
-        return int(context.rows.try_update(context.txn, target.table, keys[0], change))
+            return row.encode(new)
+        except InvariantViolated:
+            raise
+        except Exception as error:
+            raise WouldWait from error
 
     async def _change_row(self, context: Context, key: bytes, payload: bytes, old: list[Any]) -> list[Any]:
         if self.sequences:

@@ -48,11 +48,17 @@ class _Wait:
 class _Entry:
     """A lock somebody holds: holders with their modes, in order of arrival, and the queue."""
 
-    __slots__ = ("holders", "queue")
+    __slots__ = ("holders", "queue", "common")
 
-    def __init__(self) -> None:
-        self.holders: dict[int, tuple[Owner, Mode]] = {}
+    def __init__(self, owner: Owner, mode: Mode) -> None:
+        self.holders: dict[int, tuple[Owner, Mode]] = {id(owner): (owner, mode)}
         self.queue: list[_Wait] = []
+        self.common: Mode | None = mode  # the mode that all holders have; None where they may differ
+
+    def hold(self, owner: Owner, mode: Mode) -> None:
+        self.holders[id(owner)] = (owner, mode)
+        if mode is not self.common:
+            self.common = None
 
     def admits(self, owner: Owner, mode: Mode) -> bool:
         for holder, held in self.holders.values():
@@ -85,13 +91,12 @@ class LockTable:
             return None
         entry = self._entries.get(name)
         if entry is None:
-            entry = self._entries[name] = _Entry()
-            entry.holders[id(owner)] = (owner, mode)
+            self._entries[name] = _Entry(owner, mode)
             owner.locks[name] = mode
             return None
         wanted = mode if held is None else Mode.EXCLUSIVE  # SHARED + INTENT, or an upgrade
         if entry.admits(owner, wanted) and (held is not None or not entry.queue):
-            entry.holders[id(owner)] = (owner, wanted)
+            entry.hold(owner, wanted)
             owner.locks[name] = wanted
             return None
         return self._enqueue(owner, name, entry, wanted, first=held is not None)
@@ -103,10 +108,15 @@ class LockTable:
             return held == mode or held == Mode.EXCLUSIVE
         entry = self._entries.get(name)
         if entry is None:
-            entry = self._entries[name] = _Entry()
-        elif entry.queue or not entry.admits(owner, mode):
+            self._entries[name] = _Entry(owner, mode)
+        elif entry.queue:
             return False
-        entry.holders[id(owner)] = (owner, mode)
+        elif mode is entry.common and mode is not Mode.EXCLUSIVE:
+            entry.holders[id(owner)] = (owner, mode)
+        elif entry.admits(owner, mode):
+            entry.hold(owner, mode)
+        else:
+            return False
         owner.locks[name] = mode
         return True
 
@@ -181,7 +191,7 @@ class LockTable:
             wait = entry.queue.pop(0)
             wait.owner.waiting = None
             wait.owner.locks[name] = wait.mode
-            entry.holders[id(wait.owner)] = (wait.owner, wait.mode)
+            entry.hold(wait.owner, wait.mode)
             wait.future.set_result(None)
         if not entry.holders and not entry.queue:
             self._entries.pop(name, None)

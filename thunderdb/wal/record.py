@@ -53,6 +53,7 @@ MAX_CHANGES = 0xFFFF
 # What the checksum covers, packed in one call; the second also holds the single page change of the usual record.
 _BODY = struct.Struct("<IBBHQQQQQQ")
 _BODY_ONE = struct.Struct("<IBBHQQQQQQQIIB3x")
+pack_one = _BODY_ONE.pack
 
 Bytes = bytes | bytearray | memoryview
 Header = tuple[int, int, int, int, int, int, int, int, int, int, int]
@@ -80,17 +81,6 @@ class RecordKind(IntEnum):
     CLOCK_STEP = 13
     COPY_FLOOR = 14
     NOTE = 15
-
-
-class PageOp(IntEnum):
-    """What a page change does; the payload's format belongs to access/apply."""
-
-    ROW = 1
-    IMAGE = 2
-    MAP_SET = 3
-    MAP_CLEAR = 4
-    PURGE = 5
-    CHILDREN = 6
 
 
 class LogGone(SnapshotTooOld):

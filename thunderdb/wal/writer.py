@@ -52,6 +52,7 @@ from thunderdb.wal.record import (
     RecordKind,
     decode_record,
     encode_body,
+    pack_one,
     record_length,
 )
 from thunderdb.wal.segment import (
@@ -249,23 +250,34 @@ class LogWriter:
         Raises: LimitExceeded beyond `max_record_size`; whatever stopped the log. Durable when: flush_to(lsn) returns.
         """
         if len(changes) == 1:
-            length = 84 + len(changes[0][3]) + len(extra)  # HEADER_SIZE + CHANGE_SIZE
+            page_no, prev_page_lsn, op, payload = changes[0]
+            size = len(payload)
+            length = 84 + size + len(extra)  # HEADER_SIZE + CHANGE_SIZE
         else:
+            page_no = -1
             length = record_length(changes, extra)
         lsn = self.next_lsn
         if lsn + length > self._slow_lsn:
             self._make_room(length)
             lsn = self.next_lsn
         flushed_lsn = self.flushed_lsn
-        body = encode_body(
-            length, kind, flags, lsn, self.last_checksum, txn, prev_lsn, flushed_lsn, self.quorum_lsn, changes, extra
-        )  # fmt: skip
+        if page_no >= 0:
+            body = pack_one(
+                length, kind, flags, 1, lsn, self.last_checksum, txn, prev_lsn, flushed_lsn, self.quorum_lsn,
+                prev_page_lsn, page_no, size, op,
+            ) + payload  # fmt: skip
+            if extra:
+                body += extra
+        else:
+            body = encode_body(
+                length, kind, flags, lsn, self.last_checksum, txn, prev_lsn, flushed_lsn, self.quorum_lsn, changes, extra
+            )  # fmt: skip
         self.last_checksum = checksum = xxh3_64_intdigest(body)
         buffer = self._chunk.buffer
         buffer += checksum.to_bytes(8, "little")
         buffer += body
         self.last_lsn = lsn
-        self.next_lsn = LSN(lsn + length)
+        self.next_lsn = lsn + length  # type: ignore[assignment]
         self._last_kind = kind
         self._last_stamp = flushed_lsn
         self.record_count += 1

@@ -1,9 +1,11 @@
 """Splitting, templates and utility statements."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from thunderdb.base.errors import SqlError
-from thunderdb.sql.parse import normalise, parse, split, template_sql
+from thunderdb.sql.parse import matcher, normalise, parse, split, template_sql
 from thunderdb.sql.utility import parse_utility
 
 
@@ -28,6 +30,26 @@ def test_templates_take_literals_out() -> None:
         assert normalise(sql) is None, sql
     quoted = normalise('select "a1" from t where b = 5')
     assert quoted is not None and quoted[1] == ["5"] and '"a1"' in quoted[0]
+
+
+PIECES = ("a", "a1", "1", "23", "0", "1234567890", "1.5", ".", "'", "''", '"', "$", "-", "--", " ", "(", ",", "e5")
+LITERALS = ("7", "0042", "999999999", "1234567890", "1e3", "1.", "-3", "x", "'1'", "", "$1", "٣")
+
+
+@given(st.lists(st.sampled_from(PIECES)), st.lists(st.sampled_from(LITERALS)))
+def test_a_matcher_takes_only_statements_of_its_template(pieces: list[str], others: list[str]) -> None:
+    found = normalise("".join(pieces))
+    match = matcher(found[0]) if found is not None else None
+    if found is None or match is None:
+        return
+    parts = found[0].split("\0")
+    rest = [others[number] if number < len(others) else "5" for number in range(len(parts) - 1)]
+    for values in (found[1], rest):
+        sql = parts[0] + "".join(value + part[1:] for value, part in zip(values, parts[1:], strict=True))
+        taken = match(sql)
+        if taken is not None:
+            assert normalise(sql) == (found[0], list(taken.groups())), sql
+        assert taken is not None or values is rest or any(len(literal) > 9 for literal in values)
 
 
 def test_adjacent_parameters_are_not_a_dollar_quote() -> None:
