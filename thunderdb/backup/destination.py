@@ -23,12 +23,12 @@ from enum import StrEnum
 from thunderdb.backup.sources import BackupSource, StoredFile, decode_control
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused
-from thunderdb.engine.database import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND
+from thunderdb.engine.database import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, RESTORE_MARKER
 from thunderdb.runtime.ports import Disk
 from thunderdb.storage.control import ControlState, DatabaseState
 from thunderdb.storage.written import written_file_names
 
-MARKER_FILE = "restore.json"
+MARKER_FILE = RESTORE_MARKER
 MARKER_VERSION = 1
 _HARMLESS = frozenset((LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, f".{MARKER_FILE}.tmp"))
 _COMPARE_BYTES = 1 << 20

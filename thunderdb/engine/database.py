@@ -58,6 +58,8 @@ T = TypeVar("T")
 LOCK_FILE = "lock"
 MARKER_FILE = "initialising"
 CONTROL_FILE = "control"
+RESTORE_MARKER = "restore.json"
+"""There while a restore goes on (backup/destination.py)."""
 FIRST_PAGES = 64
 LOST_AND_FOUND = "lost+found"
 """What an empty ext4 file system holds: a directory that is a mount point is as empty as one that is not."""
@@ -140,9 +142,7 @@ class Database:
             control = ControlFile(ports.tasks, disk, f"{config.data_dir}/{CONTROL_FILE}", events)
             state = await control.load()
             if state.state == DatabaseState.RESTORING:
-                raise Refused(
-                    f"a restore into {config.data_dir} has not ended", "Run the same --restore-pitr command again; it goes on."
-                )
+                raise _restore_goes_on(config)
             if state.page_size != config.page_size:
                 raise Refused(
                     f"page_size is {config.page_size}, but the database was made with {state.page_size}",
@@ -367,6 +367,8 @@ async def _is_new(disk: Disk, config: Config) -> bool:
         return True
     if not data and not wal:
         return True
+    if RESTORE_MARKER in data and (not wal or CONTROL_FILE not in data):
+        raise _restore_goes_on(config)
     if not data or not wal:
         empty, full = (config.data_dir, config.wal_dir) if not data else (config.wal_dir, config.data_dir)
         raise Refused(
@@ -376,6 +378,10 @@ async def _is_new(disk: Disk, config: Config) -> bool:
     if CONTROL_FILE not in data:
         raise Refused(f"{config.data_dir} is not a ThunderDB data directory: it has no control file", "Check data_dir.")
     return False
+
+
+def _restore_goes_on(config: Config) -> Refused:
+    return Refused(f"a restore into {config.data_dir} has not ended", "Run the same --restore-pitr command again; it goes on.")
 
 
 async def _create(ports: Ports, config: Config, events: Events, log_writer: type[LogWriter]) -> None:

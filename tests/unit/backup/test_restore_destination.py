@@ -1,0 +1,260 @@
+"""What a restore finds where it is to go: reuse what is this backup's, go on with what was interrupted, refuse the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.backup.restoring import ARCHIVE, Mark, RestoreWorld
+from tests.unit.engine.world import EngineWorld
+from thunderdb.backup.restore import restore
+from thunderdb.base.config import Config
+from thunderdb.base.errors import Refused, StorageError
+from thunderdb.base.events import Events
+from thunderdb.engine.database import Database
+
+
+def with_backup(**request: object) -> tuple[RestoreWorld, Mark]:
+    world = RestoreWorld(rows=400)
+    world.commit(2)
+    world.backup("/b/full", **request)
+    mark = world.commit(3)
+    world.switch()
+    world.commit(2)
+    world.ship()
+    return world, mark
+
+
+def copy_back(world: RestoreWorld, config: Config, place: str = "/b/full", folders: tuple[str, ...] = ("data", "wal")) -> None:
+    """The manual's step 3: cp -a BACKUP/data/* data_dir; cp -a BACKUP/wal/* wal_dir."""
+    for directory in (config.data_dir.rpartition("/")[0], config.data_dir, config.wal_dir):
+        world.disk.dirs[directory] = None
+    for path in list(world.disk.files):
+        for folder, directory in (("data", config.data_dir), ("wal", config.wal_dir)):
+            if folder in folders and path.startswith(f"{place}/{folder}/"):
+                world.disk.files[f"{directory}/{path.rpartition('/')[2]}"] = bytearray(world.disk.files[path])
+
+
+def hand_copy(world: RestoreWorld, place: str) -> None:
+    """checkpoint; rsync data; rsync wal"""
+    world.run(world.db.checkpoint(3_600_000_000_000))
+    for folder, directory in (("data", world.config.data_dir), ("wal", world.config.wal_dir)):
+        for parent in ("/b", place, f"{place}/{folder}"):
+            world.disk.dirs[parent] = None
+        for path in [path for path in world.disk.files if path.startswith(f"{directory}/")]:
+            world.disk.files[f"{place}/{folder}/{path.rpartition('/')[2]}"] = bytearray(world.disk.files[path])
+
+
+# -- Copied by hand before
+
+
+@pytest.mark.parametrize("folders", [("data", "wal"), ("data",), ("wal",)])
+def test_over_a_plain_copy_the_pages_are_reused(folders: tuple[str, ...]) -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    copy_back(world, config, folders=folders)
+    report, _ = world.restore(mark.time, "/b/full", config)
+    assert report.pages_reused == (report.pages if "data" in folders else 0)
+    assert world.keys_in(config) == mark.keys
+
+
+def test_over_a_compressed_copy_the_pages_replace_it() -> None:
+    world, mark = with_backup(compress=True)
+    config = world.target_config()
+    copy_back(world, config)
+    assert any(path.startswith(f"{config.data_dir}/") and path.endswith(".zst") for path in world.disk.files)
+    world.restore(mark.time, "/b/full", config)
+    left = [path for path in world.disk.files if path.startswith(f"{config.data_dir.rpartition('/')[0]}/")]
+    assert not [path for path in left if path.endswith(".zst")]
+    assert world.keys_in(config) == mark.keys
+
+
+def test_a_damaged_or_short_copy_is_laid_down_anew() -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    copy_back(world, config)
+    del world.disk.files[f"{config.data_dir}/pages.000000"][9000:]
+    name = max(path for path in world.disk.files if path.startswith(f"{config.wal_dir}/0") and not path.endswith(".history"))
+    del world.disk.files[name][700:]
+    report, _ = world.restore(mark.time, "/b/full", config)
+    assert report.pages_reused == 0
+    assert world.keys_in(config) == mark.keys
+
+
+def test_over_a_copy_of_a_copy_made_by_hand() -> None:
+    world = RestoreWorld()
+    hand_copy(world, "/b/hand")
+    mark = world.commit(3)
+    world.ship()
+    config = world.target_config()
+    copy_back(world, config, "/b/hand")
+    world.restore(mark.time, "/b/hand", config)
+    assert world.keys_in(config) == mark.keys
+
+
+# -- Refused
+
+
+def refused(world: RestoreWorld, mark: Mark, config: Config, match: str, backup: str = "/b/full") -> None:
+    files = world.snapshot()
+    with pytest.raises(Refused, match=match) as caught:
+        world.restore(mark.time, backup, config)
+    assert caught.value.exit_code == 3
+    assert world.snapshot() == files
+
+
+def test_another_database_is_in_the_way() -> None:
+    world, mark = with_backup()
+    other = EngineWorld()
+    other.random.bits(64)  # another system id
+    other.start()
+    other.close()
+    config = world.target_config()
+    for directory in (config.data_dir, config.wal_dir):
+        world.disk.dirs[directory] = None
+    for path, data in other.disk.files.items():
+        world.disk.files[path.replace("/d/", f"{config.data_dir.rpartition('/')[0]}/")] = data
+    refused(world, mark, config, "holds another database")
+
+
+def test_the_original_database_is_in_the_way() -> None:
+    world, mark = with_backup()
+    world.close()
+    refused(world, mark, world.config, "is not of the backup|differs from the backup")
+
+
+def test_the_running_original_is_in_the_way() -> None:
+    world, mark = with_backup()
+    refused(world, mark, world.config, "in use|locked|another process|is not of the backup")
+
+
+def test_a_copy_that_was_started_is_in_the_way() -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    copy_back(world, config)
+    world.run(world.run(Database.open(world, config, Events())).close())
+    refused(world, mark, config, "is not of the backup|differs from the backup")
+
+
+def test_the_original_of_a_copy_made_by_hand_is_in_the_way() -> None:
+    """Its control file may be the copy's, byte for byte; its pages and its log have gone on."""
+    world = RestoreWorld()
+    hand_copy(world, "/b/hand")
+    mark = world.commit(3)
+    world.ship()
+    control = bytes(world.disk.files["/b/hand/data/control"])
+    config = world.target_config()
+    copy_back(world, config, "/b/hand")
+    wal = [path for path in world.disk.files if path.startswith(f"{config.wal_dir}/0")]
+    original = world.config.wal_dir
+    for path in wal:
+        world.disk.files[path] = bytearray(world.disk.files[f"{original}/{path.rpartition('/')[2]}"])
+    assert world.disk.files[f"{config.data_dir}/control"] == control
+    refused(world, mark, config, "perhaps the original database", "/b/hand")
+
+
+def test_a_strange_file_is_in_the_way() -> None:
+    world, mark = with_backup()
+    for where in ("data_dir", "wal_dir"):
+        config = world.target_config()
+        copy_back(world, config)
+        world.disk.files[f"{getattr(config, where)}/notes.txt"] = bytearray(b"mine")
+        refused(world, mark, config, "notes.txt is not of the backup")
+
+
+def test_a_live_log_beside_an_empty_data_dir_is_in_the_way() -> None:
+    """The disk with the pages died; the log is all that is left of the newest commits."""
+    world, mark = with_backup()
+    config = world.target_config()
+    world.disk.dirs[config.wal_dir] = None
+    for path in [path for path in world.disk.files if path.startswith(f"{world.config.wal_dir}/0")]:
+        world.disk.files[f"{config.wal_dir}/{path.rpartition('/')[2]}"] = bytearray(world.disk.files[path])
+    refused(world, mark, config, "is not of the backup|differs from the backup")
+
+
+def test_lost_and_found_is_in_nobodys_way() -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    for directory in (config.data_dir, config.wal_dir):
+        world.disk.dirs[directory] = None
+        world.disk.dirs[f"{directory}/lost+found"] = None
+    world.restore(mark.time, "/b/full", config)
+    assert world.keys_in(config) == mark.keys
+
+
+def test_another_page_size_is_refused() -> None:
+    world, mark = with_backup()
+    refused(world, mark, replace(world.target_config(), page_size=16384), "page_size is 16384")
+
+
+def test_too_little_space_is_refused() -> None:
+    world, mark = with_backup()
+    world.disk.capacity_bytes = sum(len(data) for data in world.disk.files.values()) + 100_000
+    refused(world, mark, world.target_config(), "bytes in .* are free")
+
+
+# -- Interrupted
+
+
+def interrupted(world: RestoreWorld, mark: Mark, config: Config, until: str) -> None:
+    """Restore, and fail when a file of that name is written."""
+    plan = world.plan(mark.time, "/b/full", config)
+    disk = world.disk
+    failing = disk.fail_sync
+    disk.fail_sync = lambda path: until in path
+    with pytest.raises(StorageError):
+        world.run(restore(world, config, plan, Events()))
+    disk.fail_sync = failing
+
+
+@pytest.mark.parametrize("until", ["pages.", "identity", "000000020", "00000002.history"])
+def test_an_interrupted_restore_opens_for_nobody_and_goes_on(until: str) -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    interrupted(world, mark, config, until)
+    with pytest.raises(Refused, match="a restore into .* has not ended"):
+        world.run(Database.open(world, config, Events()))
+    report, _ = world.restore(mark.time, "/b/full", config)
+    assert report.timeline == 2
+    assert world.keys_in(config) == mark.keys
+    assert not [path for path in world.disk.files if "restore.json" in path]
+
+
+def test_a_restore_that_was_interrupted_is_not_another_one() -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    interrupted(world, mark, config, "pages.")
+    files = world.snapshot()
+    for target, more in (("latest", {}), (mark.time, {"timeline": "1"}), (mark.time, {"no_archive": True})):
+        with pytest.raises(Refused, match="another restore into .* was interrupted"):
+            world.restore(target, "/b/full", config, **more)  # type: ignore[arg-type]
+    assert world.snapshot() == files
+
+
+def test_latest_goes_on_to_where_it_was_going() -> None:
+    world, _ = with_backup()
+    config = world.target_config()
+    mark = world.now()
+    world.ship()
+    plan = world.plan("latest", "/b/full", config)
+    world.disk.fail_sync = lambda path: "pages." in path
+    with pytest.raises(StorageError):
+        world.run(restore(world, config, plan, Events()))
+    world.disk.fail_sync = lambda path: False
+    world.commit(3)
+    world.ship()
+    for folder in ("/b/full", "/b"):
+        if folder == "/b":
+            world.backup("/b/newer")
+        report, _ = world.restore("latest", folder, config) if folder == "/b" else (None, None)
+    assert report is not None and world.keys_in(config) == mark.keys
+
+
+def test_the_claim_of_an_interrupted_restore_is_used_again() -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    interrupted(world, mark, config, "/wal/000000020")
+    assert f"{ARCHIVE}/00000002.history" in world.disk.files
+    report, _ = world.restore(mark.time, "/b/full", config)
+    assert report.timeline == 2 and f"{ARCHIVE}/00000003.history" not in world.disk.files
