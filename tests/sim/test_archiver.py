@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.sim.archiving import Story
+from sim.engine_session import SimDatabase
+from sim.world import NodeDied, SimNode, World
+from tests.sim.archiving import MS, Story
+from thunderdb.archive.archiver import Archiver
+from thunderdb.base.events import Events
 
 
 @pytest.mark.parametrize("kind", ["store", "directory", "command", "blind"])
@@ -26,3 +32,96 @@ def test_the_stories_are_not_harmless() -> None:
     wanted = ["kill", "power_cut", "unsynced_torn", "store.down", "store.error_after", "store.error_before"]
     assert [kind for kind in wanted if not fired.get(kind)] == []
     assert failed > 5 and removed > 20
+
+
+class Push(Story):
+    """A short story: some log, then a switch during which the node dies at one exact moment."""
+
+    def __init__(self, kind: str, power: bool, boundary: int = 0, after_ns: int = 0) -> None:
+        super().__init__(7, kind)
+        self.power = power
+        self.boundary = boundary
+        self.after_ns = after_ns
+        self.struck = False
+
+    async def _main(self) -> None:
+        await self._open()
+        for _ in range(5):
+            await self._call(self._work(0))
+        await self._sleep(1000 * MS)
+        for _ in range(3):
+            await self._call(self._work(0))
+        if self.boundary:
+            self.node.crash_at(self.boundary, power=self.power)
+        switched = self.node.call(self.archiver.switch())
+        if self.after_ns:
+            await self._sleep(self.after_ns)
+            if not switched.done():
+                self._claim()
+                self.node.crash(power=self.power)
+        try:
+            await switched
+        except NodeDied:
+            self.struck = True
+        self.node.set_boundary(None)
+        if self.node.alive:
+            self._claim()
+            self.node.crash(power=self.power)
+        self.world.bury()
+        await self._open()
+        await self._call(self._work(0))
+        await self._settle()
+        await self._check_all()
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("kind", ["store", "directory", "command"])
+def test_a_kill_at_every_disk_operation_of_a_push_loses_nothing(kind: str, power: bool) -> None:
+    boundary = 1
+    while Push(kind, power, boundary).run().struck:  # type: ignore[attr-defined]
+        boundary += 1
+    assert boundary > 15
+
+
+@pytest.mark.parametrize("kind", ["store", "blind"])
+def test_a_kill_at_every_moment_of_a_push_loses_nothing(kind: str) -> None:
+    moments = [(1 + 7 * step) * MS for step in range(45)]
+    struck = [Push(kind, False, after_ns=moment).run().struck for moment in moments]  # type: ignore[attr-defined]
+    assert struck[0] and not struck[-1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_instances_on_one_archive_never_share_a_timeline(seed: int) -> None:
+    """Copies of one database, brought into service at the same moment: one archives, the other is refused, by name."""
+    world = World(seed)
+    story = Story(seed, "store")
+
+    async def start(node: SimNode) -> tuple[SimDatabase, Archiver]:
+        db = await SimDatabase.open(node.ports, story.config, Events())
+        archiver = await Archiver.open(db, story.config, node.ports, Events())
+        assert archiver is not None
+        return db, archiver
+
+    async def make(node: SimNode) -> None:
+        db = await SimDatabase.open(node.ports, replace(story.config, wal_archive_enabled=False), Events())
+        await db.close()
+
+    async def harness() -> None:
+        first = world.node("a")
+        await first.call(make(first))
+        second = world.node("b", image=first.image.fork())
+        first.crash(power=False)
+        first.restart()
+        calls = [node.call(start(node)) for node in (first, second)]
+        opened = [await call for call in calls]
+        await world.tasks.sleep(5000 * MS)
+        statuses = [archiver.status() for _, archiver in opened]
+        assert sorted(status.refused for status in statuses) == [False, True]
+        owner, refused = sorted(opened, key=lambda pair: pair[1].status().refused)
+        assert owner[1].identity.instance in refused[1].status().last_error
+        assert refused[0].checkpointer.holds["archive"] == 0
+        text = world.store.objects["s3://bucket/wal/00000001.history"][0].decode()
+        assert owner[1].identity.instance in text
+
+    world.run(harness())
+    world.close()
