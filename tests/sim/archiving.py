@@ -28,7 +28,7 @@ from tests.unit.engine.world import in_txn, update
 from thunderdb.archive.archiver import Archiver, command_source
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import open_store
-from thunderdb.archive.index import LogSource, StoreSource, decode_complete
+from thunderdb.archive.index import LogSource, StoreSource, decode_complete, read_complete
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events
@@ -289,6 +289,9 @@ class Story:
         commanded, self.command_faults = self.command_faults, 0.0
         end_lsn, _ = await self._call(self._read_all())
         assert end_lsn >= self.claimed_lsn, f"the archive ends at {end_lsn:x}, the archiver said {self.claimed_lsn:x}"
+        if self.kind in ("store", "directory"):
+            note = await self._call(read_complete(open_store(self.node.ports, self.config.wal_archive_dir), 1))
+            assert note is None or note.lsn <= end_lsn, f"the archive ends at {end_lsn:x}, its note says {note}"
         self.world.store.faults, self.command_faults = faults, commanded
 
     def _source(self) -> LogSource:

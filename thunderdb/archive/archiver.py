@@ -5,7 +5,7 @@
             ─▶ close the open segment if it is due ─▶ tail ─▶ note "complete up to T"
     error:  event, back off (1 s … 60 s), the same step again
 
-A1. A local segment may be removed only after its copy was read back: `holds["archive"]` moves behind that, nowhere else.
+A1. A local segment may be removed only after its copy was read back: `holds["archive"]` moves after that, nowhere else.
 A2. Nothing here is waited for by a commit. An archive that is down for hours costs log on disk, nothing else.
 A3. Nothing is remembered that the archive does not show: after kill -9 what is there is listed, compared and taken over.
 A4. A segment that was damaged here is never shipped: its records are checked on the way.
@@ -28,7 +28,7 @@ from thunderdb.archive.start import Entrance, scan_segment
 from thunderdb.archive.status import ArchiveStatus
 from thunderdb.archive.target import Conflict, StoreTarget, Target
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Corruption, InvariantViolated, NodeStopped, Refused, StorageError, ThunderError
+from thunderdb.base.errors import Corruption, DiskFull, InvariantViolated, NodeStopped, Refused, StorageError, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
 from thunderdb.engine.database import Database
@@ -284,7 +284,6 @@ class Archiver:
         again = number in self.ledger.known and await self.target.fetch(name) == raw
         size_bytes = 0 if again else await self.target.push(name, raw)
         self.ledger.one_shipped(number, scanned.end_lsn, size_bytes)
-        self.db.checkpointer.holds[HOLD] = self.ledger.hold_lsn()
         if size_bytes:
             duration_ns = self._clock.monotonic_ns() - began_ns
             self._events.emit(
@@ -292,9 +291,19 @@ class Archiver:
             )
         self._release(self._segment_waiters, number)
         self._release(self._lsn_waiters, self.archived_lsn)
-        await self.db.checkpointer.release_log()  # first: on a full disk nothing else can be written before
-        await self._remember(number)
+        await self._let_go(number)
         await self._drop_partial(number)
+
+    async def _let_go(self, number: int) -> None:
+        """A1. What was archived is written down first: of an archive that cannot be listed it is the only trace."""
+        try:
+            await self._remember(number)
+        except DiskFull:
+            self.db.checkpointer.holds[HOLD] = self.ledger.hold_lsn()
+            await self.db.checkpointer.release_log()  # there may be room then
+            await self._remember(number)
+        self.db.checkpointer.holds[HOLD] = self.ledger.hold_lsn()
+        await self.db.checkpointer.release_log()
 
     async def _drop_replaced(self) -> None:
         """Partial segments that a crash left beside the closed ones."""
