@@ -5,10 +5,12 @@ Each is an `Emulator`: the environment variables that lead a client to it, the U
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from pathlib import Path
 from tools.harness.server import free_port
 
 BUCKET = "thunder-test"
+# The names that the manual's examples have.
+MANUAL_BUCKET, MANUAL_CONTAINER = "my-thunderdb-backups", "thunderdb-wal"
 KEY_ID, SECRET = "AKIATHUNDERTEST", "not-so-secret-not-so-secret"
 AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -53,13 +57,15 @@ def start_s3() -> Emulator:
     except ImportError as error:
         raise Unavailable(f"moto is not installed ({error})") from None
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for each request
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
     client = boto3.client(
         "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET
     )
-    client.create_bucket(Bucket=BUCKET)
+    for bucket in (BUCKET, MANUAL_BUCKET):
+        client.create_bucket(Bucket=bucket)
     environment = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": KEY_ID,
@@ -74,7 +80,7 @@ def start_s3() -> Emulator:
 def start_google() -> Emulator:
     from tools.harness.google_stub import GoogleStub
 
-    stub = GoogleStub([BUCKET])
+    stub = GoogleStub([BUCKET, MANUAL_BUCKET])
     endpoint = stub.start()
     return Emulator("gs", endpoint, {"STORAGE_EMULATOR_HOST": endpoint}, stub.stop)
 
@@ -100,7 +106,8 @@ def start_azure(directory: Path) -> Emulator:
     text = f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY};BlobEndpoint={blob};"
     try:
         _until_it_listens(port, process)
-        create_container(blob, BUCKET)
+        for container in (BUCKET, MANUAL_CONTAINER):
+            create_container(blob, container)
     except Exception as error:
         stop()
         raise Unavailable(f"Azurite does not start: {error}") from None
@@ -123,11 +130,48 @@ def create_container(endpoint: str, name: str) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
+def cloud_program(program: str, package: str, version: str) -> Path:
+    """A cloud's own command line: the one on PATH, else from PyPI in an environment of its own that is kept in the user's
+    cache. Raises: Unavailable."""
+    found = shutil.which(program)
+    if found:
+        return Path(found)
+    place = _cache() / f"{package}-{version}"
+    done_mark = place / "installed"
+    if not done_mark.exists():
+        for command in (["-m", "venv", str(place)], [str(place / "bin" / "pip"), "install", "-q", f"{package}=={version}"]):
+            command = [sys.executable, *command] if command[0] == "-m" else command
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+            except subprocess.TimeoutExpired:
+                raise Unavailable(f"{package} was not installed within 900 s") from None
+            if done.returncode != 0:
+                raise Unavailable(f"{package} cannot be installed: {done.stderr.strip()[-200:]}")
+        done_mark.touch()
+    return place / "bin" / program
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thunderdb"
+
+
+def gsutil_environment(stub: Emulator, directory: Path) -> dict[str, str]:
+    """gsutil finds the stub as an HTTP proxy, so that it asks for Google's own host name."""
+    boto = directory / "boto"
+    port = stub.endpoint.rpartition(":")[2]
+    boto.write_text(
+        "[Credentials]\ngs_access_key_id = GOOGTEST\ngs_secret_access_key = secret\n"
+        f"[Boto]\nis_secure = False\nproxy = 127.0.0.1\nproxy_port = {port}\n"
+        f"[GSUtil]\nprefer_api = xml\nstate_dir = {directory}/gsutil\ncheck_hashes = if_fast_else_skip\n"
+    )
+    return {"BOTO_CONFIG": str(boto)}
+
+
 def _azurite() -> Path:
     found = shutil.which("azurite-blob")
     if found:
         return Path(found)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thunderdb" / f"azurite-{AZURITE_VERSION}"
+    cache = _cache() / f"azurite-{AZURITE_VERSION}"
     program = cache / "node_modules" / ".bin" / "azurite-blob"
     if not program.exists():
         if shutil.which("npm") is None:
