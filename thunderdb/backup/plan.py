@@ -127,13 +127,11 @@ async def plan_restore(
 
 async def _plan_folder(ports: Ports, config: Config, request: Request, cipher: Cipher | None) -> Plan:
     """N2."""
-    notes: list[str] = []
     refused: Refused | Corruption | None = None
     marker = await read_marker(ports.disk, config.data_dir)
-    for listed in reversed(await list_backups(ports, request.backup_place)):
-        if listed.problem:
-            notes.append(f"passed over {listed.place}: {listed.problem}")
-            continue
+    backups = await list_backups(ports, request.backup_place)
+    notes = [f"passed over {listed.place}: {listed.problem}" for listed in backups if listed.problem]
+    for listed in reversed([listed for listed in backups if not listed.problem]):
         try:
             chain = await open_chain(ports, listed.place, cipher)
             if marker is not None and marker.backup != backup_key(chain[-1]):
