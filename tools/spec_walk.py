@@ -98,7 +98,7 @@ class WalkFailed(Exception):
 
 @dataclass(slots=True)
 class Walk:
-    """One walk below a scratch folder. `names` are what earlier answers gave: $BACKUP_ID, the time before the accident, an LSN."""
+    """One walk below a scratch folder. `names` are what earlier answers gave: the backup's id, a time, an LSN."""
 
     prefix: Path
     names: dict[str, str] = field(default_factory=dict)
