@@ -123,6 +123,8 @@ def live_through(story: Story, tail_is_kept: bool) -> None:
 
     second = story.machine("second")
     assert story.verify(place) == []
+    if "backup_key_file" in story.settings:
+        refuse_another_key(story, moment.isoformat(), place)
     done = story.run(second, "--restore-pitr", moment.isoformat(), "--restore-backup", place)
     assert done.returncode == 0, done.stderr
     second.start(60)
@@ -141,6 +143,17 @@ def live_through(story: Story, tail_is_kept: bool) -> None:
     third.start(60)
     assert story.found(third) == story.rows, "the second machine's timeline is in the archive, too"
     assert third.stop(60) == 0
+
+
+def refuse_another_key(story: Story, moment: str, place: str) -> None:
+    other = story.directory / "other-key"
+    other.write_text("f0" * 32)
+    other.chmod(0o600)
+    stranger = story.machine("stranger")
+    stranger.settings["backup_key_file"] = str(other)
+    done = story.run(stranger, "--restore-pitr", moment, "--restore-backup", place)
+    assert done.returncode == 3 and "wrong key" in done.stderr and "f0f0" not in done.stderr, done.stderr
+    assert not (stranger.directory / "data").exists()
 
 
 @pytest.mark.parametrize("kind", ["s3", "az", "gs"])
