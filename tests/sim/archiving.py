@@ -270,8 +270,11 @@ class Story:
 
     async def _watch(self, life: int) -> None:
         """V3 and V4, now and then."""
+        before = self._note_lsn()
         while self.node.lives == life and self.node.alive:
             self._claim()
+            noted = self._note_lsn()
+            assert noted <= max(before, self.archiver.archived_lsn), f"the note says {noted:x}: {self.archiver.status()}"
             status = self.archiver.status()
             missing = [when for lsn, when in self.acked if lsn > self.claimed_lsn]
             if self.archiver.ledger._backlog is not None:
@@ -280,6 +283,10 @@ class Story:
                 late_ns = self.world.now_ns - max(min(missing), self.healthy_since_ns)
                 assert late_ns < SLACK_NS + 10 * LAG_MS * MS, f"{late_ns / 1e9} s late: {status}"
             await self._sleep(self.chance.between(10, 300) * MS)
+
+    def _note_lsn(self) -> int:
+        found = self.world.store.objects.get("s3://bucket/wal/complete.00000001.json")
+        return 0 if found is None else decode_complete(found[0], "note").lsn
 
     async def _check_claims(self) -> None:
         """V2: read the archive with new ports, after a crash, before the database is opened."""

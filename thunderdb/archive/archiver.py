@@ -224,20 +224,20 @@ class Archiver:
         remembered = await ledger.remembered()
         entrance = Entrance(self._tasks, disk, self.log, self.db.control.state.system_id, self.target, self.identity)
         index = await entrance.enter(remembered)
-        number = remembered.number if remembered is not None and remembered.timeline == self.timeline else 0
-        await self._remember(number)
+        if remembered is None or remembered.timeline != self.timeline:
+            remembered = Archived(self.target.place, self.timeline)
         if index is None:
-            ledger.take_over_memory(number)
+            ledger.take_over_memory(remembered)
         else:
             ledger.take_over(index)
             self.db.manager.order.not_before(ledger.noted.time_us)
+        await self._remember(remembered.number)
         self._listed_ns = self._clock.monotonic_ns()
         self.db.checkpointer.holds[HOLD] = ledger.hold_lsn()
         self._began = True
 
     async def _remember(self, number: int) -> None:
-        archived = Archived(self.target.place, self.timeline, number, True)
-        await write_archived(self.db.ports.disk, self._config.data_dir, archived)
+        await write_archived(self.db.ports.disk, self._config.data_dir, self.ledger.memory(number))
 
     async def _step(self, stopping: bool) -> None:
         if stopping:

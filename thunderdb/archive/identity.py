@@ -1,7 +1,7 @@
 """Who writes: the instance's identity, and what it remembers of its archive. Two small files in data_dir.
 
     identity    {"version": 1, "instance": 32 hex digits, "no_archive": bool}
-    archived    {"version": 1, "place": …, "timeline": …, "number": …, "history": bool}
+    archived    {"version": 1, "place": …, "timeline": …, "number": …, "history": bool, "size_bytes": …, "time_us": …}
 
 I1. The identity is durable before anything is claimed with it. It is part of no backup; a restore makes a new one. So of two
     databases from one backup only one owns a timeline.
@@ -32,12 +32,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """The newest segment of `timeline` that was archived at `place`; 0 for none."""
+    """The newest segment of `timeline` that was archived at `place`, 0 for none; how much that is in all, and when it was."""
 
     place: str
     timeline: int
     number: int = 0
     history: bool = False
+    size_bytes: int = 0
+    time_us: int = 0
 
 
 def new_identity(random: Random, no_archive: bool = False) -> Identity:
@@ -73,7 +75,8 @@ async def read_archived(disk: Disk, data_dir: str) -> Archived | None:
     try:
         found = await _read(disk, f"{data_dir}/{ARCHIVED_FILE}")
         return None if found is None else Archived(
-            str(found["place"]), int(found["timeline"]), int(found["number"]), bool(found["history"])
+            str(found["place"]), int(found["timeline"]), int(found["number"]), bool(found["history"]),
+            int(found.get("size_bytes", 0)), int(found.get("time_us", 0)),
         )  # fmt: skip
     except (Corruption, KeyError, ValueError, TypeError):
         return None  # I3: it is a memory, and the archive itself is looked at anyway

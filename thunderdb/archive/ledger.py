@@ -81,6 +81,10 @@ class Ledger:
                 counts[number] = (await scan_segment(self.db.ports.tasks, raw, self.timeline, number, system_id)).commits
         self._backlog = counts
 
+    def memory(self, number: int) -> Archived:
+        """What to write down for the next life."""
+        return Archived(self.target.place, self.timeline, number, True, self._total_bytes, self._last_time_us)
+
     def take_over(self, index: ArchiveIndex) -> None:
         """What the archive shows at the start."""
         self.listed(index)
@@ -93,9 +97,11 @@ class Ledger:
             modified_us = index.segments[self.timeline, closed[-1]].modified_ns // 1000
             self._last_time_us = modified_us or self.noted.time_us
 
-    def take_over_memory(self, number: int) -> None:
+    def take_over_memory(self, remembered: Archived) -> None:
         """An archive that cannot be listed: all there is to know is what was remembered."""
+        number = remembered.number
         self.shipped = min(number, self.log.newest_closed)
+        self._total_bytes, self._last_time_us = remembered.size_bytes, remembered.time_us
         self._last_segment = segment_name(self.timeline, number) if number else ""
         oldest = self.log.segments[0][0]
         self._gaps = tuple(gaps_in(self.timeline, [number, oldest])) if number and oldest > number else ()

@@ -155,6 +155,9 @@ def test_without_a_restore_command_exit_0_counts_with_a_warning() -> None:
     world.start()
     world.rest(3)
     assert len(bucket.commands) == count, "what was archived is remembered, and not shipped again"
+    again = world.archiver.status()
+    assert again.last_archive_time_us == status.last_archive_time_us
+    assert again.total_archived_bytes == status.total_archived_bytes == len(bucket.objects[FIRST])
     world.close()
 
 
