@@ -31,7 +31,7 @@ venv: $(STAMP) ## Create .venv and install ThunderDB with its tools into it (onc
 packages: ## Debian packages (psql, pgbench): installed as root with APT=1 or CI=true, else only looked for
 	@tools/debian_packages.sh
 
-demo: $(STAMP) packages ## Load a daemon, kill it with -9, start it again, prove that no acknowledged commit is missing
+demo: $(STAMP) packages ## Load a daemon, kill it with -9, prove that nothing is lost; hot backup, an accident, back to just before it
 	$(BIN)/python -m tools.demo
 
 test: $(STAMP) packages ## All tests that fit into 15 minutes on two cores; prints what was skipped and why

@@ -9,98 +9,25 @@ D1. Each number that a client wrote down is in the table: no acknowledged commit
 D2. A number in the table that no client wrote down is one whose answer the kill cut off: at most one for each client and round.
 D3. The accounts still sum up to what was loaded, and each balance equals what the ledger says of it: no transfer is half there.
 
+Then backup and point-in-time recovery: demo_pitr.py.
+
 Exits with 0 only if all three hold in every round, and the restart did recover from a crash. Whatever it started, it stops.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
-import psycopg
-
+from tools.demo_load import ACCOUNTS, OPENING_BALANCE, Client, DemoFailed, load, say
+from tools.demo_pitr import backup_and_restore
 from tools.harness.postgres import Postgres
 from tools.harness.server import Server, ServerFailed, stop_whatever_happens
 from tools.harness.thunder import Thunder
-
-ACCOUNTS = 10_000
-OPENING_BALANCE = 1_000
-
-SCHEMA = """
-CREATE TABLE accounts (id int PRIMARY KEY, owner text NOT NULL, balance bigint NOT NULL);
-CREATE TABLE ledger (
-    client int NOT NULL, number int NOT NULL, source int NOT NULL, target int NOT NULL, amount bigint NOT NULL,
-    PRIMARY KEY (client, number)
-);
-CREATE INDEX accounts_owner ON accounts (owner);
-"""
-
-
-class DemoFailed(Exception):
-    """A promise was broken."""
-
-
-class Client(threading.Thread):
-    """Transfers money until the connection dies; `acknowledged` is what the server said is committed."""
-
-    def __init__(self, server: Server, client: int, first_number: int) -> None:
-        super().__init__(daemon=True)
-        self.server, self.client, self.number = server, client, first_number
-        self.acknowledged: list[int] = []
-        self.retries = 0
-        self.error: BaseException | None = None
-        self.random = random.Random(client * 1_000_003 + first_number)
-
-    def run(self) -> None:
-        try:
-            with self.server.connect(autocommit=False) as connection:
-                while True:
-                    self._transfer(connection)
-        except psycopg.OperationalError:
-            return  # the kill: what was asked for last is neither acknowledged nor failed
-        except BaseException as error:  # reported by the main thread
-            self.error = error
-
-    def _transfer(self, connection: psycopg.Connection[Any]) -> None:
-        source, target = self.random.sample(range(ACCOUNTS), 2)
-        amount = self.random.randint(1, 100)
-        try:
-            connection.execute("UPDATE accounts SET balance = balance - %s WHERE id = %s", (amount, source))
-            connection.execute("UPDATE accounts SET balance = balance + %s WHERE id = %s", (amount, target))
-            row = (self.client, self.number, source, target, amount)
-            connection.execute("INSERT INTO ledger VALUES (%s, %s, %s, %s, %s)", row)
-            connection.commit()
-        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-            connection.rollback()
-            self.retries += 1
-            return
-        self.acknowledged.append(self.number)
-        self.number += 1
-
-
-def say(text: str = "") -> None:
-    print(text, flush=True)
-
-
-def load(server: Server) -> None:
-    begun = time.monotonic()
-    with server.connect(autocommit=True) as connection:
-        for statement in filter(None, (part.strip() for part in SCHEMA.split(";"))):
-            connection.execute(statement)
-        with connection.cursor().copy("COPY accounts (id, owner, balance) FROM STDIN") as copy:
-            for account in range(ACCOUNTS):
-                copy.write_row((account, f"owner-{account % 97:02d}", OPENING_BALANCE))
-        row = connection.execute("SELECT count(*), sum(balance) FROM accounts").fetchone()
-    if row is None or (row[0], int(row[1])) != (ACCOUNTS, ACCOUNTS * OPENING_BALANCE):
-        raise DemoFailed(f"loaded {ACCOUNTS} accounts, the table has {row}")
-    say(f"Loaded {ACCOUNTS:,} accounts with {ACCOUNTS * OPENING_BALANCE:,} in all ({time.monotonic() - begun:.2f} s)")
 
 
 def kill_under_load(server: Server, seconds: float, clients: int, book: dict[int, list[int]]) -> None:
@@ -176,6 +103,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="load before each kill")
     parser.add_argument("--server", choices=("thunderdb", "postgres"), default="thunderdb")
+    parser.add_argument("--no-backup", action="store_true", help="only the kills, no backup and recovery")
     parser.add_argument("--keep", action="store_true", help="leave the directory behind")
     options = parser.parse_args()
     stop_whatever_happens()
@@ -198,7 +126,10 @@ def main() -> int:
         say(
             f"\nStopped cleanly. {sum(map(len, book.values())):,} commits, {options.rounds} kills, nothing lost.",
         )
-        say(f"The demo took {time.monotonic() - begun:.0f} s.")
+        if options.server == "thunderdb" and not options.no_backup:
+            say("\nBackup and point-in-time recovery")
+            backup_and_restore(directory / "backup", options.clients, options.seconds)
+        say(f"\nThe demo took {time.monotonic() - begun:.0f} s.")
         return 0
     except (DemoFailed, ServerFailed) as failure:
         say(f"\nFAILED: {failure}")

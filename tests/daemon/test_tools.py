@@ -24,6 +24,8 @@ def test_demo_loses_nothing() -> None:
     output = run("tools.demo", "--rounds", "1", "--seconds", "2", timeout_s=170)
     assert "Phase 1 (Analysis)" in output and "Phase 3 (Undo)" in output
     assert "Proved: all" in output
+    assert "Backup verification: PASSED" in output and "row by row" in output
+    assert output.count("RTO: ") == 2 and "RPO: " in output
 
 
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools import demo, pgbench_kill
+from tools import demo, demo_pitr, pgbench_kill
 from tools.bench.rows import Row, table
 from tools.harness import pgbench
 
@@ -139,3 +139,11 @@ def test_rows_hold_times_against_their_limits() -> None:
     assert Row("load", "s", more_is_better=False, limit=8, thunder=[7.0, 9.0, 7.5]).passed() is True
     assert Row("load", "s", more_is_better=False, limit=8, thunder=[8.5, 9.0, 7.5]).passed() is False
     assert Row("restart", "s", more_is_better=False, bar=0.8, thunder=[9.0], postgres=[10.0]).passed() is False
+
+
+def test_the_demo_sees_a_row_too_many_and_a_row_too_few() -> None:
+    truth = {"accounts": {(1, "a", 5), (2, "b", 6)}, "ledger": {(0, 1, 1, 2, 3)}}
+    demo_pitr._compare(truth, truth)
+    for found in ({(1, "a", 5)}, {(1, "a", 5), (2, "b", 6), (3, "c", 0)}, {(1, "a", 5), (2, "b", 7)}):
+        with pytest.raises(demo.DemoFailed, match="accounts is not what it was"):
+            demo_pitr._compare(truth, {**truth, "accounts": found})
