@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from thunderdb.archive.cipher import Cipher
 from thunderdb.archive.directory import is_url, open_store
 from thunderdb.backup.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from thunderdb.backup.sources import CONTROL, BackupSource, open_backup
+from thunderdb.backup.sources import CONTROL, BackupSource, Unusable, open_backup
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.runtime.ports import Ports
 
@@ -94,7 +94,7 @@ async def open_chain(ports: Ports, place: str, cipher: Cipher | None) -> list[Ba
         fitting = [other for other in known if other.manifest and other.manifest.checksum == base.manifest_checksum]
         if not fitting:
             why = "is another one than it was made from" if known else "is missing"
-            raise Refused(
+            raise Unusable(
                 f"backup {manifest.backup_id} in {chain[0].place} needs backup {base.backup_id}, which {why} in {folder}",
                 f"Put {base.backup_id} back beside it, or restore from another backup.",
             )

@@ -41,6 +41,10 @@ class Kind(StrEnum):
     OPENED = "opened"
 
 
+class InTheWay(Refused):
+    """What is there is not this backup's: it may be another one's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Marker:
     """Which restore is going on: `request` is what the user asked for, the rest what became of it."""
@@ -173,14 +177,14 @@ async def _check_copy(disk: Disk, config: Config, backup: BackupSource, data: li
             path = f"{directory}/{name}"
             file = known.get(path)
             if file is None and name not in skip:
-                raise Refused(
+                raise InTheWay(
                     f"{path} is not of the backup {backup.name}: something else is in the way",
                     f"Restore into an empty {directory}; nothing has been changed.",
                 )
             if file is None or (trusted and directory == config.data_dir):
                 continue
             if not await _is_beginning(disk, path, backup, file):
-                raise Refused(
+                raise InTheWay(
                     f"{path} differs from the backup {backup.name}: it is perhaps the original database",
                     f"Move {config.data_dir} and {config.wal_dir} away and restore into empty ones; nothing has been changed.",
                 )
@@ -201,7 +205,7 @@ async def _is_beginning(disk: Disk, path: str, backup: BackupSource, file: Store
 
 
 def _foreign(data_dir: str, control: ControlState, backup: BackupSource) -> Refused:
-    return Refused(
+    return InTheWay(
         f"{data_dir} holds another database (system id {control.system_id:016x}, the backup's is {backup.system_id:016x})",
         "Name other directories, or empty these if that database is not needed any more.",
     )

@@ -23,7 +23,7 @@ from thunderdb.archive.directory import open_store
 from thunderdb.archive.index import LogSource, StoreSource
 from thunderdb.backup.branches import Followed, check_unambiguous
 from thunderdb.backup.chain import is_backup, list_backups, open_chain
-from thunderdb.backup.destination import Destination, inspect, read_marker
+from thunderdb.backup.destination import Destination, InTheWay, inspect, read_marker
 from thunderdb.backup.logline import (
     Found,
     Gap,
@@ -36,7 +36,7 @@ from thunderdb.backup.logline import (
     read_lines,
     used_digest,
 )
-from thunderdb.backup.sources import BackupLog, BackupSource, Survey
+from thunderdb.backup.sources import BackupLog, BackupSource, Survey, Unusable
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.base.ids import format_lsn
@@ -127,7 +127,8 @@ async def plan_restore(
 
 async def _plan_folder(ports: Ports, config: Config, request: Request, cipher: Cipher | None) -> Plan:
     """N2."""
-    refused: Refused | Corruption | None = None
+    in_the_way: InTheWay | None = None
+    refused: TooEarly | None = None
     marker = await read_marker(ports.disk, config.data_dir)
     backups = await list_backups(ports, request.backup_place)
     notes = [f"passed over {listed.place}: {listed.problem}" for listed in backups if listed.problem]
@@ -141,25 +142,19 @@ async def _plan_folder(ports: Ports, config: Config, request: Request, cipher: C
             refused = error
             notes.append(f"passed over {listed.place}: {error.message}")
             continue
-        except (Corruption, FileNotFoundError) as error:
+        except InTheWay as error:
+            in_the_way = in_the_way or error
+            continue
+        except (Unusable, Corruption, FileNotFoundError) as error:
             notes.append(f"passed over {listed.place}: {error}")
             continue
-        except Refused as error:
-            if _about_backup(error, listed.place):
-                notes.append(f"passed over {listed.place}: {error.message}")
-                continue
-            raise
         plan.notes[:0] = notes
         return plan
-    if refused is not None:
-        raise refused
+    trouble = in_the_way or refused
+    if trouble is not None:
+        raise trouble
     detail = f" ({'; '.join(notes)})" if notes else ""
     raise Refused(f"there is no usable backup in {request.backup_place}{detail}", "Name another place with --restore-backup.")
-
-
-def _about_backup(error: Refused, place: str) -> bool:
-    """Whether a refusal is the backup's fault, so that another one may do."""
-    return place in error.message or "backup bk-" in error.message
 
 
 def backup_key(backup: BackupSource) -> str:

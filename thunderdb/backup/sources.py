@@ -33,6 +33,10 @@ _PAGES = "data/pages."
 READ_BYTES = 1 << 20
 
 
+class Unusable(Refused):
+    """This backup cannot be restored from, for what it is; another one perhaps can."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file of a backup: `path` is its name there (with .zst, .inc …), `digest` empty for a copy made by hand."""
@@ -211,7 +215,7 @@ async def open_backup(ports: Ports, place: str, cipher: Cipher | None) -> Backup
     manifest = parse_manifest(data, f"{place}/{MANIFEST_NAME}")
     if manifest.encryption is not None and cipher is None:
         hint = "Name its key with backup_key_file or backup_key_command in [backup]."
-        raise Refused(f"the backup in {place} is encrypted", hint)
+        raise Unusable(f"the backup in {place} is encrypted", hint)
     files = [StoredFile(entry.path, entry.size, entry.raw_size, entry.xxh3_128) for entry in manifest.files]
     source = BackupSource(
         ports, place, store, manifest, ControlState(0, 0, 0, 0), b"", files, cipher, manifest.checkpoint_lsn, manifest.redo_lsn,
@@ -242,7 +246,7 @@ async def _open_copy(ports: Ports, place: str, store: ObjectStore, cipher: Ciphe
     try:
         image = await store.get(CONTROL)
     except (FileNotFoundError, NotADirectoryError):
-        raise Refused(
+        raise Unusable(
             f"there is no backup in {place}: neither {MANIFEST_NAME} nor {CONTROL} is there",
             "Name the directory of one backup, or a folder of backups, with --restore-backup.",
         ) from None
@@ -250,7 +254,7 @@ async def _open_copy(ports: Ports, place: str, store: ObjectStore, cipher: Ciphe
     if control.state not in (DatabaseState.RUNNING, DatabaseState.CLEAN):
         raise _unfinished(place)
     if control.state == DatabaseState.RUNNING and not control.copy_floors:
-        raise Refused(
+        raise Unusable(
             f"the copy in {place} cannot be trusted: nothing kept the log that it needs while it was made",
             "Take a checkpoint with POST /admin/checkpoint first, then copy data and wal before its hold ends.",
         )
@@ -269,7 +273,7 @@ async def _open_copy(ports: Ports, place: str, store: ObjectStore, cipher: Ciphe
 
 
 def _unfinished(place: str) -> Refused:
-    return Refused(f"the backup in {place} is not finished: it has no {MANIFEST_NAME}", "Use another backup.")
+    return Unusable(f"the backup in {place} is not finished: it has no {MANIFEST_NAME}", "Use another backup.")
 
 
 def decode_control(image: bytes, path: str) -> ControlState:

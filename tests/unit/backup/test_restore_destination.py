@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.backup.restoring import ARCHIVE, Mark, RestoreWorld
 from tests.unit.engine.world import EngineWorld
+from thunderdb.backup.destination import Kind
 from thunderdb.backup.restore import restore
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Refused, StorageError
@@ -258,3 +259,17 @@ def test_the_claim_of_an_interrupted_restore_is_used_again() -> None:
     assert f"{ARCHIVE}/00000002.history" in world.disk.files
     report, _ = world.restore(mark.time, "/b/full", config)
     assert report.timeline == 2 and f"{ARCHIVE}/00000003.history" not in world.disk.files
+
+
+def test_a_folder_gives_the_backup_whose_copy_is_there() -> None:
+    world, mark = with_backup()
+    world.backup("/b/newer")
+    world.ship()
+    config = world.target_config()
+    copy_back(world, config)
+    plan = world.plan("latest", "/b", config)
+    assert plan.backup.place == "/b/full" and plan.destination.kind is Kind.COPY
+    refused_config = world.target_config()
+    world.disk.dirs[refused_config.data_dir] = None
+    world.disk.files[f"{refused_config.data_dir}/notes.txt"] = bytearray(b"mine")
+    refused(world, mark, refused_config, "notes.txt is not of the backup", "/b")
