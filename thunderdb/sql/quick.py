@@ -1,13 +1,13 @@
 """The commonest statements in one synchronous step: a row by its key, and in a block the change of one row by its key.
 
-They cost no coroutine and no task. The two waits that every busy client knows, for a row's lock and for its commit, are a
-`Later`: a future, and the step to take when it is done. What would wait otherwise, or fail, is left, unchanged, to the general
-path, which does it again.
+They cost no coroutine. The waits that every busy client knows, for a row's lock, for a page and for its commit, are a `Later`:
+a future, and the step to take when it is done. What would wait otherwise, or fail, is left, unchanged, to the general path,
+which does it again.
 
 Q1. Outside a block only reads are quick: a change there has to wait for its commit.
 Q2. A quick step that gives None has changed nothing that the general path does not find as it was.
 Q3. What cannot happen (InvariantViolated) is never taken for "leave it to the general path".
-Q4. After a wait for a lock the step is taken from its beginning: nothing seen before it is believed (E1 of engine/rows.py).
+Q4. After a wait the step is taken from its beginning: nothing seen before it is believed (E1 of engine/rows.py).
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from thunderdb.sql.result import Result
 from thunderdb.sql.select import PointPlan
 from thunderdb.sql.utility import Utility
 from thunderdb.sql.write import InsertPlan, UpdatePlan
-from thunderdb.storage.pool import Miss
+from thunderdb.storage.pool import Miss, PageMiss
 from thunderdb.txn.locks import Mode
 
 if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
 
 T = TypeVar("T")
+
+MAX_MISSES = 4
 
 
 class Later:
@@ -58,30 +60,37 @@ class QuickPath:
         self._reader: Any = None  # stands in for a transaction outside a block
 
     def run(self, planned: Planned, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
-        if planned.point is not None:
-            return self._point(planned, planned.point, params, formats)
-        if planned.quick_write is not None and self._session.in_block:  # Q1
-            try:
-                return self._write(planned.quick_write, params)
-            except LockBusy:
-                return None
-        return None
-
-    def run_or_wait(self, planned: Planned, params: Sequence[Any]) -> Result | Later | None:
-        """Like `run`, for the simple protocol, with the wait for a row's lock."""
-        if planned.quick_write is None:
-            return self.run(planned, params, ())
-        return self._write_or_wait(planned.quick_write, params) if self._session.in_block else None
-
-    def _write_or_wait(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | Later | None:
         try:
-            return self._write(plan, params)
+            return self._try(planned, params, formats)
+        except (LockBusy, PageMiss):
+            return None
+
+    def run_or_wait(self, planned: Planned, params: Sequence[Any], misses: int = 0) -> Result | Later | None:
+        """Like `run`, for the simple protocol, with the wait for a row's lock and for a page or two."""
+        try:
+            return self._try(planned, params, ())
         except LockBusy as busy:
             session = self._session
             if session.timeouts.any():
                 return None
-            lock = session.db.manager.locks.acquire(session.txn, busy.name, Mode.EXCLUSIVE)
-            return Later(lock, lambda: self._write_or_wait(plan, params))
+            waited: Future[Any] = session.db.manager.locks.acquire(session.txn, busy.name, Mode.EXCLUSIVE)
+        except PageMiss as miss:
+            if misses == MAX_MISSES:  # the pool is so small that the page may be gone again: it has to be pinned
+                return None
+            access = self._session.db.access
+            waited = access.tasks.spawn(access.pool.load(miss.page_no), "sql.page")
+            misses += 1
+            if waited.done():
+                return None if waited.error() is not None else self.run_or_wait(planned, params, misses)
+        return Later(waited, lambda: self.run_or_wait(planned, params, misses))
+
+    def _try(self, planned: Planned, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
+        """Raises: LockBusy, PageMiss."""
+        if planned.point is not None:
+            return self._point(planned, planned.point, params, formats)
+        if planned.quick_write is not None and self._session.in_block:  # Q1
+            return self._write(planned.quick_write, params)
+        return None
 
     def _point(self, planned: Planned, point: PointPlan, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
         session = self._session
@@ -98,7 +107,7 @@ class QuickPath:
         try:
             key = point.key(Context(session, txn, params))
             payload = None if key is None else session.rows.try_get(txn, point.root, key)
-        except InvariantViolated:  # Q3
+        except (InvariantViolated, PageMiss):  # Q3
             raise
         except (Miss, ValueError, ArithmeticError, ThunderError):
             return None
@@ -110,7 +119,7 @@ class QuickPath:
         return Result("SELECT 1", point.columns, planned.description, row)
 
     def _write(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | None:
-        """One row, one log record, within a block. Raises: LockBusy."""
+        """One row, one log record, within a block. Raises: LockBusy, PageMiss."""
         session = self._session
         txn = session.txn
         if txn.read_only:
@@ -118,6 +127,8 @@ class QuickPath:
         session.cancel_requested = False
         try:
             count = plan.change_quickly(Context(session, txn, params))
+        except PageMiss:
+            raise
         except (Miss, WouldWait, SqlError):
             return None
         return Result(plan.final_tag(count))

@@ -307,3 +307,23 @@ def test_a_pipeline_goes_on_behind_quick_waits(three: tuple[Wire, FakeConnection
     assert kinds(waiter) == ""
     assert settle(wire, holder, "commit") == "CZ"
     assert kinds(waiter) == "CZCZCZCZCZTDCZ"
+
+
+def test_pages_that_are_not_in_memory_are_loaded_on_the_quick_path(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = wire.database.db
+    statements = ("select b from t where a = 3", "begin", "update t set b = 4 where a = 3", "commit")
+    for statement in statements:  # planned and cached
+        wire.talk(query(statement))
+    monkeypatch.setattr(SqlSession, "simple", None)  # whatever takes the general path fails
+    for statement in statements:
+        answer = "TDCZ" if statement.startswith("select") else "CZ"
+        for _ in range(3):
+            wire.database.run(database.pool.clean(database.log.next_lsn, 1000))
+            wire.database.run(database.pool.sync())
+        for page in database.pool.resident_pages():
+            database.pool.drop(page.page_no)
+        loads = database.pool.loads
+        wire.connection.on_data(query(statement))
+        wire.world.scheduler.settle()
+        assert kinds(wire.connection) == answer
+        assert (database.pool.loads > loads) == (answer == "TDCZ" or "update" in statement)
