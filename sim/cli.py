@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from sim import exhaustive, mutants
+from sim import exhaustive, history_sweep, mutants
 from sim import scenario as scenarios
 from sim.report import measure, promised_rpo, replay_line, words
 from sim.scenario import Scenario, ScenarioError
@@ -130,6 +130,7 @@ def schema_command() -> None:
 
 
 main.add_command(mutants.command)
+main.add_command(history_sweep.command)
 
 
 def _scenario_files() -> list[Path]:

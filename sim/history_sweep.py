@@ -1,0 +1,108 @@
+"""Many histories over several processes: a JSON line each, the replay line of each failure, and the sum at the end.
+
+    thunderdb-sim history --seeds 0..500 --jobs 2
+    thunderdb-sim history --seeds 17 --log                  one, with its events
+    thunderdb-sim history --kind copies --seeds 0..200      mostly copies made by hand
+    thunderdb-sim history --kill restore --seeds 1..4       killed at every I/O of an operation
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from sim import every_io, history
+from sim.report import commit
+from sim.scenario import ScenarioError
+from sim.sweep import parse_seeds
+
+KINDS = {"all": None, "copies": history.COPIES}
+Job = tuple[str, str, int]
+"""(kind, operation to be killed in or empty, seed)"""
+
+
+def run_one(job: Job) -> dict[str, Any]:
+    """One history, or one operation killed everywhere, as its JSON object."""
+    kind, operation, seed = job
+    began = time.process_time()
+    gc.disable()
+    try:
+        if operation:
+            found = every_io.explore(operation, seed)
+            report: dict[str, Any] = {
+                "kill": operation, "seed": seed, "boundaries": found.boundaries, "states": found.states,
+                "violations": found.violations, "counts": dict(found.counts),
+            }  # fmt: skip
+        else:
+            outcome = history.run(seed, KINDS[kind])
+            report = {
+                "history": kind, "seed": seed, "trace_hash": outcome.trace_hash, "commits": outcome.commits,
+                "events": outcome.events, "sim_s": outcome.sim_ns / 1e9, "violations": outcome.violations,
+                "counts": {name: outcome.counts[name] for name in sorted(outcome.counts) if outcome.counts[name]},
+            }  # fmt: skip
+    except Exception as error:  # a bug of the simulator itself is a violation, too
+        report = {"seed": seed, "violations": [f"{type(error).__name__}: {error}"], "counts": {}}
+    finally:
+        gc.enable()
+        gc.collect()
+    report["cpu_s"] = round(time.process_time() - began, 3)
+    report["verdict"] = "violation" if report["violations"] else "ok"
+    return report
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+
+
+def reports(jobs: list[Job], processes: int) -> Iterator[dict[str, Any]]:
+    if processes == 1:
+        yield from map(run_one, jobs)
+        return
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with context.Pool(processes, _start_worker) as pool:
+        yield from pool.imap_unordered(run_one, jobs)
+
+
+@click.command("history")
+@click.option("--seeds", default="0..50", show_default=True, help="Half open, A..B, or one.")
+@click.option("--kind", type=click.Choice(list(KINDS)), default="all", show_default=True, help="What the histories are made of.")
+@click.option("--kill", "operation", type=click.Choice(every_io.OPERATIONS), help="Kill at every I/O of this operation instead.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--time", "time_s", type=float, default=0.0, help="Stop after so many seconds.")
+@click.option("--log", is_flag=True, help="Print the events of the first seed on stderr.")
+def command(seeds: str, kind: str, operation: str | None, jobs: int, time_s: float, log: bool) -> None:
+    """Random histories with archive, backups and restores, compared with the truth at every LSN; JSON lines."""
+    try:
+        chosen = parse_seeds(seeds)
+    except ScenarioError as error:
+        raise click.BadParameter(error.message, param_hint="--seeds") from None
+    if log:
+        lines: list[str] = []
+        history.run(chosen[0], KINDS[kind], lines)
+        click.echo("\n".join(lines), err=True)
+    totals: Counter[str] = Counter()
+    began = time.monotonic()
+    for report in reports([(kind, operation or "", seed) for seed in chosen], jobs):
+        totals.update(report["counts"])
+        totals.update(runs=1, violations=int(bool(report["violations"])), cpu_ms=int(report["cpu_s"] * 1000))
+        totals.update({name: report[name] for name in ("commits", "states") if name in report})
+        click.echo(json.dumps(report))
+        if report["violations"]:
+            what = f"--kill {operation}" if operation else f"--kind {kind}"
+            line = f"thunderdb-sim history {what} --seeds {report['seed']}  # commit {commit()}: {report['violations'][0][:300]}"
+            click.echo(line, err=True)
+        sys.stdout.flush()
+        if time_s and time.monotonic() - began > time_s:
+            break
+    shown = ", ".join(f"{name} {totals[name]}" for name in sorted(totals) if name not in ("runs", "violations"))
+    click.echo(f"{totals['runs']} runs, {totals['violations']} violations ({shown})")
+    sys.exit(0 if totals["runs"] and not totals["violations"] else 1)
