@@ -307,7 +307,7 @@ class Check:
                 there.node.restart()
             config = replace(stage.target, data_dir="/srv/again/data", wal_dir="/srv/again/wal")
             aim = Aim("latest", 0, tuple(stage.commits), sure=True)
-            there.restore(config, stage.vault, aim, place, HistoryDatabase)
+            there.restore(config, stage.vault, aim, place, HistoryDatabase, 1)
             there.compare(config, HistoryDatabase, [], stage.commits)
         finally:
             if fresh:

@@ -19,7 +19,7 @@ from sim.disk import DeviceProfile
 from sim.engine_session import EngineSession, SimDatabase, TracedLog, read_state
 from sim.fates import AllLanded, NoneLanded
 from sim.faults_plan import pick
-from sim.history_targets import Aim, Elsewhere, aims, at_end, latest, restore_to, seed_of
+from sim.history_targets import Aim, Elsewhere, aims, at_end, latest, restore_to, seed_of, serves
 from sim.image import DiskImage, Fates
 from sim.kernel import Livelock
 from sim.oracle import Violation
@@ -224,6 +224,12 @@ class History:
             if self.stopped:
                 return
         await self._do_work()
+        if self.vault is not None and self.stream.random() < 0.4:
+            # The machine is lost: what the archive has is all there is.
+            self.node.crash(self.stream.random() < 0.5, self._fates())
+            await self._buried()
+            self._leave()
+            return
         await self._stop_clean()
         await self._open()
         await self._stop_clean()
@@ -324,6 +330,7 @@ class History:
 
         async def outage() -> None:
             vault.outage(self.node, True)
+            vault.outages += 1
             await self.sleep(self.stream.between(10 * MS, 300 * MS))
             vault.outage(self.node, False)
 
@@ -340,12 +347,9 @@ class History:
         else:
             self.node.crash(self.stream.random() < 0.5, self._fates())
             await self._buried()
+        self._leave()
         line = recorder.line
-        line.commits += recorder.records  # some of them may not be in the archive: those are above its end
-        line.starts += recorder.starts
-        line.steps += [step for _, step in recorder.steps]
-        line.end_lsn = archived_lsn = vault.archived.get(line.number, 0)
-        recorder.records, recorder.starts, recorder.steps = [], [], []
+        archived_lsn = vault.archived.get(line.number, 0)
         found = [aim for aim in self._aims(line, 4) if aim.sure]
         if any(True for _ in vault.usable(line)):
             found.append(replace(latest(line, archived_lsn), sure=True))
@@ -357,16 +361,27 @@ class History:
         self.home += 1
         report = await restore_to(
             self.node, self.config(), vault, aim, vault.backups, HistoryDatabase, self.stream, self.outcome.counts,
-            self._events(), False,
+            self._events(), False, line.number,
         )  # fmt: skip
-        if report is None:
-            raise Violation("a restore that is sure was refused")
+        if report is None:  # there are two timelines, and it was not said which
+            self.stopped = True
+            return
         self._check_stop(aim, report.stop_lsn)
         recorder.forked(report.timeline, report.stop_lsn)
         if report.timeline in vault.archived:
             raise Violation(f"timeline {report.timeline} is used a second time")
         await self._open()
         self._start_clients()
+
+    def _leave(self) -> None:
+        """The log that the machine has is never read again: which of its last commits there are, the archive decides."""
+        recorder, line = self.recorder, self.recorder.line
+        if recorder.starts:
+            line.end_lsn = max(line.end_lsn, recorder.starts[-1] + 1)
+        line.commits += recorder.records
+        line.starts += recorder.starts
+        line.steps += [step for _, step in recorder.steps]
+        recorder.records, recorder.starts, recorder.steps = [], [], []
 
     async def _do_retention(self) -> None:
         """The node is down for an hour or two; then retention runs."""
@@ -560,14 +575,14 @@ class History:
 
     def _check_aim(self, vault: Vault, line: Line, aim: Aim, place: str) -> None:
         """Restore to the aim on another machine: exactly what it names is there."""
-        usable = [taken.place for taken in vault.usable(line) if not taken.removed and taken.manifest.end_lsn <= aim.cut_lsn]
+        usable = [taken.place for taken in vault.usable(line) if not taken.removed and serves(taken, aim)]
         if not place:
             place = self.stream.choice(usable) if usable and not vault.cleaned and self.stream.random() < 0.4 else vault.backups
         config = replace(self.config(), data_dir="/srv/restored/data", wal_dir="/srv/restored/wal")
         self.note(f"aim {aim.text} cut {format_lsn(aim.cut_lsn)} {len(aim.commits)} commits, sure {aim.sure}, from {place}")
         elsewhere = self._elsewhere(self.node.image.fork(), "restore")
         try:
-            report = elsewhere.restore(config, vault, aim, place, HistoryDatabase)
+            report = elsewhere.restore(config, vault, aim, place, HistoryDatabase, line.number)
             if report is None:
                 return
             self.outcome.counts["restored"] += 1

@@ -47,6 +47,9 @@ class Aim:
     commits: tuple[Commit, ...]
     sure: bool = False
     ambiguous: bool = False
+    time_us: int = 0
+    forbidden: bool = False
+    """A time that the wall clock jumped over: to be refused."""
 
 
 def latest(line: Line, archived_lsn: int) -> Aim:
@@ -64,9 +67,15 @@ def aims(
     found: list[Aim] = []
     for _ in range(count):
         aim = _draw(line, path, stream)
-        enough = bool(usable) and aim.cut_lsn >= least and aim.cut_lsn < archived_lsn
+        enough = any(serves(backup, aim) for backup in usable) and least <= aim.cut_lsn < archived_lsn
         found.append(replace(aim, sure=enough and not aim.ambiguous))
     return found
+
+
+def serves(backup: Taken, aim: Aim) -> bool:
+    """Whether a backup can be restored to an aim on its line. (Its end's time may be a little later than its last commit.)"""
+    manifest = backup.manifest
+    return manifest.end_lsn <= aim.cut_lsn and (not aim.time_us or manifest.end_time_us <= aim.time_us)
 
 
 def at_end(line: Line, taken: Taken) -> Aim:
@@ -77,7 +86,11 @@ def at_end(line: Line, taken: Taken) -> Aim:
 
 
 def _draw(line: Line, path: list[Commit], stream: Stream) -> Aim:
-    kind = stream.choice(("time", "time", "lsn", "lsn", "txn", "verb"))
+    kind = stream.choice(("time", "time", "lsn", "lsn", "txn", "verb", "step"))
+    jumps = [(low, high) for low, high in line.all_steps() if high - low > 1 and path[0].order_us <= low]
+    if kind == "step" and jumps:
+        low, high = stream.choice(jumps)
+        return replace(_at_time(line, path, (low + high) // 2), forbidden=True)
     # Mostly late ones: the early ones lie before every backup.
     commit = path[max(0, len(path) - 1 - int(stream.random() ** 1.5 * len(path)))]
     if kind == "lsn":
@@ -104,20 +117,22 @@ def _at_time(line: Line, path: list[Commit], time_us: int) -> Aim:
     ambiguous = any(
         low < time_us < high if low < high else high <= time_us <= low for low, high in line.all_steps()
     )  # fmt: skip
-    return Aim(format_time(time_us), cut_lsn, tuple(kept), ambiguous=ambiguous)
+    return Aim(format_time(time_us), cut_lsn, tuple(kept), ambiguous=ambiguous, time_us=time_us)
 
 
 async def restore_to(
     node: SimNode, config: Config, vault: Vault, aim: Aim, place: str, database: type[SimDatabase], stream: Stream,
-    counts: Counter[str], events: Events, no_archive: bool,
+    counts: Counter[str], events: Events, no_archive: bool, timeline: int,
 ) -> RestoreReport | None:  # fmt: skip
     """Restore on a node, struck now and then (T1, T2); None where it was refused with reason. Raises: Violation."""
     strikes = stream.between(1, 2) if stream.random() < 0.35 else 0
+    wish = str(timeline) if stream.random() < 0.8 else ""
 
     async def once() -> RestoreReport:
         ports, cipher = node.ports, await cipher_of(node, config)
         plan = await plan_restore(
-            ports, config, parse_target(aim.text), place, vault.archive, no_archive=no_archive, cipher=cipher
+            ports, config, parse_target(aim.text), place, vault.archive, no_archive=no_archive, cipher=cipher,
+            timeline=wish,
         )  # fmt: skip
         return await restore(ports, config, plan, events, no_archive, database=database)
 
@@ -134,11 +149,13 @@ async def restore_to(
             continue
         except Refused as error:
             node.set_boundary(None)
-            if aim.sure:
+            if aim.sure and not (not wish and "timeline" in error.message):  # which of two is for the user to say
                 raise Violation(f"restore of {aim.text} from {place} is refused: {error} {error.hint}") from error
             counts["refused"] += 1
             return None
         node.set_boundary(None)
+        if aim.forbidden:
+            raise Violation(f"{aim.text} is a time that never was, and was restored")
         return report
     raise Violation(f"restore of {aim.text} does not end")
 
@@ -177,11 +194,13 @@ class Elsewhere:
 
         self.world.run(course(), LIMIT_NS)
 
-    def restore(self, config: Config, vault: Vault, aim: Aim, place: str, database: type[SimDatabase]) -> RestoreReport | None:
+    def restore(
+        self, config: Config, vault: Vault, aim: Aim, place: str, database: type[SimDatabase], timeline: int
+    ) -> RestoreReport | None:  # fmt: skip
         """T1, T2: restore to an aim; None where that was refused with reason. Raises: Violation."""
         no_archive = self.stream.random() < 0.5
         coro = restore_to(
-            self.node, config, vault, aim, place, database, self.stream, self.counts, self.events(), no_archive
+            self.node, config, vault, aim, place, database, self.stream, self.counts, self.events(), no_archive, timeline
         )  # fmt: skip
         return self.world.run(coro, LIMIT_NS)
 

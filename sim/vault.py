@@ -54,6 +54,7 @@ class Vault:
     archived: dict[int, int] = field(default_factory=dict)
     """By timeline: how far its archiver said that the archive is (V2)."""
     number: int = 0
+    outages: int = 0
     cleaned: bool = False
     window_us: int = 0
     """Retention keeps every time from here on restorable."""
@@ -85,6 +86,7 @@ def draw_vault(stream: Stream) -> Vault:
         "wal_archive_compress": stream.random() < 0.3,
         "wal_archive_retention": stream.choice(("1m", "40m", "2h")),
         "keep_daily": "1h",
+        "minimum_redundancy": stream.choice((1, 1, 2, 3)),
     }
     if encrypted:
         settings["backup_key_file"] = KEY_FILE
@@ -132,8 +134,8 @@ async def back_up(
     except NodeStopped:
         return None
     except StorageError:
-        if vault.in_store or "://" in vault.backups:
-            return None  # an outage
+        if vault.outages:
+            return None
         raise
     taken = Taken(request.destination, manifest, line, home, base)
     vault.taken.append(taken)
@@ -157,12 +159,15 @@ async def clean_up(node: SimNode, db: Database, vault: Vault, config: Config) ->
     codec = Codec(config.wal_archive_compress, await cipher_of(node, config))
     state = db.control.state
     run = await expire(node.ports, config, codec, db.events, system_id=state.system_id, timeline=db.log.timeline)
-    check_removed(vault, run.removed, run.now_us)
+    check_removed(vault, run.removed, run.now_us, config.minimum_redundancy)
     vault.cleaned = True
     vault.window_us = max(vault.window_us, run.now_us - config.wal_archive_retention * 1000)
 
 
-def check_removed(vault: Vault, removed: list[str], now_us: int) -> None:
+def check_removed(vault: Vault, removed: list[str], now_us: int, redundancy: int) -> None:
+    for taken in [taken for taken in vault.taken if taken.base is None][-redundancy:]:
+        if taken.place in removed:
+            raise Violation(f"retention removed {taken.place}, one of the newest {redundancy} full backups")
     for taken in vault.taken:
         if taken.place in removed:
             manifest = taken.manifest
@@ -173,5 +178,3 @@ def check_removed(vault: Vault, removed: list[str], now_us: int) -> None:
     for taken in left:
         if taken.base is not None and taken.base.removed:
             raise Violation(f"retention removed {taken.base.place}, on which {taken.place} stands")
-    if vault.taken and not any(taken.base is None for taken in left):
-        raise Violation("retention left no full backup")
