@@ -74,8 +74,8 @@ def reports(jobs: list[Job], processes: int) -> Iterator[dict[str, Any]]:
 
 @click.command("history")
 @click.option("--seeds", default="0..50", show_default=True, help="Half open, A..B, or one.")
-@click.option("--kind", type=click.Choice(list(KINDS)), default="all", show_default=True, help="What the histories are made of.")
-@click.option("--kill", "operation", type=click.Choice(every_io.OPERATIONS), help="Kill at every I/O of this operation instead.")
+@click.option("--kind", type=click.Choice(list(KINDS)), default="all", show_default=True, help="What they are made of.")
+@click.option("--kill", "operation", type=click.Choice(every_io.OPERATIONS), help="Kill at every I/O of this instead.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--time", "time_s", type=float, default=0.0, help="Stop after so many seconds.")
 @click.option("--log", is_flag=True, help="Print the events of the first seed on stderr.")
@@ -98,8 +98,8 @@ def command(seeds: str, kind: str, operation: str | None, jobs: int, time_s: flo
         click.echo(json.dumps(report))
         if report["violations"]:
             what = f"--kill {operation}" if operation else f"--kind {kind}"
-            line = f"thunderdb-sim history {what} --seeds {report['seed']}  # commit {commit()}: {report['violations'][0][:300]}"
-            click.echo(line, err=True)
+            replay = f"thunderdb-sim history {what} --seeds {report['seed']}"
+            click.echo(f"{replay}  # commit {commit()}: {report['violations'][0][:300]}", err=True)
         sys.stdout.flush()
         if time_s and time.monotonic() - began > time_s:
             break

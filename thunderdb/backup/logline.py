@@ -21,7 +21,7 @@ from thunderdb.archive.index import ArchiveIndex, Complete, LogSource, StoreSour
 from thunderdb.backup.sources import BackupLog
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.target import Mark, marks_of
+from thunderdb.recovery.target import Mark, TooEarly, marks_of
 from thunderdb.runtime.ports import Ports
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentHeader, SegmentScan, decode_segment_header, segment_name
 from thunderdb.wal.timeline import Fork, parse_history, timeline_at
@@ -309,7 +309,7 @@ def choose_lines(lines: dict[int, Line], own: Line, end_lsn: int, wish: str) -> 
             hint = "Name one of them, or `current`, with --timeline."
             raise Refused(f"timeline {wish} is not known; there are {known}", hint)
         if not line.descends(own.timeline, end_lsn):
-            raise Refused(
+            raise TooEarly(  # in a folder, another one may do
                 f"timeline {wish} left timeline {own.timeline} before the end of the backup ({format_lsn(end_lsn)})",
                 "Restore from an older backup, or from one of that timeline.",
             )

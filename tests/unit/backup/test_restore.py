@@ -106,5 +106,7 @@ def test_in_a_folder_the_newest_timeline_is_followed_not_the_newest_backup() -> 
     assert report.timeline == 2
     _report, config = world.restore("latest", "/b")
     assert world.keys_in(config) == latest.keys
+    plan = world.plan("latest", "/b", timeline="2")
+    assert plan.backup.place == "/b/shared" and plan.line.timeline == 2
     plan = world.plan("latest", "/b", timeline="1")
     assert plan.backup.place == "/b/given_up" and plan.line.timeline == 1
