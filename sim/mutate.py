@@ -43,9 +43,9 @@ def _runner(root: str, run: str) -> Any:
     """A function from a seed to its violations."""
     kind, _, name = run.partition(" ")
     if kind == "case":
-        from sim.mutant_cases import CASES
+        from sim import mutant_cases, restore_cases
 
-        case = CASES[name]
+        case = {**mutant_cases.CASES, **restore_cases.CASES}[name]
         return lambda seed: case(seed)
     from sim import runner, scenario
 

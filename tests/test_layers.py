@@ -42,7 +42,9 @@ AMBIENT_CALLS = frozenset({("datetime", "now"), ("datetime", "utcnow"), ("dateti
 AMBIENT_BUILTINS = frozenset({"open", "input", "print", "breakpoint"})
 
 # The simulator's outer shell: it measures real time, reads scenario files and starts worker processes.
-SIM_DRIVERS = frozenset({"cli", "sweep", "mutants", "mutate", "report", "shrink", "exhaustive", "scenario", "__main__"})
+SIM_DRIVERS = frozenset(
+    "cli sweep history_sweep mutants mutate report shrink exhaustive scenario __main__".split()
+)
 
 
 def modules(root: Path) -> list[Path]:

@@ -24,11 +24,12 @@ def test_still_applies(mutant: Mutant) -> None:
 
 
 def test_runs_are_there() -> None:
-    from sim.mutant_cases import CASES
+    from sim import mutant_cases, restore_cases
 
+    cases = {**mutant_cases.CASES, **restore_cases.CASES}
     for mutant in MUTANTS:
         kind, _, case = mutant.run.partition(" ")
-        assert case in CASES if kind == "case" else (ROOT / mutant.run).is_file(), mutant.name
+        assert case in cases if kind == "case" else (ROOT / mutant.run).is_file(), mutant.name
 
 
 def test_results_name_every_bug() -> None:
