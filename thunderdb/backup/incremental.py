@@ -210,6 +210,8 @@ async def check_base(db: Database, base: Manifest, history: tuple[Fork, ...], kn
 
 async def _continues(db: Database, base: Manifest) -> bool:
     """Whether our log has the record that ended the base (I2)."""
+    if base.end_lsn == db.log.next_lsn:
+        return db.log.last_checksum == base.end_checksum
     try:
         if base.end_lsn < db.log.next_lsn and base.end_lsn >= db.log.oldest_lsn:
             await db.log.flush_all()

@@ -240,9 +240,13 @@ class BackupJobs:
             manifest = await running.backup.run()
         except BackupCancelled:
             self._end(running, FAILED, running.reason)
+        except InvariantViolated as error:
+            self._end(running, FAILED, str(error))
+            bug = error  # the database's own: it stops the node
         except (ThunderError, OSError) as error:
             self._end(running, FAILED, str(error) or type(error).__name__)
-            bug = error if isinstance(error, InvariantViolated) else None
+        except Exception as error:  # a bug of the backup's; the database goes on without one
+            self._end(running, FAILED, f"internal error: {type(error).__name__}: {error}")
         else:
             job.manifest, job.size_bytes = summary(manifest), manifest.size_bytes
             self._end(running, COMPLETED, None)

@@ -209,8 +209,7 @@ class Backup:
         await self._copy_rest(state, done, end_lsn, log)
         if self.archiver is not None and not self.request.include_wal:
             progress.phase = "archive"
-            await self.archiver.switch()
-            await self._wait(self.ports.tasks.spawn(self.archiver.wait_archived(end_lsn), "backup.archive"))
+            await self._wait(self.ports.tasks.spawn(_archived(self.archiver, end_lsn), "backup.archive"))
         encryption = None if self.cipher is None else {"key_id": self.cipher.key_id}
         manifest = sealed(
             Manifest(
@@ -356,3 +355,9 @@ class Backup:
             return ""
         return str(document.get("instance", "")) if isinstance(document, dict) else ""
 
+
+
+async def _archived(archiver: LogArchive, end_lsn: int) -> None:
+    """Wait until the archive has the log up to there."""
+    await archiver.switch()
+    await archiver.wait_archived(end_lsn)
