@@ -111,17 +111,19 @@ class Story:
         how = self.chance.choice(["kill", "power", "power", "stop"])
         self.log.append(f"{self.world.now_ns / 1e9:.3f} {how}")
         self._claim()
-        self.stopping = True
+        self.stopping = how == "stop"
         if how == "stop":
             for client in clients:
                 await client
             await self._call(self.archiver.stop())
             self._claim()
             await self._call(self.db.close())
-        elif self.chance.random() < 0.5:
-            self.node.crash_at(self.chance.between(1, 40), power=how == "power")
+        elif self.chance.random() < 0.7:
+            self._crash_at(self.chance.between(1, 60), how == "power")
             await self._sleep(400 * MS)
+        self.stopping = True
         if self.node.alive:
+            self._claim()
             self.node.set_boundary(None)
             self.node.crash(power=how != "kill", fates=fates_of("mixed"))
         for client in clients:
@@ -132,6 +134,20 @@ class Story:
         self.healthy_since_ns = -1
         self.world.bury()
         await self._sleep(self.chance.between(1, 2000) * MS)
+
+    def _crash_at(self, boundary: int, power: bool) -> None:
+        """Die at a disk operation to come, and remember what was said right before it."""
+        left = boundary
+
+        def hook(_action: str, _path: str, _before: bool) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self._claim()
+                self.node.set_boundary(None)
+                self.node.crash(power=power, fates=fates_of("mixed"))
+
+        self.node.set_boundary(hook)
 
     async def _open(self) -> None:
         if not self.node.alive:

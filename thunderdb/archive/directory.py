@@ -12,8 +12,10 @@ from __future__ import annotations
 from thunderdb.base.errors import StorageError
 from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, Stored
 from thunderdb.runtime.store_options import check_key
+from thunderdb.runtime.sync import Tasks
 
 CHUNK = 1 << 20
+LIST_BATCH = 100
 LEFT_OVERS = 1000
 
 
@@ -23,15 +25,16 @@ def is_url(place: str) -> bool:
 
 def open_store(ports: Ports, place: str) -> ObjectStore:
     """The store at a directory's path or a URL. Raises: ConfigError for a URL of no known kind."""
-    return ports.stores.open(place) if is_url(place) else DirectoryStore(ports.disk, place)
+    return ports.stores.open(place) if is_url(place) else DirectoryStore(ports.disk, place, ports.tasks)
 
 
 class DirectoryStore:
     """Satisfies `ports.ObjectStore`."""
 
-    def __init__(self, disk: Disk, directory: str) -> None:
+    def __init__(self, disk: Disk, directory: str, tasks: Tasks | None = None) -> None:
         self.place = directory.rstrip("/") or "/"
         self._disk = disk
+        self._tasks = tasks
 
     async def get(self, key: str) -> bytes:
         return await self._disk.read_file(self._path(key))
@@ -146,7 +149,9 @@ class DirectoryStore:
             names = await self._disk.list(path)
         except FileNotFoundError:
             return
-        for name in names:
+        for index, name in enumerate(names):
+            if self._tasks is not None and index % LIST_BATCH == LIST_BATCH - 1:
+                await self._tasks.yield_now()  # thousands of files: nobody is to wait for all of them
             key = f"{folder}/{name}" if folder else name
             if name.startswith("."):
                 continue  # D2

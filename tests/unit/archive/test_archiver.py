@@ -211,7 +211,7 @@ def test_a_torn_partial_segment_is_mended() -> None:
     world.rest(2)
     world.crash()
     partial = world.disk.files[f"{ARCHIVE}/{FIRST}.partial"]
-    partial[-100:] = b"\xee" * 200
+    partial[-100:] = b"\xee" * 20_000
     world.start()
     world.rest(2)
     assert not world.archiver.status().refused
