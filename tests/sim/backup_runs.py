@@ -14,6 +14,7 @@ from sim.image import DiskImage
 from sim.oracle import Violation
 from sim.rand import derive
 from sim.truth import Commit
+from thunderdb.archive.directory import open_store
 from thunderdb.backup.frames import FrameReader, parse_stored_name
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, INCREMENTAL_SUFFIX, page_no_of
 from thunderdb.backup.jobs import COMPLETED, BackupJobs, Job
@@ -25,6 +26,7 @@ from thunderdb.runtime.ports import Ports
 from thunderdb.storage.files import page_file_name
 
 BACKUPS = "/backups"
+STORE = "s3://bucket/backups"
 SHAPE = Shape(
     steps=(8, 14),
     weights={"backup": 6, "work": 3, "checkpoint": 2, "switch": 2, "power_cut": 2, "kill": 2, "stop": 1, "cancel": 1},
@@ -80,7 +82,7 @@ class BackupHistory(History):
         self.number += 1
         kind = stream.choice(("full", "full", "incremental"))
         request = BackupRequest(
-            f"{BACKUPS}/{self.number:03d}", type=kind, compress=stream.random() < 0.4,
+            f"{stream.choice((BACKUPS, BACKUPS, STORE))}/{self.number:03d}", type=kind, compress=stream.random() < 0.4,
             rate_limit=stream.choice((None, None, 20 << 20)),
         )  # fmt: skip
         must = [c for c in self.recorder.known() if c.work.sync and c.work.outcome == "acked"]
@@ -112,6 +114,11 @@ class BackupHistory(History):
         self.node.restart()
         ports, path = self.node.ports, self.recorder.line.path()
         names = [name for name in self.node.image.dirs if name.rpartition("/")[0] == BACKUPS]
+        listed = [stored.key.partition("/") for stored in await self.node.call(ports.stores.open(STORE).list())]
+        names += [f"{STORE}/{name}" for name, _, rest in listed if rest == MANIFEST_NAME]
+        for name in {name for name, _, _ in listed}:
+            if f"{STORE}/{name}" not in names:
+                raise Violation(f"{STORE}/{name} was left over")
         for destination, asked in self.asked.items():
             if asked.job.status == COMPLETED and destination not in names:
                 raise Violation(f"{destination} was completed and is gone")
@@ -133,14 +140,14 @@ class BackupHistory(History):
 
 async def restored_files(ports: Ports, links: list[str]) -> dict[str, bytes]:
     """data/ and wal/ of a backup as they have to be on disk: the plainest restore there is, of a chain given base first."""
-    manifests = [parse_manifest(await ports.disk.read_file(f"{link}/{MANIFEST_NAME}")) for link in links]
+    manifests = [parse_manifest(await open_store(ports, link).get(MANIFEST_NAME)) for link in links]
     last = manifests[-1]
     pages = bytearray(last.page_count * last.page_size)
     found: dict[str, bytes] = {}
     for link, manifest in zip(links, manifests, strict=True):
         for entry in manifest.files:
             plain = parse_stored_name(entry.path)[0]
-            content = await _decoded(ports, f"{link}/{entry.path}", entry.path)
+            content = await _decoded(ports, link, entry.path)
             if plain.startswith("data/pages."):
                 _lay_pages(pages, plain, content, manifest)
             elif manifest is last and plain.startswith(("data/", "wal/")):
@@ -162,8 +169,8 @@ def _lay_pages(pages: bytearray, name: str, content: bytes, manifest: Manifest) 
         pages[page_no * size : (page_no + 1) * size] = content[at : at + size]
 
 
-async def _decoded(ports: Ports, path: str, name: str) -> bytes:
-    data = await ports.disk.read_file(path)
+async def _decoded(ports: Ports, link: str, name: str) -> bytes:
+    data = await open_store(ports, link).get(name)
 
     async def read(offset: int, size: int) -> bytes:
         return data[offset : offset + size]

@@ -21,6 +21,7 @@ I1. A page is in it if its page_lsn is at or above `since_lsn`, the *redo_lsn* o
     disk when the base was copied, so the base has it.
 I2. The base is of the same system and of this timeline's own history (it ended before every fork that led here), and not of a
     history that was given up: its manifest is among those that this database made, or its last record is in our log.
+I3. A chain lies in one folder; a backup is only taken onto a chain that is there.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from typing import Protocol
 from xxhash import xxh3_64_intdigest
 
 from thunderdb.archive.directory import is_url, open_store
+from thunderdb.backup.chain import Listed, list_backups
 from thunderdb.backup.frames import FrameWriter
-from thunderdb.backup.manifest import MANIFEST_NAME, Base, Manifest, parse_manifest
+from thunderdb.backup.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from thunderdb.backup.pages import page_lsn_of
 from thunderdb.base.errors import Corruption, Refused, StorageError, ThunderError
 from thunderdb.base.ids import format_lsn
@@ -159,26 +161,41 @@ async def read_base(ports: Ports, place: str) -> Manifest:
         raise Refused(f"there is no backup at {place}", "Name the folder or URL of a complete backup as the base.") from None
 
 
-async def find_base(ports: Ports, place: str, base: Base) -> str | None:
-    """The place of a base: one of the neighbours of `place`. None if it is not there."""
-    parent = place.rstrip("/").rpartition("/")[0]
-    if is_url(place):
-        keys = [stored.key for stored in await open_store(ports, parent).list()]
-        names = [key.removesuffix(f"/{MANIFEST_NAME}") for key in keys if key.count("/") == 1 and key.endswith(MANIFEST_NAME)]
-    else:
-        try:
-            names = await ports.disk.list(parent or "/")
-        except FileNotFoundError:
-            return None
-    for name in names:
-        found = f"{parent}/{name}"
-        try:
-            manifest = parse_manifest(await open_store(ports, found).get(MANIFEST_NAME))
-        except (ThunderError, OSError):
-            continue  # not a backup, or a damaged one: not the base that is looked for
-        if (manifest.backup_id, manifest.checksum) == (base.backup_id, base.manifest_checksum):
-            return found if is_url(place) else await ports.disk.resolve(found)
-    return None
+async def links_of(ports: Ports, place: str, manifest: Manifest) -> list[Listed]:
+    """What the backup at `place` (without links) stands on, base first. Raises: Refused naming a missing link."""
+    found: list[Listed] = []
+    folder = folder_of(place)
+    listed = await list_backups(ports, folder) if manifest.base is not None else []
+    while manifest.base is not None:
+        base = manifest.base
+        fitting = (one for one in listed if one.manifest is not None and one.manifest.checksum == base.manifest_checksum)
+        link = next(fitting, None)
+        if link is None or link.manifest is None or link in found:
+            wanted = f"{base.backup_id} (manifest {base.manifest_checksum})"
+            raise Refused(
+                f"{manifest.backup_id} stands on {wanted}, which is missing in {folder}",
+                f"Put {base.backup_id} back there, or use another backup.",
+            )
+        found.insert(0, link)
+        manifest = link.manifest
+    return found
+
+
+def folder_of(place: str) -> str:
+    """The folder of a backup: its neighbours are there (I3)."""
+    return place.rstrip("/").rpartition("/")[0] or "/"
+
+
+async def check_neighbour(ports: Ports, base_place: str, base: Manifest, destination: str) -> None:
+    """Raises: Refused unless the base, with all that it stands on, is where the new backup will be (I3)."""
+    real = base_place.rstrip("/") if is_url(base_place) else await ports.disk.resolve(base_place)
+    folder = folder_of(destination) if is_url(destination) else await ports.disk.resolve(folder_of(destination))
+    if folder_of(real) != folder:
+        raise Refused(
+            f"the base {base.backup_id} is in {folder_of(real)}, not in {folder}: the chain would not be found",
+            "Write an incremental backup into the folder of its base.",
+        )
+    await links_of(ports, real, base)
 
 
 async def check_base(db: Database, base: Manifest, history: tuple[Fork, ...], known: frozenset[str]) -> None:

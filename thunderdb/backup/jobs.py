@@ -202,7 +202,7 @@ class BackupJobs:
     async def _start(self, request: BackupRequest) -> Job:
         backup_id = self._new_id()
         if request.type == INCREMENTAL and not request.base:
-            request = replace(request, base=await self._newest_base())
+            request = replace(request, base=await self._newest_base(request.destination))
         if request.rate_limit is None:
             request = replace(request, rate_limit=self.config.backup_rate_limit)
         for other in self._jobs.values():
@@ -299,13 +299,14 @@ class BackupJobs:
         """Checksums of the manifests of the backups that this database made (J4)."""
         return frozenset(job.manifest["checksum"] for job in self._jobs.values() if job.manifest is not None)
 
-    async def _newest_base(self) -> str | None:
-        """The place of the newest completed backup that is still there."""
+    async def _newest_base(self, destination: str) -> str | None:
+        """The place of the newest completed backup in the same folder that is still there, with all that it stands on."""
         for job in self.jobs():
             if job.status != COMPLETED or job.manifest is None:
                 continue
             try:
                 manifest = await incremental.read_base(self.ports, job.destination)
+                await incremental.check_neighbour(self.ports, job.destination, manifest, destination)
             except (ThunderError, OSError):
                 continue
             if manifest.checksum == job.manifest["checksum"]:

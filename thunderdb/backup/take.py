@@ -164,12 +164,7 @@ class Backup:
                 raise Refused("there is no backup that an incremental one could stand on", "Take a full backup first.")
             base = await incremental.read_base(self.ports, request.base)
             await incremental.check_base(self.db, base, self.history, known)
-            wanted = Base(base.backup_id, base.checksum, base.redo_lsn)
-            if await incremental.find_base(self.ports, request.destination, wanted) is None:
-                raise Refused(
-                    f"{request.base}, which this incremental backup would stand on, is not beside {request.destination}",
-                    "A restore looks for it there: choose a destination in the same folder, or take a full backup.",
-                )
+            await incremental.check_neighbour(self.ports, request.base, base, request.destination)
             self.base = Base(base.backup_id, base.checksum, base.redo_lsn)
         estimate = estimate_bytes(self.db)
         self.progress.bytes_total = estimate

@@ -81,21 +81,18 @@ async def verify_backup(ports: Ports, place: str, cipher: FileCipher | None = No
     if not is_url(place):
         place = await ports.disk.resolve(place)
     report = await _verify_one(ports, place, cipher)
-    manifest = report.manifest
-    seen = {place}
-    while manifest is not None and manifest.base is not None:
-        wanted = manifest.base
-        found = await incremental.find_base(ports, place, wanted)
-        if found is None or found in seen:
-            report.problem("", f"its base {wanted.backup_id} (manifest {wanted.manifest_checksum}) is missing beside {place}")
-            break
-        seen.add(found)
-        link = await _verify_one(ports, found, cipher)
-        for problem in link.problems:
-            report.problem(f"{found}/{problem.file}", problem.text, problem.page, problem.lsn)
-        report.links.insert(0, found)
-        report.bytes_read += link.bytes_read
-        manifest = link.manifest
+    if report.manifest is not None:
+        try:
+            links = await incremental.links_of(ports, place, report.manifest)
+        except (ThunderError, OSError) as error:
+            report.problem("", str(error))
+            links = []
+        for link in links:
+            found = await _verify_one(ports, link.place, cipher)
+            for problem in found.problems:
+                report.problem(f"{link.place}/{problem.file}", problem.text, problem.page, problem.lsn)
+            report.links.append(link.place)
+            report.bytes_read += found.bytes_read
     report.links.append(place)
     return report
 

@@ -191,3 +191,7 @@ def test_an_incremental_stands_on_the_newest_backup_that_is_still_there() -> Non
         del world.disk.files[path]
     assert world.ended("/b/inc3", type="incremental").manifest["base"] == full.id
     assert world.verify("/b/inc3").passed
+    with pytest.raises(Refused, match="no backup that"):
+        world.begin("/elsewhere/inc", type="incremental")
+    with pytest.raises(Refused, match="is in /b, not in /elsewhere"):
+        world.begin("/elsewhere/inc", type="incremental", base="/b/full")

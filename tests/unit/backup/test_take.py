@@ -106,6 +106,6 @@ def test_rot_that_cannot_be_repaired_fails_it_by_name() -> None:
 def test_an_incremental_that_a_restore_would_not_find_the_base_of_is_refused(destination: str) -> None:
     world = BackupWorld()
     base = world.backup("/b/full")
-    with pytest.raises(Refused, match="not beside"):
+    with pytest.raises(Refused, match="is in /b, not in"):
         world.backup(destination, type="incremental", base="/b/full", known=frozenset({base.checksum}))
     assert world.files_of("/elsewhere") == [] and world.verify("/b/full").passed

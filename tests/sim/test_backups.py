@@ -1,0 +1,212 @@
+"""Backups under load, over crashes, and at every I/O boundary: what is there is whole, what was called completed is there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from sim.branch import Branch, deaths, record_branches
+from sim.copying import put_file
+from sim.disk import DiskFaults
+from sim.engine_session import SimDatabase
+from sim.history import SETTINGS
+from sim.image import DiskImage
+from sim.world import SimNode, World
+from tests.sim.backup_runs import restored_files, run
+from thunderdb.backup.jobs import COMPLETED, FAILED, BackupJobs
+from thunderdb.backup.take import BackupRequest
+from thunderdb.backup.verify import verify_backup
+from thunderdb.base.config import Config, parse
+from thunderdb.base.events import Events
+from thunderdb.engine.catalog import Column
+from thunderdb.runtime.ports import Ports
+
+PLACE = "/backups/one"
+ROWS = [[number, "x" * (50 + number)] for number in range(120)]
+CONFIG: Config = replace(
+    parse("", flags={**SETTINGS, "data_dir": "/d/data", "wal_dir": "/d/wal"}), checkpoint_interval=86_400_000
+)  # fmt: skip
+
+
+def test_backups_under_load_and_over_crashes() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(40):
+        counts.update(run(seed).outcome.counts)
+    for kind in ("full verified", "incremental verified", "power_cut", "kill", "cancel"):
+        assert counts[kind], f"{kind} never happened"
+
+
+@pytest.mark.long
+def test_many_backups_under_load_and_over_crashes() -> None:
+    for seed in range(40, 1500):
+        run(seed)
+
+
+# -- Every boundary
+
+
+async def make(ports: Ports) -> SimDatabase:
+    db = await SimDatabase.open(ports, CONFIG, Events())
+    txn = db.begin()
+    table = await db.ddl.create_table(txn, "t", [Column("a", "int4"), Column("b", "text")], pk=(0,))
+    for row in ROWS:
+        await db.insert(txn, table, row)
+    await txn.commit()
+    return db
+
+
+async def rows_of(db: SimDatabase) -> list[list[object]]:
+    table = db.catalog.table("t")
+    if table is None:
+        return []
+    txn = db.begin()
+    txn.new_snapshot()
+    decode = db.rows.table(table).row.decode
+    found = [decode(payload) async for batch in db.scan(txn, table.root) for _key, payload in batch]
+    txn.end_statement()
+    await txn.commit()
+    return found
+
+
+def recorded(seed: int, compress: bool) -> list[Branch]:
+    """The states of the disk while one backup is taken, from its start to its end."""
+    world = World(seed)
+    node = world.node("a")
+    branches: list[Branch] = []
+
+    async def harness() -> None:
+        nonlocal branches
+        db = await node.call(make(node.ports))
+        jobs = BackupJobs(db, node.ports, CONFIG)
+        await node.call(jobs.load())
+        branches = record_branches(node)
+        job = await node.call(jobs.start(BackupRequest(PLACE, compress=compress)))
+        ended = await node.call(jobs.wait(job.id))
+        node.set_boundary(None)
+        assert ended is not None and ended.status == COMPLETED, ended
+
+    world.run(harness())
+    world.close()
+    return branches
+
+
+def settled(image: DiskImage, again: bool) -> tuple[str, bool]:
+    """Start on what a death left: the job's status, and whether the backup is there. With `again` it is taken once more."""
+    world = World(1)
+    node = world.node("a", image)
+
+    async def harness() -> tuple[str, bool]:
+        db = await node.call(SimDatabase.open(node.ports, CONFIG, Events()))
+        jobs = BackupJobs(db, node.ports, CONFIG)
+        await node.call(jobs.load())
+        assert not [path for path in (*node.image.names, *node.image.dirs) if ".partial" in path], "something was left over"
+        found = jobs.jobs()
+        status = found[0].status if found else "never"
+        there = PLACE in node.image.dirs
+        if again and not there:
+            job = await node.call(jobs.start(BackupRequest(PLACE)))
+            ended = await node.call(jobs.wait(job.id))
+            assert ended is not None and ended.status == COMPLETED, ended
+        if there or again:
+            await whole(node)
+        return status, there
+
+    try:
+        return world.run(harness())
+    finally:
+        world.close()
+
+
+async def whole(node: SimNode) -> None:
+    """The backup verifies, and a start from it has every row."""
+    report = await node.call(verify_backup(node.ports, PLACE))
+    assert report.passed, report.problems[0]
+    files = await node.call(restored_files(node.ports, [PLACE]))
+    world = World(2)
+    other = world.node("b")
+    for name, content in files.items():
+        put_file(other.image, f"/d/{name}", content)
+
+    async def harness() -> None:
+        db = await other.call(SimDatabase.open(other.ports, CONFIG, Events()))
+        assert await other.call(rows_of(db)) == ROWS
+
+    world.run(harness())
+    world.close()
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_death_at_every_boundary_of_a_backup(seed: int) -> None:
+    found: Counter[str] = Counter()
+    for branch in recorded(seed, compress=seed % 2 == 0):
+        for name, image in deaths(branch, seed):
+            try:
+                status, there = settled(image, again=branch.index % 5 == 0)
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}, boundary {branch.index} ({branch.where}), {name}: {error}") from error
+            assert there == (status == COMPLETED) and status in ("never", COMPLETED, FAILED), (branch.where, name, status)
+            found[status] += 1
+    assert found[COMPLETED] and found[FAILED] and found["never"], found
+
+
+# -- Damage where the pages are, and where the backup goes
+
+
+def damaged(seed: int, chances: dict[str, float], path_part: str) -> tuple[str, Counter[str]]:
+    """Take a backup while a disk misbehaves: "completed", or the error that the job failed with."""
+    world = World(seed)
+    node = world.node("a")
+
+    async def harness() -> str:
+        db = await node.call(make(node.ports))
+        await node.call(db.close())
+        node.crash()
+        node.restart()
+        db = await node.call(SimDatabase.open(node.ports, CONFIG, Events()))
+        jobs = BackupJobs(db, node.ports, CONFIG)
+        await node.call(jobs.load())
+        node.set_faults(DiskFaults(chances, path_part=path_part))
+        job = await node.call(jobs.start(BackupRequest(PLACE, compress=seed % 2 == 0)))
+        ended = await node.call(jobs.wait(job.id))
+        node.set_faults(DiskFaults())
+        assert ended is not None and node.alive and db.failure is None
+        if ended.status == COMPLETED:
+            await whole(node)
+            return COMPLETED
+        assert ended.error, ended
+        again = await node.call(jobs.start(BackupRequest(f"{PLACE}-again")))
+        second = await node.call(jobs.wait(again.id))
+        assert second is not None
+        if not path_part.startswith("/d/"):
+            assert second.status == COMPLETED, second.error
+            assert await node.call(rows_of(db)) == ROWS
+        return ended.error
+
+    try:
+        return world.run(harness()), world.fired
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize(
+    "chances, path_part",
+    [
+        ({"read_error": 0.5}, "/d/data/pages"),
+        ({"sticky_read_error": 0.3}, "/d/data/pages"),
+        ({"write_error": 0.1}, "/backups"),
+        ({"disk_full": 0.1}, "/backups"),
+        ({"sync_error": 0.2}, "/backups"),
+    ],
+)
+def test_a_disk_that_misbehaves_fails_the_backup_by_name_or_not_at_all(chances: dict[str, float], path_part: str) -> None:
+    outcomes: Counter[str] = Counter()
+    fired: Counter[str] = Counter()
+    for seed in range(12):
+        outcome, faults = damaged(seed, chances, path_part)
+        outcomes["completed" if outcome == COMPLETED else "failed"] += 1
+        fired.update(faults)
+        if outcome != COMPLETED:
+            assert path_part in outcome or "page" in outcome or "room" in outcome or "space" in outcome, outcome
+    assert fired[next(iter(chances))] and outcomes["completed"], (fired, outcomes)
