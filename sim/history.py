@@ -359,6 +359,7 @@ class History:
         aim = self.stream.choice(found)
         self.note(f"pitr {aim.text} cut {format_lsn(aim.cut_lsn)} {len(aim.commits)} commits")
         self.home += 1
+        self.node.image.power_cut(AllLanded())  # long after the crash: the cache has been written out
         report = await restore_to(
             self.node, self.config(), vault, aim, vault.backups, HistoryDatabase, self.stream, self.outcome.counts,
             self._events(), False, line.number,
@@ -522,6 +523,7 @@ class History:
     def _elsewhere(self, image: DiskImage, name: str) -> Elsewhere:
         self.outcome.counts[f"machines.{name}"] += 1
         seed = seed_of(self.seed, f"{name}.{self.outcome.counts[f'machines.{name}']}")
+        image.power_cut(AllLanded())  # long ago: the cache has been written out
         elsewhere = Elsewhere(seed, image, self.world, self.outcome.counts)
         if self.log is not None:
             elsewhere.log = self.note

@@ -18,7 +18,7 @@ from thunderdb.archive.names import complete_name, parse_complete_name, parse_ob
 from thunderdb.base.errors import Corruption
 from thunderdb.base.ids import format_lsn, parse_lsn
 from thunderdb.runtime.ports import ObjectStore, Offload, Stored
-from thunderdb.wal.segment import segment_name
+from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
 from thunderdb.wal.timeline import history_name, parse_history_name
 
 COMPLETE_VERSION = 1
@@ -183,14 +183,19 @@ class StoreSource:
 
     async def segment(self, timeline: int, number: int) -> bytes | None:
         for fresh in (False, True):  # what was listed may be gone, and what is there may not have been
-            entry = (await self.index(fresh)).segments.get((timeline, number))
+            index = await self.index(fresh)
+            entry = index.segments.get((timeline, number))
             if entry is None:
                 continue
             try:
                 stored = await self.store.get(entry.key)
             except FileNotFoundError:
                 continue
-            return await self._offload.run(self._codec.decode, stored, entry.key)
+            raw = await self._offload.run(self._codec.decode, stored, entry.key)
+            if entry.partial and not raw[:SEGMENT_HEADER_SIZE].strip(b"\0"):
+                del index.segments[timeline, number]  # X2: its name was durable before anything in it: there is no log yet
+                return None
+            return raw
         return None
 
     async def history(self, timeline: int) -> str | None:

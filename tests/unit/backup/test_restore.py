@@ -110,3 +110,20 @@ def test_in_a_folder_the_newest_timeline_is_followed_not_the_newest_backup() -> 
     assert plan.backup.place == "/b/shared" and plan.line.timeline == 2
     plan = world.plan("latest", "/b", timeline="1")
     assert plan.backup.place == "/b/given_up" and plan.line.timeline == 1
+
+
+def test_a_partial_segment_whose_bytes_were_lost_is_the_end_of_the_log() -> None:
+    world = RestoreWorld()
+    world.backup("/b/full")
+    mark = world.commit(2)
+    world.switch()
+    world.run(world.db.checkpoint())
+    world.ship()
+    partial = next(path for path in world.disk.files if path.endswith(".partial"))
+    for lost in (b"", bytes(4096)):
+        world.disk.files[partial] = bytearray(lost)  # its name was durable before its bytes
+        complete = next(path for path in world.disk.files if "/complete." in path)
+        world.disk.files.pop(complete)
+        _report, config = world.restore("latest", "/b/full")
+        assert world.keys_in(config) == mark.keys
+        world.disk.files[complete] = bytearray(b"not readable")
