@@ -24,11 +24,12 @@ from thunderdb.archive.identity import IDENTITY_FILE, Identity, write_identity
 from thunderdb.archive.index import StoreSource
 from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, names_in, write_marker
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, check_header
+from thunderdb.backup.inflight import InFlight
 from thunderdb.backup.logline import claimed_line
 from thunderdb.backup.plan import Plan, Segment
 from thunderdb.backup.sources import BackupSource, StoredFile
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Corruption, Refused, StorageError
+from thunderdb.base.errors import Corruption, Refused, StorageError, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database
 from thunderdb.engine.database import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, Database
@@ -41,6 +42,8 @@ from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan, decode_segme
 from thunderdb.wal.timeline import Fork, format_history, history_name
 
 SYNC_BYTES = 64 << 20
+SYNCS_IN_FLIGHT = 4
+READ_AHEAD = 2
 _SILENT = ("recovery.started", "recovery.analysis", "recovery.redo", "recovery.undo", "recovery.complete")
 
 
@@ -205,19 +208,28 @@ class _Restore:
     async def _whole_pages(self, link: BackupSource, stored: StoredFile, number: int, file: File) -> None:
         size, offset, rest, unsynced = link.page_size, 0, b"", 0
         first_page = number * link.pages_per_file
-        async for part in link.read(stored):
-            data = rest + part if rest else part
-            whole = len(data) // size * size
-            chunk, rest = data[:whole], data[whole:]
-            if link.manifest is not None:  # torn pages of a copy made by hand are restart's to rebuild
-                await self.ports.offload.run(check_pages, chunk, size, first_page + offset // size, stored.path)
-            await file.write(offset, chunk)
-            offset += whole
-            unsynced += whole
-            if unsynced >= SYNC_BYTES:
-                await file.sync()
-                unsynced = 0
-            await self._progress("restore.page_bytes", whole)
+        behind: InFlight[None] = InFlight(self.ports.tasks, 3, "restore.pages")
+        try:
+            async for part in link.read(stored):
+                data = rest + part if rest else part
+                whole = len(data) // size * size
+                chunk, rest = data[:whole], data[whole:]
+                await behind.room()
+                if link.manifest is not None:  # torn pages of a copy made by hand are restart's to rebuild
+                    check = (check_pages, chunk, size, first_page + offset // size, stored.path)
+                    behind.begin(self.ports.offload.run(*check))
+                await file.write(offset, chunk)
+                offset += whole
+                unsynced += whole
+                if unsynced >= SYNC_BYTES:
+                    await behind.room()
+                    behind.begin(file.sync())
+                    unsynced = 0
+                await self._progress("restore.page_bytes", whole)
+            await behind.drain()
+        except (ThunderError, OSError):
+            await behind.settle()
+            raise
         await file.truncate(offset)
 
     async def _changed_pages(self, link: BackupSource, stored: StoredFile, number: int, file: File) -> None:
@@ -302,14 +314,27 @@ class _Restore:
     async def _log(self, timeline: int) -> None:
         segments = self.plan.segments
         self.events.emit("restore.log_started", segments=len(segments), size_bytes=self.plan.log_bytes)
-        for index, segment in enumerate(segments):
-            last = index == len(segments) - 1
-            size = await self._segment(timeline, segment)
-            self.events.emit("restore.segment", segment=segment.piece.name, size_bytes=size, last=last)
+        reading: InFlight[bytes] = InFlight(self.ports.tasks, READ_AHEAD, "restore.read")
+        writing: InFlight[None] = InFlight(self.ports.tasks, SYNCS_IN_FLIGHT, "restore.sync")
+        try:
+            for index, segment in enumerate(segments):
+                while index + len(reading) < len(segments) and not reading.full:
+                    reading.begin(self._segment(timeline, segments[index + len(reading)]))
+                image = await reading.next()
+                await writing.room()
+                writing.begin(self._write(self.config.wal_dir, segment_name(timeline, segment.piece.number), image))
+                last = index == len(segments) - 1
+                self.events.emit("restore.segment", segment=segment.piece.name, size_bytes=len(image), last=last)
+            await writing.drain()
+        except (ThunderError, OSError):
+            await reading.settle()
+            await writing.settle()
+            raise
         await self._write(self.config.wal_dir, history_name(timeline), format_history(self._forks()).encode())
+        await self.disk.sync_dir(self.config.wal_dir)
 
-    async def _segment(self, timeline: int, segment: Segment) -> int:
-        """Lay down one segment under its new name."""
+    async def _segment(self, timeline: int, segment: Segment) -> bytes:
+        """One segment as it is to be laid down."""
         piece = segment.piece
         data = await piece.source.segment(piece.timeline, piece.number)
         if data is None:
@@ -318,9 +343,7 @@ class _Restore:
         size = SEGMENT_HEADER_SIZE + segment.end_lsn - piece.header.start_lsn
         await self._check_segment(data, segment)
         header = replace(piece.header, timeline=timeline)
-        image = encode_segment_header(header) + data[SEGMENT_HEADER_SIZE:size]
-        await self._write(self.config.wal_dir, segment_name(timeline, piece.number), image)
-        return size
+        return encode_segment_header(header) + data[SEGMENT_HEADER_SIZE:size]
 
     async def _check_segment(self, data: bytes, segment: Segment) -> None:
         """S3."""
@@ -341,7 +364,7 @@ class _Restore:
             )
 
     async def _write(self, directory: str, name: str, data: bytes) -> None:
-        """A whole file, durable with its name when this returns."""
+        """A whole file, durable when this returns; its name is when the directory has been synced."""
         file = await self.disk.open(f"{directory}/{name}", create=True)
         try:
             for offset in range(0, len(data), 1 << 20):
@@ -352,7 +375,6 @@ class _Restore:
             await file.close()
             raise
         await file.close()
-        await self.disk.sync_dir(directory)
 
     async def _clean_up(self, timeline: int) -> None:
         """Remove what was copied by hand, or left by a run that was interrupted, and is not part of the result."""
