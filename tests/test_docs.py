@@ -96,3 +96,14 @@ def test_no_document_promises_output_that_nobody_saw() -> None:
     """Gaps that were to be filled from a real run are marked while they are open; none may be left."""
     for path in DOCS:
         assert "TO BE RUN" not in path.read_text(), path.name
+
+
+def test_tests_that_a_document_names_exist() -> None:
+    named = {(path, name) for document in DOCS for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text())}
+    assert len(named) > 40
+    missing = sorted(f"{path}::{name}" for path, name in named if not _has_test(ROOT / path, name))
+    assert not missing, f"named in a document, and not there: {missing}"
+
+
+def _has_test(path: Path, name: str) -> bool:
+    return path.exists() and re.search(rf"^(async )?def {name}\(", path.read_text(), re.M) is not None
