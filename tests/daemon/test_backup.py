@@ -247,7 +247,7 @@ def hand_made_copies(node: Thunder, tmp_path: Path, rounds: int) -> None:
         writer.start()
         time.sleep(0.5)
         copy = tmp_path / f"copy-{number}"
-        node.http("/admin/checkpoint", {}, "POST")
+        node.http("/admin/checkpoint", {"hold": "15s"}, "POST")  # a few at a time are held
         rsync(node.directory / "data", copy / "data")
         acknowledged = writer.acknowledged
         rsync(node.directory / "wal", copy / "wal")
