@@ -25,10 +25,11 @@ from sim.faults_plan import fates_of
 from sim.store import StoreFaults
 from sim.world import NodeDied, SimNode, World
 from tests.unit.engine.world import in_txn, update
-from thunderdb.archive.archiver import Archiver, command_source
+from thunderdb.archive.archiver import Archiver
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import open_store
 from thunderdb.archive.index import LogSource, StoreSource, decode_complete, read_complete
+from thunderdb.archive.place import command_source
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events

@@ -17,7 +17,7 @@ from thunderdb.archive.history import History, parse_claim
 from thunderdb.archive.names import complete_name, parse_complete_name, parse_object_name
 from thunderdb.base.errors import Corruption
 from thunderdb.base.ids import format_lsn, parse_lsn
-from thunderdb.runtime.ports import ObjectStore, Offload, Stored
+from thunderdb.runtime.ports import ObjectStore, Offload
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
 from thunderdb.wal.timeline import history_name, parse_history_name
 
@@ -206,18 +206,3 @@ class StoreSource:
 
     async def timelines(self) -> list[int]:
         return (await self.index()).timelines()
-
-
-async def fetch_segment(source: LogSource, timeline: int, number: int) -> bytes | None:
-    """The raw bytes of a segment's file, or None."""
-    return await source.segment(timeline, number)
-
-
-def listed(objects: Iterable[Stored]) -> ArchiveIndex:
-    """An index of segment names only, without reading anything: for retention."""
-    index = ArchiveIndex()
-    for stored in objects:
-        name = parse_object_name(stored.key)
-        if name is not None:
-            _add(index, (name.timeline, name.number), Entry(stored.key, stored.size_bytes, name.partial, stored.modified_ns))
-    return index

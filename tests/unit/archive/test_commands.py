@@ -9,8 +9,8 @@ import pytest
 
 from tests.unit.archive.world import ArchiveWorld
 from tests.unit.engine.world import DATA, WAL
-from thunderdb.archive.archiver import command_source
 from thunderdb.archive.command_store import expand
+from thunderdb.archive.place import command_source
 from thunderdb.base.errors import ConfigError, StorageError
 from thunderdb.wal.segment import segment_name
 
