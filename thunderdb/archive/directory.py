@@ -81,14 +81,11 @@ class DirectoryStore:
         return True
 
     async def extend(self, key: str, offset: int, data: bytes) -> None:
-        """Write at `offset` of an object (made if need be) and cut it behind that. Durable when: it returns.
+        """Write at `offset` of an object that is there and cut it behind that. Durable when: it returns.
 
         Crash: what was below `offset` stays; what is behind may be torn, so this is for objects whose reader can tell.
         """
-        path = self._path(key)
-        folder = path.rpartition("/")[0] or "/"
-        await self._disk.make_dirs(folder)
-        file = await self._disk.open(path, create=True)
+        file = await self._disk.open(self._path(key))
         try:
             if await file.size() > offset:
                 await file.truncate(offset)
@@ -98,8 +95,6 @@ class DirectoryStore:
             await file.close()
             raise
         await file.close()
-        if offset == 0:
-            await self._disk.sync_dir(folder)
 
     async def writer(self, key: str) -> DirectoryWriter:
         return await self._begin(key)

@@ -143,7 +143,10 @@ class StoreTarget:
         if self._in_place is not None:
             data = await file.read(self._tail_size, end - self._tail_size)
             self._tail_stored = -1  # unknown until the next line is through
-            await self._in_place.extend(name, self._tail_size, data)
+            if self._tail_size:
+                await self._in_place.extend(name, self._tail_size, data)
+            else:
+                await self._in_place.put(name, data)  # so that it never appears without its header
             stored_size = self._tail_size + len(data)
         else:
             raw = await file.read(0, end)
