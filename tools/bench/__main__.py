@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools.bench import memory, restart, throughput
+from tools.bench import backup, memory, restart, throughput
 from tools.bench.rows import Row, table
 from tools.bench.throughput import Make
 from tools.harness import postgres
@@ -30,7 +30,7 @@ from tools.harness.postgres import Postgres
 from tools.harness.server import Server, stop_whatever_happens
 from tools.harness.thunder import Thunder
 
-GROUPS = ("load", "rates", "restart", "memory")
+GROUPS = ("load", "rates", "restart", "memory", "backup")
 
 
 def _make(kind: str, settings: dict[str, str], directory: Path) -> Server:
@@ -75,6 +75,10 @@ def measure(options: argparse.Namespace, names: list[str], work: Path) -> list[R
             "PostgreSQL": {"shared_buffers": f"{memory.POOL_MB}MB"},
         }
         take(memory.peak(makers(names, pools), work, seconds))
+    if "backup" in options.only:
+        scale = options.scale or (5 if quick else 100)
+        transactions = 4_000 if quick else options.transactions[0]
+        take(backup.backups(names, work, scale=scale, rounds=options.rounds, transactions=transactions, seconds=seconds))
     return rows
 
 
