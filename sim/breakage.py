@@ -218,7 +218,7 @@ class Breakage:
             elif verb == "truncate_table":
                 await session.truncate(name)
             else:
-                for key in sorted(site.recorder.state[name].rows):
+                for key in sorted(site.recorder.state[name].rows)[: args.get("rows", 1 << 40)]:
                     await session.delete(name, key)
             await session.commit()
 
@@ -266,27 +266,31 @@ class Breakage:
         elif how == "duplicate":
             target.write(bytes(data))
         else:
-            if what == "page":
-                at = self._in_a_page(data)
+            if how == "hole":
+                at = _hole(data)
+            elif what in ("page", "hot_page"):
+                at = self._in_a_page(data, what == "hot_page")
             else:
                 at = self.stream.between(0, max(0, len(data) - 1))
-            if how == "zero":
+            if how in ("zero", "hole"):
                 start = at // SECTOR * SECTOR
                 data[start : start + SECTOR] = bytes(len(data[start : start + SECTOR]))
             else:
                 data[at] ^= 1 << self.stream.between(0, 7)
             target.write(bytes(data))
 
-    def _in_a_page(self, data: bytearray) -> int:
-        """A place in the used part of a page that is one."""
+    def _in_a_page(self, data: bytearray, hot: bool) -> int:
+        """A place in the used part of a page that is one; `hot`: of the page that was changed last."""
         size = self.site.config.page_size
         pages = [number for number in range(1, len(data) // size) if any(data[number * size : number * size + 8])]
         number = pages[self.stream.between(0, len(pages) - 1)]
+        if hot:
+            number = max(pages, key=lambda page: int.from_bytes(data[page * size + 8 : page * size + 16], "little"))
         return number * size + self.stream.between(PAGE_HEADER_BYTES, PAGE_HEADER_BYTES + 200)
 
     def _targets(self, what: str, args: dict[str, Any]) -> list[Target]:
         site = self.site
-        if what in ("page", "page_file"):
+        if what in ("page", "hot_page", "page_file"):
             return [one for one in self._files(DATA_DIR, "page") if "/pages." in one.name]
         if what == "control":
             return [one for one in self._files(DATA_DIR, "control") if one.name.endswith("/control")]
@@ -345,6 +349,12 @@ class Breakage:
         """B1."""
         if "for_ns" in args:
             self.site.world.kernel.at(args["for_ns"], over)
+
+
+def _hole(data: bytearray) -> int:
+    """The middle of what is written in a log segment: records lie on both sides."""
+    end = len(bytes(data).rstrip(b"\0"))
+    return max(SECTOR, end // 2)
 
 
 def _kind_of(path: str) -> str:

@@ -1,7 +1,8 @@
 """Devices and stores by name, with round numbers of their kind: what one can rent or buy, not what one measured.
 
-Times are of one operation, bandwidths of one stream. `scale` divides bandwidths, so that a small database stands for a large
-one: at a scale of 50,000 two megabytes take as long to copy as a hundred gigabytes.
+Times are of one operation; bandwidths are those of a server with a 10 Gbit/s network, whose client fetches the parts of an
+object side by side, and of a rented volume (ssd) or a local disk (nvme). `scale` divides bandwidths, so that a small database
+stands for a large one: at a scale of 50,000 two megabytes take as long to copy as a hundred gigabytes.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ US, MS = 1_000, 1_000_000
 MB = 1_000_000
 
 DISKS = {
-    "nvme": DeviceProfile(read_ns=80 * US, write_ns=15 * US, sync_ns=100 * US, entry_ns=20 * US, bytes_per_s=2_500 * MB),
-    "ssd": DeviceProfile(read_ns=150 * US, write_ns=40 * US, sync_ns=1 * MS, entry_ns=50 * US, bytes_per_s=500 * MB),
+    "nvme": DeviceProfile(read_ns=80 * US, write_ns=15 * US, sync_ns=100 * US, entry_ns=20 * US, bytes_per_s=3_000 * MB),
+    "ssd": DeviceProfile(read_ns=150 * US, write_ns=40 * US, sync_ns=1 * MS, entry_ns=50 * US, bytes_per_s=1_000 * MB),
     "hdd": DeviceProfile(
         read_ns=8 * MS, write_ns=4 * MS, sync_ns=12 * MS, entry_ns=4 * MS, bytes_per_s=160 * MB, cached_reads=0.3
     ),
 }
 STORES = {
     "nas": StoreProfile(latency_ns=1 * MS, bytes_a_second=110 * MB),
-    "s3": StoreProfile(latency_ns=30 * MS, bytes_a_second=400 * MB),
-    "s3-cross-region": StoreProfile(latency_ns=110 * MS, bytes_a_second=200 * MB),
+    "s3": StoreProfile(latency_ns=30 * MS, bytes_a_second=800 * MB),
+    "s3-cross-region": StoreProfile(latency_ns=110 * MS, bytes_a_second=250 * MB),
 }
 
 

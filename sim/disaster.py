@@ -6,8 +6,8 @@ RTO  fault ─▶ noticed ─▶ operator acts ─▶ restore ─▶ replay ─�
 RPO  acknowledged commits that are not there afterwards, and the fault minus the acknowledgement of the oldest of them.
 
 N1. The first Violation ends the run. An error that no step expects is one, and so is waiting for ever.
-N2. The clock of an incident starts with what takes service or data away (steps.OUTAGES, steps.ACCIDENTS), or with the moment at
-    which damage is found; it stops with the first acknowledged write after it.
+N2. The clock of an incident starts with what takes service or data away (steps.OUTAGES, steps.ACCIDENTS), with the moment at
+    which damage is found, or when an operator stops the daemon; it stops with the first acknowledged write after it.
 N3. The operator's delay passes once an incident, before the first step that recovers.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from sim.actions import Actions
 from sim.breakage import Breakage
 from sim.faults_plan import fates_of
 from sim.judge import Judge
@@ -24,6 +23,7 @@ from sim.kernel import Livelock
 from sim.oracle import Violation
 from sim.plan import draw_steps, one
 from sim.rand import Stream, derive
+from sim.restoring import Restoring
 from sim.runner import Result, where
 from sim.scenario import Scenario
 from sim.site import MS, SECOND_NS, Site
@@ -49,7 +49,7 @@ class Incident:
         self.scenario = scenario
         self.seed = seed
         self.site = Site(scenario, seed, record, log)
-        self.actions = Actions(self.site)
+        self.actions = Restoring(self.site)
         self.breakage = Breakage(self.site, self.actions.places)
         self.judge = Judge(self.site, self.actions)
         stream = Stream(derive(seed, "operator"))
@@ -103,6 +103,8 @@ class Incident:
         since = 0
         for step in self.steps:
             mark = len(site.events)
+            if step.if_up and not site.up:
+                continue
             await self._wait(step, since)
             since = mark
             await self._do(step)
@@ -126,6 +128,8 @@ class Incident:
     async def _do(self, step: Step) -> None:
         site = self.site
         if step.verb in ACTIONS:
+            if step.verb == "stop" or (step.verb == "restore" and not step.args.get("drill")):
+                self._incident_begins()
             if step.verb in RECOVERING:
                 await self._people(step)
             action = self._act(step)
@@ -135,6 +139,7 @@ class Incident:
                 self.background.append((step, site.world.tasks.spawn(action)))
             return
         site.note(step.note or step.verb.replace("_", " "), "fault")
+        first = self.fault_ns < 0
         if step.verb in OUTAGES or step.verb in ACCIDENTS:
             self._incident_begins()
         if step.io[0] and step.verb in ("kill", "power_cut"):
@@ -142,7 +147,7 @@ class Incident:
         else:
             await self.breakage.carry_out(step)
         if step.verb in OUTAGES and not site.node.alive:
-            self.fault_ns = site.node.crash_ns if step.io[0] else self.fault_ns
+            self.fault_ns = site.node.crash_ns if first else self.fault_ns
             for background, task in self.background:
                 await self._join(background, task)
             self.background.clear()

@@ -44,8 +44,8 @@ T = TypeVar("T")
 MS = 1_000_000
 SECOND_NS = 1_000_000_000
 DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
-ROW_BYTES = 260
-"""About what a row of `items` takes, index entries included."""
+ROW_BYTES = 4400
+"""About what a row of `items` takes in a database of a few MB: index entries, and the room that page files are grown by."""
 ROWS_A_LOAD = 100
 PATIENCE_NS = 24 * 3600 * SECOND_NS
 TRIES = 50
@@ -121,12 +121,19 @@ class Site:
             if "://" in place:
                 self.world.store.buckets[place] = Bucket(place, devices.store(dict(store.profile)))
 
-    def scale_bulk(self, on: bool) -> None:
-        """While bulk work is done, bandwidths stand for those of the large database."""
+    def scale_store(self, place: str, on: bool) -> None:
+        """While bulk is read from or written to a store, its bandwidth stands for that of the large database."""
         scale = self.scenario.scale if on else 1
-        for place, bucket in self.world.store.buckets.items():
-            profile = devices.store(dict(self.scenario.topology.stores[place].profile))
-            bucket.profile = replace(profile, bytes_a_second=max(1, profile.bytes_a_second // scale))
+        for name, bucket in self.world.store.buckets.items():
+            if place == name or place.startswith(name + "/"):
+                profile = devices.store(dict(self.scenario.topology.stores[name].profile))
+                bucket.profile = replace(profile, bytes_a_second=max(1, profile.bytes_a_second // scale))
+
+    def scale_bulk(self, on: bool) -> None:
+        """The same for every store and for the machines' own disks: a recovery under way, and nothing beside it."""
+        scale = self.scenario.scale if on else 1
+        for name in self.world.store.buckets:
+            self.scale_store(name, on)
         for node in self.world.nodes.values():
             plain: DeviceProfile = devices.disk(self.scenario.device)
             node.profile.bytes_per_s = max(1, plain.bytes_per_s // scale)
@@ -228,6 +235,8 @@ class Site:
         await self.call(set_up(session, replace(self.workload, items=min(wanted, ROWS_A_LOAD)), stream))
         for first in range(ROWS_A_LOAD, wanted, ROWS_A_LOAD):
             await self.call(_load(session, range(first, min(first + ROWS_A_LOAD, wanted)), stream))
+        await self.call(self.db.log.flush_all())
+        self.db.log.switch_segment()
         for _ in range(2):
             await self.call(self.db.checkpointer.run(flush_all=True))
 
@@ -260,6 +269,12 @@ class Site:
             await self.call(self.archiver.stop())
         await self.call(self.db.close())
         self.node.crash(power=False)
+        await self.buried()
+
+    async def give_up(self) -> None:
+        """The database opened, but does not serve: it is stopped."""
+        if self.node.alive:
+            self.node.crash(power=False)
         await self.buried()
 
     async def buried(self) -> None:
@@ -297,17 +312,21 @@ class Site:
         """I2: what a restore brought back: the commits below its stop, or exactly those chosen. Raises: Violation."""
         recorder = self.recorder
         self.end_line()
-        line = self.lines.get(source)
-        if line is None:
-            raise Violation(f"the restore followed timeline {source}, which nobody wrote")
-        path = line.path()
+        path = self.path_of(source)
         kept = [commit for commit in path if commit.lsn < stop_lsn] if chosen is None else chosen
         observed = await self._compare(kept, stop_lsn)
-        recorder.line = line
+        recorder.line = self.lines[source]
         recorder.forked(timeline, stop_lsn)
         self.lines[timeline] = recorder.line
         recorder.rebase(observed)
         return _loss(path[len(kept) :], chosen is not None)
+
+    def path_of(self, timeline: int) -> list[Commit]:
+        """Every commit on a timeline, what its database has appended so far included. Raises: Violation."""
+        line = self.lines.get(timeline)
+        if line is None:
+            raise Violation(f"the restore followed timeline {timeline}, which nobody wrote")
+        return line.path() + (self.recorder.records if line is self.recorder.line else [])
 
     def end_line(self) -> None:
         """What the dead machine had appended stays in the truth: whether it can be had again, the archive decides."""

@@ -21,9 +21,13 @@ from typing import Any
 from sim.schema import Chance, Count, Duration, Key, Kind, ListOf, OneOf, Range, RangeOf, Section, Size, Switch, Text, Value
 
 FATE_NAMES = ("all", "none", "mixed")
-WHAT = ("page", "page_file", "control", "segment", "archive", "archive_tail", "history", "backup", "manifest", "backup_segment")
+WHAT = (
+    "page", "hot_page", "page_file", "control", "segment", "archive", "archive_tail", "history", "backup", "manifest",
+    "backup_segment",
+)  # fmt: skip
+EITHER = "ok or refused"
 WHICH = ("first", "second", "middle", "newest", "random")
-HOW = ("flip", "zero", "cut", "delete", "stale", "duplicate", "hide")
+HOW = ("flip", "zero", "hole", "cut", "delete", "stale", "duplicate", "hide")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Step:
     io: Range = (0, 0)
     io_path: str = ""
     wait: bool = True
+    if_up: bool = False
     note: str = ""
     line: int = 0
     steps: tuple[Step, ...] = ()
@@ -63,7 +68,7 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
         "base": Key("base", Text(), "The backup that an incremental one builds on."),
         "compress": Key("compress", Switch()),
         "include_wal": Key("include_wal", Switch()),
-        **_expect("ok", "refused", "died"),
+        **_expect("ok", "refused", "died", EITHER),
     }),
     "verify": ("Verify a backup.", {"backup": Key("backup", Text()), **_expect("passed", "failed")}),
     "checkpoint": ("Ask for a checkpoint, with a hold on its log.", {
@@ -75,19 +80,21 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
     "expire": ("Remove what retention no longer keeps.", {
         "keep": Key("keep_ns", Duration(), "How long archived log is kept."),
         "keep_backups": Key("keep_backups_ns", Duration(), "How long full backups are kept."),
-        **_expect("ok", "died"),
+        "of": Key("of", Text(), "The place below which backups lie."),
+        **_expect("ok", "died", "ok or died"),
     }),
-    "scrub": ("Check the whole database.", _expect("clean", "problems", "refused")),
-    "query": ("Read every table.", _expect("ok", "refused")),
+    "scrub": ("Check the whole database.", _expect("clean", "problems", "refused", "clean or problems")),
+    "query": ("Read every table.", _expect("ok", "refused", EITHER)),
     "stop": ("Stop the daemon cleanly.", {}),
-    "start": ("Start the daemon on what its directories hold.", _expect("ok", "refused", "died")),
+    "start": ("Start the daemon on what its directories hold.", _expect("ok", "refused", "died", EITHER)),
     "restore": ("Restore from a backup, and from the archive where one is configured.", {
         "from": Key("backup", Text(), "Name of a backup, of a copy, or a folder of backups."),
         "target": Key("target", Text(), "latest; a mark's name; before:drop:TABLE; lsn:…; or a time."),
         "archive": Key("archive", Text(), "Another archive than the configured one; `none` for none."),
-        "on": Key("on", OneOf(("same", "new", "again")), "The same machine, emptied; a new one; or where one broke off."),
+        "machine": Key("machine", OneOf(("same", "new", "again")), "The same one, emptied; a new one; or where one broke off."),
         "drill": Key("drill", Switch(), "Restore beside the running database, and archive nothing."),
-        **_expect("ok", "refused", "died"),
+        "timeline": Key("timeline", Text(), "Follow this timeline, not the newest one."),
+        **_expect("ok", "refused", "died", EITHER),
     }),
     "open_copy": ("Start the daemon on a copy made by hand.", {"copy": Key("copy", Text()), **_expect("ok", "refused")}),
     "mark": ("Remember this moment under a name, as somebody who looks at the clock.", {"name": Key("name", Text())}),
@@ -129,7 +136,9 @@ FAULTS: dict[str, tuple[str, dict[str, Key]]] = {
     "pause": ("The process is frozen, its clock goes on.", {"for": Key("for_ns", Duration())}),
     "drop_table": ("Somebody drops a table.", {"table": Key("table", Text())}),
     "truncate_table": ("Somebody truncates a table.", {"table": Key("table", Text())}),
-    "delete_rows": ("Somebody forgets the WHERE.", {"table": Key("table", Text())}),
+    "delete_rows": ("Somebody forgets the WHERE.", {
+        "table": Key("table", Text()), "rows": Key("rows", Count(1), "Only so many of them."),
+    }),
     "heal": ("All faults that are on end.", {}),
 }  # fmt: skip
 
@@ -145,6 +154,7 @@ _WHEN: dict[str, Key] = {
     "nth": Key("nth", Count(1), "The how manyeth of these events."),
     "io": Key("io", RangeOf(Count()), "Wait for so many boundaries of I/O: each operation has one before and one after it."),
     "path": Key("io_path", Text(), "Count only I/O on paths that contain this."),
+    "if_up": Key("if_up", Switch(), "Only if the database is running; else the step is left out."),
     "wait": Key("wait", Switch(), "Whether the next step waits until this one is done."),
     "note": Key("note", Text(), "For people."),
 }

@@ -43,7 +43,7 @@ from thunderdb.recovery.restart import Restart, Restarted
 from thunderdb.runtime.ports import DirLock, Disk, Ports
 from thunderdb.runtime.sync import Tasks
 from thunderdb.storage.control import ControlFile, ControlState, DatabaseState
-from thunderdb.storage.files import PageFiles
+from thunderdb.storage.files import PageFiles, page_file_name
 from thunderdb.storage.page import PAGE_HEADER_SIZE, VALUE_HEADER_SIZE, PageKind
 from thunderdb.storage.pool import BufferPool
 from thunderdb.storage.spacemap import format_map, set_allocated
@@ -157,6 +157,11 @@ class Database:
 
     async def _start(self, state: ControlState) -> None:
         await self.files.open()
+        if not self.files.page_count:
+            raise Refused(
+                f"{self.config.data_dir}/{page_file_name(0)} is missing or empty: the database's pages are gone",
+                "Put the page files back, or restore the database from a backup.",
+            )
         if state.copy_floors or state.state == DatabaseState.BACKUP:
             await self.written.remove()  # perhaps a copy by hand: its page files may be older than what was known of them
         else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.engine.world import EngineWorld, in_txn
+from tests.unit.engine.world import DATA, EngineWorld, in_txn
 from thunderdb.access.apply import LARGE
 from thunderdb.access.garbage import GARBAGE_ROOT
-from thunderdb.base.errors import NodeStopped, SyncFailed
+from thunderdb.base.errors import NodeStopped, Refused, SyncFailed
 from thunderdb.engine.catalog import CATALOG_ROOT, Column
 from thunderdb.storage.spacemap import count_allocated
 
@@ -63,3 +63,14 @@ def test_a_failed_sync_while_the_files_grow_stops_the_node() -> None:
     with pytest.raises(SyncFailed):
         world.insert(table, [1, "x" * 3_000_000])
     assert [type(error) for error in stopped] == [SyncFailed]
+
+
+def test_a_database_whose_page_file_is_gone_does_not_open() -> None:
+    """scenarios/corruption/page_file_deleted: it opened, made an empty file, and every query failed one by one."""
+    world = EngineWorld()
+    world.start()
+    world.insert(world.table(), [1, "x"])
+    world.crash()
+    del world.disk.files[f"{DATA}/pages.000000"]
+    with pytest.raises(Refused, match="pages.000000 is missing"):
+        world.start()
