@@ -174,7 +174,8 @@ class Session:
             return
         self.queue.extend(messages)
         if not self._serving:
-            self._start_serving()
+            if not self._serve_quickly():
+                self._serve_slowly()
             return
         self._queued_bytes += len(data)
         if self._queued_bytes > MAX_QUEUED_INPUT_BYTES and not self._paused:  # V3
@@ -183,20 +184,21 @@ class Session:
         self._wake()
 
     def _serve_quickly(self) -> bool:
-        """Answer what needs no waiting, without a coroutine; return whether nothing is left."""
+        """Answer what is in the queue without a coroutine; return whether nothing is left, or it waits for a `Later`."""
         if self.skipping or self._closed or self._terminating:
             return False
-        queue = self.queue
+        queue, out = self.queue, self.out
         for _ in range(FAIR_MESSAGES):
-            if not queue:
-                self.flush()
-                return True
             if not self._answer_quickly():
                 if self._later is None:
                     break
                 self.flush()
                 self._serving = True
                 self._later.future.add_done_callback(self._go_on)
+                return True
+            if not queue:
+                self._connection.write(out[0] if len(out) == 1 else b"".join(out))
+                out.clear()
                 return True
         return False
 
@@ -226,8 +228,10 @@ class Session:
         return True
 
     def _start_serving(self) -> None:
-        if self.queue and self._serve_quickly():
-            return
+        if not self.queue or not self._serve_quickly():
+            self._serve_slowly()
+
+    def _serve_slowly(self) -> None:
         self._serving = True
         self._waited = False
         self.tasks.detach(self._serve(), "session")

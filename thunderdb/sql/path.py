@@ -55,6 +55,7 @@ class Path:
     low: Bound | None = None
     high: Bound | None = None
     exact: bool = False
+    integer: tuple[Fn, int] | None = None  # of a Keys path on one integer column: its value, and the column's bound
 
     def keys(self, context: Context) -> list[bytes]:
         """The keys of a Keys path, in key order, each once."""
@@ -74,6 +75,10 @@ class Path:
         codec = self.codec
         if codec is None:
             return None
+        if self.integer is not None:  # the usual primary key
+            fn, limit = self.integer
+            value = fn(None, context)
+            return None if value is None or not -limit <= value < limit else codec.encode((value,))
         values = [fn(None, context) for fn in self.equal]
         for types, value in zip(self.equal_types, values, strict=True):
             if value is None:
@@ -276,6 +281,8 @@ def _match(
     if len(equal) == len(positions):
         if not root:
             path.kind = "keys"
+            limit = INTEGER_BOUNDS.get(equal[0].column_type)
+            path.integer = (equal[0].fn, limit) if len(equal) == 1 and limit is not None else None
             return path, 1000, equal
         return path, (900 if unique else 500) + 10 * len(equal), equal
     if not root and len(positions) == 1:
