@@ -370,14 +370,13 @@ class Ddl:
 
     async def _put_bytes(self, txn: Txn, kind: str, object_id: int, payload: bytes) -> None:
         txn.begin_write()
-        await self.db.rows._drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
-        await self.db.rows._drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
-        await self.db.rows._put_row(txn, CATALOG_ROOT, entry_key(kind, object_id), payload)
+        await self.db.rows.drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
+        await self.db.rows.put_row(txn, CATALOG_ROOT, entry_key(kind, object_id), payload)
 
     async def _remove(self, txn: Txn, kind: str, object_id: int) -> None:
         txn.begin_write()
-        await self.db.rows._drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
-        await self.db.rows._ghost(txn, CATALOG_ROOT, entry_key(kind, object_id))
+        await self.db.rows.drop_large(txn, CATALOG_ROOT, entry_key(kind, object_id))
+        await self.db.rows.ghost(txn, CATALOG_ROOT, entry_key(kind, object_id))
         self._note(txn, kind, object_id, None)
 
     def _note(self, txn: Txn, kind: str, object_id: int, definition: Definition | None) -> None:

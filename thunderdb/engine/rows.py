@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from thunderdb.access import btree, large
 from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE, row_payload
-from thunderdb.base.errors import SerializationFailure, SqlError, UniqueViolation
+from thunderdb.base.errors import SerializationFailure, UniqueViolation
 from thunderdb.engine.table import IndexAccess, TableAccess
 from thunderdb.storage.page import VALUE_HEADER, Page
 from thunderdb.storage.pool import BufferPool, Miss
@@ -272,7 +272,7 @@ class Rows:
             entries.append((index, entry))
         if payload is None:
             payload = table.row.encode(values)
-        await self._put_row(txn, table.root, key, payload)
+        await self.put_row(txn, table.root, key, payload)
         for index, entry in entries:
             await self._put(txn, index.root, entry, 0, key)
         return None, key
@@ -293,8 +293,8 @@ class Rows:
         payload = table.row.encode(values)
         for index in table.indexes:
             await self._update_index(txn, table, index, key, old_payload, values)
-        await self._drop_large(txn, table.root, key)
-        await self._put_row(txn, table.root, key, payload)
+        await self.drop_large(txn, table.root, key)
+        await self.put_row(txn, table.root, key, payload)
         return key
 
     # -- Writing one row in one synchronous step: the hot path
@@ -379,7 +379,7 @@ class Rows:
                     f'duplicate key value violates unique constraint "{index.definition.name}"',
                     table.describe_key(index.columns, values),
                 )
-        await self._ghost(txn, index.root, old_entry)
+        await self.ghost(txn, index.root, old_entry)
         await self._put(txn, index.root, new_entry, 0, key)
 
     async def delete(self, txn: Txn, definition: TableDef, key: bytes, old_payload: bytes) -> None:
@@ -390,9 +390,9 @@ class Rows:
             entry, unique = index.entry_of_payload(old_payload, key)
             if unique:
                 await self._lock_key(txn, index.root, entry)
-            await self._ghost(txn, index.root, entry)
-        await self._drop_large(txn, table.root, key)
-        await self._ghost(txn, table.root, key)
+            await self.ghost(txn, index.root, entry)
+        await self.drop_large(txn, table.root, key)
+        await self.ghost(txn, table.root, key)
 
     async def _lock_key(self, txn: Txn, root: int, key: bytes) -> None:
         wait = self.manager.locks.acquire(txn, (root, key), Mode.EXCLUSIVE)
@@ -407,7 +407,8 @@ class Rows:
         value = btree.get(self.access, root, key)
         return None if value is None or value[16] & GHOST else value[VALUE_HEADER_SIZE:]
 
-    async def _put_row(self, txn: Txn, root: int, key: bytes, payload: bytes) -> None:
+    async def put_row(self, txn: Txn, root: int, key: bytes, payload: bytes) -> None:
+        """Write a row under its lock, as a large value where it is too long for a leaf."""
         if len(payload) > self._inline_limit:
             reference = await large.store(self.access, txn, payload)
             await self._put(txn, root, key, LARGE, reference)
@@ -421,12 +422,14 @@ class Rows:
             lsn, old = await self.access.run(btree.put, self.access, txn, root, key, flags, payload)
         self.versions.remember(lsn, old)
 
-    async def _ghost(self, txn: Txn, root: int, key: bytes) -> None:
+    async def ghost(self, txn: Txn, root: int, key: bytes) -> None:
+        """Delete a row or an index entry under its lock."""
         lsn, old = await self.access.run(btree.delete, self.access, txn, root, key)
         self.versions.remember(lsn, old)
         txn.ghosts.append((root, key))
 
-    async def _drop_large(self, txn: Txn, root: int, key: bytes) -> None:
+    async def drop_large(self, txn: Txn, root: int, key: bytes) -> None:
+        """Let go of the large value at `key`, if there is one."""
         value = await self.access.run(btree.get, self.access, root, key)
         if value is not None and value[16] & LARGE and not value[16] & GHOST:
             await large.drop(self.access, txn, value[VALUE_HEADER_SIZE:])
@@ -448,7 +451,3 @@ class Rows:
 
     def forget_tree(self, root: int) -> None:
         self._next_rowid.pop(root, None)
-
-    def require_pk(self, definition: TableDef) -> None:
-        if not definition.pk:
-            raise SqlError("42P10", f'table "{definition.name}" has no primary key')
