@@ -126,7 +126,9 @@ class NodeOperator:
     async def _retain(self) -> None:
         """Carry retention out, unless the archive is not ours."""
         if self._is_drill or self.archiver is not None and self.archiver.status().refused:
-            raise Refused("nothing is removed: this database may not write to the archive")
+            raise Refused("this database may not write to the archive")
+        if any(not job.ended for job in self.jobs.jobs()):
+            raise Refused("a backup is running, and may stand on what would go")
         done = await expire(self.ports, self.config, self._codec, self.database.events, **self._whose())
         self._window = done.window
 

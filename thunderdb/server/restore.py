@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from thunderdb.archive.directory import is_url
+from thunderdb.backup.holding import holding
 from thunderdb.backup.plan import Plan, plan_restore
 from thunderdb.backup.restore import RestoreReport, restore
 from thunderdb.base.config import Config
@@ -70,7 +71,8 @@ def run_restore(config: Config, options: RestoreOptions) -> int:
                 return plan, None
             for note in plan.notes:
                 events.emit("restore.note", text=note)
-            return plan, await restore(ports, config, plan, events, check=bool(options.report))
+            check = bool(options.report)
+            return plan, await holding(ports, plan, events, lambda: restore(ports, config, plan, events, check=check))
         finally:
             if bar is not None:
                 bar.stop()

@@ -17,7 +17,7 @@ from thunderdb.archive.codec import Codec
 from thunderdb.archive.identity import read_identity
 from thunderdb.archive.retention import Decision, show_time
 from thunderdb.backup.expire import Expired, decide, expire
-from thunderdb.backup.jobs import COMPLETED, JOBS_FILE
+from thunderdb.backup.jobs import COMPLETED, FAILED, JOBS_FILE
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ConfigError, Refused, StorageError
 from thunderdb.base.events import Events
@@ -47,6 +47,8 @@ def run_retention(config: Config, *, remove: bool, as_json: bool) -> int:
             raise Refused("this database is a drill (restored with --no-archive): it removes nothing", "Run it in production.")
         events = Events()
         events.subscribe(log_writer(config.level, config.format))
+        if running := await _running_backup(ports.disk, config):
+            raise Refused(f"backup {running} is running, and may stand on what would go", "Wait until it ends, or cancel it.")
         return await expire(ports, config, codec, events, **whose)
 
     done = run_real(main)
@@ -70,12 +72,22 @@ async def _whose(disk: Disk, config: Config) -> dict[str, Any]:
     if states:
         newest = max(states, key=lambda state: state.sequence)
         found = {"system_id": newest.system_id, "timeline": newest.timeline}
+    found["known"] = [str(job["destination"]) for job in await _jobs(disk, config) if job.get("status") == COMPLETED]
+    return found
+
+
+async def _running_backup(disk: Disk, config: Config) -> str:
+    """The id of a backup that has not ended, "" if there is none."""
+    running = [job for job in await _jobs(disk, config) if job.get("status") not in (COMPLETED, FAILED)]
+    return str(running[0].get("id")) if running else ""
+
+
+async def _jobs(disk: Disk, config: Config) -> list[dict[str, Any]]:
     try:
         jobs = json.loads(await disk.read_file(f"{config.data_dir}/{JOBS_FILE}"))["jobs"]
-        found["known"] = [str(job["destination"]) for job in jobs if job["status"] == COMPLETED]
     except (OSError, StorageError, ValueError, KeyError, TypeError):
-        pass
-    return found
+        return []
+    return [job for job in jobs if isinstance(job, dict) and "destination" in job]
 
 
 def lines(done: Expired, removed: bool) -> list[str]:
