@@ -204,6 +204,8 @@ def test_into_the_old_database_or_beside_a_daemon(accident: Accident) -> None:
     accident.node.start(60)
     done = restored(accident.node, "latest", accident.place / "backups", accident.archive)
     assert done.returncode == 3, done.stderr
+    done = restored(accident.node, accident.before, accident.place / "backups", accident.archive, "--dry-run")
+    assert done.returncode == 0 and "Note: as things are, the restore itself would be refused: " in done.stdout
     assert rows(accident.node) == accident.last
     assert accident.node.stop(60) == 0
 

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     COPY = "copy"
     INTERRUPTED = "interrupted"
     OPENED = "opened"
+    BLOCKED = "blocked"  # refused, which a dry run only reports
 
 
 class InTheWay(Refused):

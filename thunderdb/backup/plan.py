@@ -8,6 +8,7 @@ N3. The plan names each piece of log with a digest of what was read: the restore
 N4. An interrupted restore is planned to the stop that it had, whatever has been archived since.
 N5. The newest timeline that descends from the backup is followed. One that has no log in the archive (a restore claimed its
     number, and nothing was ever shipped) is not, unless it is asked for: else one restore would hide what another could reach.
+N6. A dry run is for looking before the database is stopped or its directories are emptied: what is in the way is only a note.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from thunderdb.archive.directory import open_store
 from thunderdb.archive.index import LogSource, StoreSource
 from thunderdb.backup.branches import Followed, check_unambiguous
 from thunderdb.backup.chain import is_backup, list_backups, open_chain
-from thunderdb.backup.destination import Destination, InTheWay, inspect, read_marker
+from thunderdb.backup.destination import Destination, InTheWay, Kind, inspect, read_marker
 from thunderdb.backup.logline import (
     Found,
     Gap,
@@ -168,7 +169,13 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     backup = chain[-1]
     _check_config(config, backup)
     key = (request.target.text, backup_key(backup), request.timeline, request.no_archive)
-    destination = await inspect(ports.disk, config, backup, key)
+    blocked = ""
+    try:
+        destination = await inspect(ports.disk, config, backup, key)
+    except Refused as error:
+        if not request.dry_run:
+            raise
+        destination, blocked = Destination(Kind.BLOCKED, None, 0), _blocked(error)
     archive, source, place = _archive(ports, config, request, cipher)
     sources: list[LogSource] = [*([source] if source is not None else []), BackupLog(backup)]
     own = Line(backup.timeline, backup.history)
@@ -191,8 +198,20 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
         request.target, chain, sources, archive, place, line, lines, scan.segments, stop, destination, key, request.no_archive,
         page_bytes, log_bytes, scan.newest_us, scan.notes,
     )  # fmt: skip
-    await _check_space(ports, config, plan)
+    try:
+        await _check_space(ports, config, plan)
+    except Refused as error:
+        if not request.dry_run:
+            raise
+        blocked = blocked or _blocked(error)
+    if blocked:
+        plan.notes.insert(0, blocked)
     return plan
+
+
+def _blocked(error: Refused) -> str:
+    """N6."""
+    return f"as things are, the restore itself would be refused: {error.message}"
 
 
 async def _check_newest_line(
@@ -315,7 +334,7 @@ class _Scan:
         least_lsn = max(backup.end_lsn, backup.checkpoint_lsn + 1)
         look_ahead_us = None if request.dry_run else LOOK_AHEAD_US
         finder = StopFinder(target, least_lsn, backup.checkpoint_lsn, look_ahead_us, backup.end_time_us)
-        found: Found | Gap | None = await self._reader.first(backup.keep_lsn, self._newest_number())
+        found: Found | Gap | None = await self._reader.first(backup.keep_lsn, await self._newest_number())
         gap: Gap | None = None
         while isinstance(found, Found):
             self._take(found)
@@ -347,9 +366,10 @@ class _Scan:
         self._check_torn(stop.lsn)
         return stop
 
-    def _newest_number(self) -> int:
-        numbers = BackupLog(self._backup).numbers(self._backup.timeline)
-        return max([self._backup.control.newest_segment, *numbers])
+    async def _newest_number(self) -> int:
+        """Where to begin looking for the log that the backup needs: at what it has itself, else at its newest segment."""
+        backup = self._backup
+        return await BackupLog(backup).newest_at(backup.timeline, backup.keep_lsn) or backup.control.newest_segment
 
     async def _vouched_us(self, end_lsn: int) -> int:
         """Up to when the archive says that there is no commit beyond `end_lsn`."""
@@ -372,9 +392,6 @@ class _Scan:
         if self._torn:
             self._note_images(found)
         self.segments.append(Segment(piece, piece.end_lsn, used_digest(found.data, piece.header, piece.end_lsn)))
-        self._last_data = found.data
-
-    _last_data: bytes = b""
 
     def _cut(self, stop_lsn: int) -> None:
         """Drop what lies behind the stop, and cut the piece that holds it."""

@@ -26,6 +26,7 @@ from thunderdb.runtime.ports import ObjectStore, Ports
 from thunderdb.storage.control import FILE_SIZE, SLOT_OFFSETS, SLOT_SIZE, ControlState, DatabaseState, decode_slot
 from thunderdb.storage.files import FILE_LIMIT
 from thunderdb.storage.page import PAGE_HEADER
+from thunderdb.wal.segment import decode_segment_header
 from thunderdb.wal.timeline import Fork, parse_history, parse_history_name
 
 CONTROL = "data/control"
@@ -120,13 +121,19 @@ class BackupSource:
     def wal_files(self) -> list[StoredFile]:
         return sorted((file for file in self.files if file.path.startswith("wal/")), key=lambda file: file.path)
 
-    async def read(self, file: StoredFile) -> AsyncIterator[bytes]:
-        """The file's decoded bytes, front to back. Raises: Corruption (named), StorageError, Refused (key)."""
-
+    def _reader(self, file: StoredFile) -> FrameReader:
         async def read_range(offset: int, size: int) -> bytes:
             return await self.store.get_range(file.path, offset, size)
 
-        reader = FrameReader(self.ports, read_range, file.path, file.size, self.cipher)
+        return FrameReader(self.ports, read_range, file.path, file.size, self.cipher)
+
+    async def read_head(self, file: StoredFile) -> bytes:
+        """Some decoded bytes from the file's beginning, unverified."""
+        return await self._reader(file).next()
+
+    async def read(self, file: StoredFile) -> AsyncIterator[bytes]:
+        """The file's decoded bytes, front to back. Raises: Corruption (named), StorageError, Refused (key)."""
+        reader = self._reader(file)
         while data := await reader.next():
             yield data
         if file.digest and (reader.size, reader.digest) != (file.size, file.digest):
@@ -192,6 +199,19 @@ class BackupLog:
     async def segment(self, timeline: int, number: int) -> bytes | None:
         file = self._files.get((timeline, number))
         return None if file is None else await self._backup.read_whole(file)
+
+    async def newest_at(self, timeline: int, lsn: int) -> int:
+        """The last segment that begins at or below an LSN, read off the headers only; 0 if none does."""
+        newest = 0
+        for number in self.numbers(timeline):
+            try:
+                head = await self._backup.read_head(self._files[timeline, number])
+                if decode_segment_header(head, timeline, number, self._backup.system_id).start_lsn > lsn:
+                    break
+            except (Corruption, FileNotFoundError):
+                continue  # whoever needs it will say so
+            newest = number
+        return newest
 
     async def history(self, timeline: int) -> str | None:
         file = self._histories.get(timeline)

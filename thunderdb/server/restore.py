@@ -23,7 +23,7 @@ from thunderdb.backup.holding import holding
 from thunderdb.backup.plan import Plan, plan_restore
 from thunderdb.backup.restore import RestoreReport, restore
 from thunderdb.base.config import Config
-from thunderdb.base.errors import ConfigError, StorageError
+from thunderdb.base.errors import ConfigError, StorageError, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.target import format_time, parse_target
@@ -60,8 +60,9 @@ def run_restore(config: Config, options: RestoreOptions) -> int:
 
     async def main(ports: RealPorts) -> tuple[Plan, RestoreReport | None]:
         events = Events()
-        events.subscribe(log_writer(config.level, config.format))
+        # The bar first: it takes stderr over, and prints what the log writes above itself.
         bar = _progress_bar(events) if sys.stderr.isatty() and config.format != "json" and not options.dry_run else None
+        events.subscribe(log_writer(config.level, config.format))
         try:
             plan = await plan_restore(
                 ports, config, target, _place(options.backup), _place(options.archive), timeline=options.timeline,
@@ -80,6 +81,8 @@ def run_restore(config: Config, options: RestoreOptions) -> int:
 
     try:
         plan, report = run_real(main)
+    except KeyboardInterrupt:
+        raise ThunderError("the restore was interrupted", "Run the same command again; it goes on.") from None
     except OSError as error:
         raise StorageError(f"the restore failed: {error}", "Check owner and permissions of all directories.") from None
     finally:
