@@ -3,7 +3,7 @@
 T1. A file counts as archived only when what the archive has was read back and is the same.
 T2. A file that is there already: identical is success, different is a Conflict; nothing is ever replaced but a partial segment.
 T3. A partial segment is appended to in place in a directory, where files are stored as they are; else it is put as a whole.
-T4. A partial segment that is not as this writer left it has another writer: a Conflict.
+T4. A partial segment that is not as this writer left it is not written to: whoever sees that looks at the archive anew.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from thunderdb.runtime.ports import File, ObjectStore, Offload
 
 class Conflict(StorageError):
     """The archive has another file under this name: somebody else writes there, or this is not the database it was."""
+
+
+class TailConflict(Conflict):
+    """The partial segment is not as this writer left it."""
 
 
 class Target(Protocol):
@@ -165,7 +169,7 @@ class StoreTarget:
         if size is None:
             self._tail_size = self._tail_stored = 0
         elif size != self._tail_stored:
-            raise Conflict(
+            raise TailConflict(
                 f"{self.place}/{key} has {size} bytes, but this database left it with {self._tail_stored}",
                 "Another database writes to this archive, or the object was changed by hand.",
             )

@@ -81,6 +81,7 @@ class MemoryStore:
         self.objects: dict[str, bytes] = {}
         self.down = False
         self.lose_answers = 0
+        self.hidden = ""  # a key that the listing does not show yet
         self.puts: list[str] = []
         self.on_put: Callable[[str, bytes], bytes] = lambda key, data: data
 
@@ -124,7 +125,8 @@ class MemoryStore:
 
     async def list(self, prefix: str = "") -> list[Stored]:
         self._reach()
-        return [Stored(key, len(self.objects[key])) for key in sorted(self.objects) if key.startswith(prefix)]
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key != self.hidden)
+        return [Stored(key, len(self.objects[key])) for key in keys]
 
     async def delete(self, key: str) -> None:
         self._reach()
