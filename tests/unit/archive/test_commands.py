@@ -222,7 +222,7 @@ def test_an_owner_is_refused_through_a_command_too() -> None:
 
 def test_what_was_archived_is_written_down_before_the_log_goes() -> None:
     """Simulator, seed 18: killed in between, an archive that cannot be listed seemed to have a gap."""
-    world, _bucket = bucket_world(restore=False)
+    world, bucket = bucket_world(restore=False)
     db = world.start()
     table = world.table()
     world.run(db.checkpoint())
@@ -233,10 +233,14 @@ def test_what_was_archived_is_written_down_before_the_log_goes() -> None:
             remembered.append(json.loads(bytes(world.disk.files[f"{DATA}/archived"]))["number"] - fields["number"])
 
     db.events.subscribe(watch)
+    world.rest(2)
+    bucket.answer = (1, "503")  # an outage, so that checkpoints are ahead of the archive
     for row in range(5):
         world.insert(table, [row, "x"])
-        world.switch()
+        db.log.switch_segment()
         world.run(db.checkpoint())
         world.run(db.checkpoint())
+    bucket.answer = None
+    world.rest(120)
     assert remembered and min(remembered) >= 0
     world.close()
