@@ -31,6 +31,8 @@ MAX_CACHED = 2000
 MAX_CACHED_TEXT = 4096
 CACHED_KINDS = frozenset({"begin", "commit", "rollback"})
 MATCHER_PREFIX = 20
+MATCHER_AFTER = 20
+"""How often a template must have been met before it is worth a regular expression, which takes a millisecond to compile."""
 MAX_MATCHERS = 6
 Reader = Callable[[str], Any]
 Matcher = Callable[[str], "re.Match[str] | None"]
@@ -67,7 +69,7 @@ class Planned:
 
     __slots__ = (
         "plan", "catalog", "readers", "description", "point", "quick_write", "param_types",
-        "_encoders", "_descriptions", "_parsers", "_oids",
+        "found", "_encoders", "_descriptions", "_parsers", "_oids",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, catalog: Any, classes: str = "") -> None:
@@ -81,6 +83,7 @@ class Planned:
         self.quick_write = plan if isinstance(plan, (UpdatePlan, InsertPlan)) and plan.quick and not plan.subqueries else None
         self._encoders: dict[Any, Callable[[Sequence[Any]], bytes]] = {}
         self.param_types = tuple(slots.types)
+        self.found = 0  # how often, by its template
         self._descriptions: dict[tuple[int, ...], bytes] = {}
         self._parsers: list[Reader] | None = None
         self._oids: tuple[int, ...] | None = None
@@ -158,6 +161,9 @@ class Shared:
         planned = self.templates.get(template[0])
         if planned is None or planned.catalog is not catalog:
             return None
+        planned.found += 1
+        if planned.found == MATCHER_AFTER:
+            self._remember_matcher(template[0], planned)
         return planned, [read(literal) for read, literal in zip(planned.readers, template[1], strict=True)]
 
     def find_prepared(self, sql: str, declared: tuple[str, ...], catalog: Any) -> Planned | None:
@@ -201,8 +207,6 @@ class Shared:
         except (SqlError, Hard, ValueError):
             planned = None  # K2; if the statement itself is wrong, its own text will say where
         self._remember(self.templates, key, planned)
-        if planned is not None:
-            self._remember_matcher(key, planned)
         return planned
 
     def _remember_matcher(self, key: str, planned: Planned) -> None:

@@ -327,3 +327,20 @@ def test_pages_that_are_not_in_memory_are_loaded_on_the_quick_path(wire: Wire, m
         wire.world.scheduler.settle()
         assert kinds(wire.connection) == answer
         assert (database.pool.loads > loads) == (answer == "TDCZ" or "update" in statement)
+
+
+def test_a_statement_met_often_gives_the_same_as_ever(wire: Wire) -> None:
+    """Its template's plan is found by a regular expression then, until the table changes."""
+    shared = wire.sql[0].shared
+
+    def rows(number: int) -> list[tuple[str, bytes]]:
+        return [message for message in wire.talk(query(f"select * from t where a = {number}")) if message[0] == "D"]
+
+    first = {number: rows(number) for number in range(1, 22)}
+    assert shared.matchers and not first[21] and len(set(map(str, first.values()))) == 21
+    assert {number: rows(number) for number in range(1, 22)} == first
+    wire.database.client().run("alter table t add column d int default 9")
+    changed = {number: rows(number) for number in range(1, 22)}
+    assert all(bool(changed[number]) == bool(first[number]) for number in first)
+    assert all(b"9" in changed[number][0][1] and changed[number] != first[number] for number in range(1, 21))
+    assert {number: rows(number) for number in range(1, 22)} == changed
