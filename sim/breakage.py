@@ -142,7 +142,6 @@ class Breakage:
     def _disk_fault(self, kind: str, chance: float, args: dict[str, Any]) -> None:
         node = self.site.node
         node.set_faults(DiskFaults({kind: chance}, args.get("path", "")))
-        self.site.fired(kind, _kind_of(args.get("path", "")))
         self._later(args, lambda: node.set_faults(DiskFaults()))
 
     # -- Stores

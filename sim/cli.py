@@ -73,7 +73,7 @@ def sweep_command(files: tuple[str, ...], seeds: str, jobs: int | None, time_s: 
     except ScenarioError as error:
         _leave(error)
     totals = sweep(loaded, chosen, jobs or os.cpu_count() or 1, time_s, list(promises), sys.stdout, sys.stderr)
-    sys.exit(0 if totals.runs and not totals.violations else 1)
+    sys.exit(0 if totals.runs and not totals.violations and not totals.missing else 1)
 
 
 @main.command("exhaustive")

@@ -13,10 +13,10 @@ N3. The operator's delay passes once an incident, before the first step that rec
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from sim.breakage import Breakage
+from sim.coverage import file_kind
 from sim.faults_plan import fates_of
 from sim.judge import Judge
 from sim.kernel import Livelock
@@ -78,7 +78,7 @@ class Incident:
         result.events = world.trace.events
         result.events_by_kind = world.trace.by_op()
         result.faults = {kind: world.fired[kind] for kind in sorted(world.fired)}
-        result.coverage = dict(sorted(site.coverage.items()))
+        result.coverage = dict(sorted(world.coverage.items()))
         result.transactions = site.recorder.acked
         result.errors = dict(sorted(site.recorder.counts.items()))
         result.marks = [(mark.time_ns, mark.kind, mark.what) for mark in site.marks]
@@ -296,25 +296,3 @@ class Incident:
         elif promises.outcome == "must_refuse" and not refused:
             found.append("it was to be refused, but was not" if not self.actions.refusals else "it was refused, and yet served")
         result.violations += self.judge.verdict(promises, refused)
-
-
-def file_kind(path: str) -> str:
-    """Which kind of file a path is, for the coverage table."""
-    name = path.rpartition("/")[2]
-    if "/mnt/" in path:
-        return "backup" if "data" in path or "manifest" in path else "archive"
-    if name.startswith("pages."):
-        return "page"
-    if name == "control" or name.startswith("written"):
-        return name.partition(".")[0]
-    if len(name) == 24 or name.endswith(".history"):
-        return "segment" if len(name) == 24 else "history"
-    return "directory" if "." not in name else "other"
-
-
-def coverage_of(results: list[dict[str, int]]) -> Counter[str]:
-    """The sum of coverage tables."""
-    total: Counter[str] = Counter()
-    for one_result in results:
-        total.update(one_result)
-    return total

@@ -193,6 +193,7 @@ class SimDisk:
         self.armed: list[Armed] = []
         self.fired = fired
         self.on_boundary: Boundary | None = None
+        self.on_fault: Callable[[str, str], None] | None = None
         self.changes = 0  # boundaries crossed so far, two per changing operation
         self.locks: dict[str, None] = {}
         self.log_lives: list[tuple[int, list[int]]] = []  # sim/history: where each log of this life went on, and its records
@@ -442,6 +443,8 @@ class SimDisk:
             fired = self.stream(kind).random() < chance
         if fired:
             self.fired[kind] += 1
+            if self.on_fault is not None:
+                self.on_fault(kind, path)
             self._trace.event(self.scheduler.kernel._now, self.scheduler.node, Op.FAULT, f"{kind} {path}".encode())
         return fired
 

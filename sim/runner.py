@@ -125,6 +125,7 @@ class Run:
         result.sim_ns = world.now_ns
         result.events = world.trace.events
         result.events_by_kind = world.trace.by_op()
+        result.coverage = dict(sorted(world.coverage.items()))
         result.faults = {kind: world.fired[kind] for kind in sorted(world.fired)}
         result.transactions = self.oracle.acked
         result.errors = dict(sorted(self.oracle.counts.items()))
@@ -203,13 +204,14 @@ class Run:
                 node.set_boundary(None)
         if node.alive:
             self._check_calls()
+            self.world.coverage[f"{'power_cut' if strike.power else 'kill'}|machine|serving"] += 1
             node.crash(strike.power, fates_of(strike.fates))
 
     def _arm(self, strike: Strike) -> None:
         """Have the node die at a boundary to come."""
         node, left = self.node, strike.boundary
 
-        def hook(_action: str, _path: str, _before: bool) -> None:
+        def hook(_action: str, path: str, _before: bool) -> None:
             nonlocal left
             if strike.dirty and node.image.is_quiet():
                 return
@@ -217,6 +219,7 @@ class Run:
             if left == 0:
                 node.set_boundary(None)
                 self.world.fired["at_boundary"] += 1
+                self.world.fault_at(f"{'power_cut' if strike.power else 'kill'} at I/O", path)
                 node.crash(strike.power, fates_of(strike.fates))
 
         node.set_boundary(hook)
@@ -305,7 +308,7 @@ class Run:
 
     async def _open(self, strikes: tuple[Strike, ...]) -> None:
         """Start the node and open its database, struck again while it recovers."""
-        node = self.node
+        node, self.world.phase = self.node, "restart"
         for attempt in range(len(strikes) + 3):
             if not node.alive:
                 node.restart()
@@ -340,6 +343,7 @@ class Run:
             db.on_fatal = self._failed
             db.log.on_commit = self.oracle.commit_appended
             self.life += 1
+            self.world.phase = "serving"
             if self.plan.driver == "sql":
                 self.server = Server(node, db, self.oracle, events)
                 await self._call(self.server.start())

@@ -14,7 +14,6 @@ I3. Everything the report shows as a moment is a mark; marks are taken where the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -95,12 +94,19 @@ class Site:
         self.marks: list[Mark] = []
         self.events: list[tuple[str, int]] = []
         self.waiting: list[tuple[str, int, Future[None]]] = []
-        self.coverage: Counter[str] = Counter()
         self.phase = "set up"
         self.fatal: BaseException | None = None
         self.losing_expected = False
         self.workload = self._workload()
         self.mix = dict(scenario.workload.mix) or dict(DEFAULT_MIX)
+
+    @property
+    def phase(self) -> str:
+        return self.world.phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        self.world.phase = phase
 
     # -- Machines and stores
 
@@ -161,7 +167,7 @@ class Site:
 
     def fired(self, fault: str, kind: str) -> None:
         """A fault has been injected: for the coverage table, by fault, file kind and phase."""
-        self.coverage[f"{fault}|{kind}|{self.phase}"] += 1
+        self.world.coverage[f"{fault}|{kind}|{self.phase}"] += 1
 
     def happened(self, name: str, fields: dict[str, Any]) -> None:
         """An event of the engine, or of this harness."""

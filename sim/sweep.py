@@ -10,10 +10,12 @@ import multiprocessing
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from sim import coverage
 from sim.report import Report, measure, replay_line
 from sim.scenario import Scenario, ScenarioError
 
@@ -30,9 +32,18 @@ class Totals:
     events: int = 0
     busy_s: float = 0.0
     rto_s: list[float] = field(default_factory=list)
+    runs_of: Counter[int] = field(default_factory=Counter)
+    fired: dict[int, Counter[str]] = field(default_factory=dict)
+    coverage: dict[int, Counter[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    """Fault classes that were enabled and never fired."""
+    interrupted: bool = False
 
-    def add(self, report: Report) -> None:
+    def add(self, report: Report, position: int = 0) -> None:
         self.runs += 1
+        self.runs_of[position] += 1
+        self.fired.setdefault(position, Counter()).update(report.get("faults", {}))
+        self.coverage.setdefault(position, Counter()).update(report.get("coverage", {}))
         self.violations += report["verdict"] != "ok"
         self.events += report["events"]
         self.busy_s += report.get("cpu_s", 0.0)
@@ -95,7 +106,7 @@ def sweep(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for position, report in reports:
-            totals.add(report)
+            totals.add(report, position)
             print(json.dumps(report), file=out, flush=True)
             if report["verdict"] != "ok":
                 print(_clear(live) + replay_line(report, scenarios[position].path, promises), file=err, flush=True)
@@ -106,9 +117,25 @@ def sweep(
     except KeyboardInterrupt:
         print(_clear(live) + "interrupted", file=err, flush=True)
         reports.close()
+        totals.interrupted = True
+    _cover(scenarios, totals, err)
     print(_clear(live) + totals.progress(total, time.monotonic() - began), file=err, flush=True)
     print(f"{totals.runs} runs, {totals.violations} violations", file=out, flush=True)
     return totals
+
+
+def _cover(scenarios: list[Scenario], totals: Totals, err: TextIO) -> None:
+    """Show what struck what, and name the fault classes that were enabled and never fired (coverage.C1)."""
+    everything = coverage.total(totals.coverage.values())
+    if everything:
+        print(f"faults by file and phase:\n{coverage.text(everything)}", file=err, flush=True)
+    for position, scenario in enumerate(scenarios):
+        if totals.runs_of[position] < coverage.ENOUGH_RUNS or totals.interrupted:
+            continue
+        for fault in coverage.never_fired(scenario, totals.fired[position], totals.coverage[position]):
+            totals.missing.append(f"{scenario.name}: {fault} is enabled, but never fired in {totals.runs_of[position]} runs")
+    for line in totals.missing:
+        print(line, file=err, flush=True)
 
 
 def _clear(live: bool) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from sim.clock import SimClock
+from sim.coverage import file_kind
 from sim.disk import Boundary, DeviceProfile, DiskFaults, SimDisk
 from sim.fates import MixedFates
 from sim.image import DiskImage, Fates
@@ -92,6 +93,7 @@ class SimPorts:
         self.tasks = SimTasks(self.scheduler)
         self.clock = node.clock
         self.disk = SimDisk(self.scheduler, node.image, world.streams, node.name, node.profile, world.fired)
+        self.disk.on_fault = world.fault_at
         self.network = SimNetwork(world.net, node.name, self.scheduler)
         self.random = node.stream("random")
         self.offload = SimOffload(self.tasks, self.scheduler, node.stream("offload"))
@@ -271,6 +273,8 @@ class World:
         self.trace = Trace(record)
         self.kernel = Kernel(self.streams.stream("ties"))
         self.fired: Counter[str] = Counter()
+        self.coverage: Counter[str] = Counter()
+        self.phase = "serving"
         self.scheduler = SimScheduler(self.kernel, self.trace, 0, self.streams.stream("order"))
         self.tasks = SimTasks(self.scheduler)
         self.net = Net(self.kernel, self.trace, self.streams, self.fired)
@@ -281,6 +285,10 @@ class World:
     @property
     def now_ns(self) -> int:
         return self.kernel.now_ns
+
+    def fault_at(self, fault: str, path: str) -> None:
+        """A fault strikes a file: for the coverage table."""
+        self.coverage[f"{fault}|{file_kind(path)}|{self.phase}"] += 1
 
     def node(self, name: str, image: DiskImage | None = None, profile: DeviceProfile | None = None) -> SimNode:
         """The node of that name; made, with an empty disk or the given one, at its first mention."""

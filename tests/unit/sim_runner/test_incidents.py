@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from sim import coverage
 from sim.disaster import run
 from sim.plan import fixed
 from sim.scenario import Scenario, parse, with_promises
@@ -56,6 +58,27 @@ def test_what_is_measured() -> None:
 def test_promises_and_expectations_can_fail(text: str, words: str) -> None:
     result = run(incident(text), 1)
     assert result.verdict == "violation" and words in result.violations[0]
+
+
+def test_a_fault_that_never_fires_is_named() -> None:
+    scenario = parse("faults: {kinds: {kill: 1, stop: 1}, disk: {stall: 0.1}, disk_full: 0.1}")
+    assert coverage.enabled(scenario) == ["disk_full", "kill", "stall", "stop"]
+    fired = Counter({"kill": 3, "clean_stop": 1, "disk_full": 0})
+    assert coverage.never_fired(scenario, fired, Counter({"stall|segment|serving": 2})) == ["disk_full"]
+    assert coverage.never_fired(incident(KILLED), Counter(), Counter()) == ["kill"]
+    assert coverage.never_fired(incident(KILLED), Counter(), Counter({"kill at I/O|page|restart": 1})) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/thunderdb/data/pages.000000", "page"), ("/var/lib/thunderdb/wal/000000010000000000000001", "segment"),
+        ("/var/lib/thunderdb/data/control", "control"), ("/var/lib/thunderdb/wal", "directory"), ("", "any file"),
+        ("/mnt/nas/nightly/data/pages.000000", "backup"), ("/mnt/nas/archive/000000010000000000000001", "archive"),
+    ],
+)  # fmt: skip
+def test_kinds_of_files(path: str, kind: str) -> None:
+    assert coverage.file_kind(path) == kind
 
 
 def test_a_lie_of_the_disk_is_seen_as_loss() -> None:
