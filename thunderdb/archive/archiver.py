@@ -41,9 +41,11 @@ LAST_BACKOFF_NS = 60 * SECOND_NS
 STOP_NS = 5 * SECOND_NS
 IDLE_NOTE_NS = 10 * SECOND_NS
 FLUSH_NS = SECOND_NS
-NOTED_NS = 2 * SECOND_NS
+NOTED_NS = SECOND_NS
 RELIST_NS = 3600 * SECOND_NS
 HOLD = "archive"
+NOBODY = Identity("")
+DRILL = "this database is a drill (restored with --no-archive): it archives nothing"
 
 
 class Archiver:
@@ -87,15 +89,24 @@ class Archiver:
         """
         if not config.wal_archive_enabled:
             return None
-        identity = await own_identity(ports.disk, config.data_dir, ports.random)
-        archiver = cls(db, make_target(ports, config, await load_cipher(ports, config)), identity)
-        if not identity.no_archive:
+        archiver = cls(db, make_target(ports, config, await load_cipher(ports, config)), NOBODY)
+        try:
+            await archiver._identify()
+        except (ThunderError, OSError):
+            pass  # it is tried again, loudly, and meanwhile nothing is written
+        else:
             await archiver._keep_promise()
         archiver.start()
         return archiver
 
+    async def _identify(self) -> None:
+        if self.identity is NOBODY:
+            self.identity = await own_identity(self.db.ports.disk, self._config.data_dir, self.db.ports.random)
+
     async def _keep_promise(self) -> None:
         """Commits must be after what an earlier life noted, even if the clock was set back meanwhile; it usually was not."""
+        if self.identity.no_archive:
+            return
         reading = self._tasks.spawn(self.target.noted(self.timeline), "archive.noted")
         try:
             complete = await self._tasks.wait_for(reading, NOTED_NS)
@@ -107,7 +118,7 @@ class Archiver:
     def start(self) -> None:
         if self.identity.no_archive:
             self.db.checkpointer.holds.pop(HOLD, None)
-            self._refused = "this database is a drill (restored with --no-archive): it archives nothing"
+            self._refused = DRILL
             self._events.emit("archive.drill", message=self._refused)
             return
         self.db.checkpointer.holds.setdefault(HOLD, 0)
@@ -217,6 +228,9 @@ class Archiver:
         """Look, check, claim (start.py); take over what is there."""
         if self._began:
             return
+        await self._identify()
+        if self.identity.no_archive:
+            raise Refused(DRILL)
         await self.ledger.begin()
         disk, ledger = self.db.ports.disk, self.ledger
         remembered = await ledger.remembered()

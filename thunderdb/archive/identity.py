@@ -22,6 +22,10 @@ from thunderdb.runtime.ports import Disk, Random
 IDENTITY_FILE = "identity"
 ARCHIVED_FILE = "archived"
 VERSION = 1
+DAMAGED_HINT = (
+    "Remove it and archive to a new place, or write into it the owner that the archive's history file names: "
+    '{"version": 1, "instance": "..."}.'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ async def read_identity(disk: Disk, data_dir: str) -> Identity | None:
         return None
     instance = found.get("instance")
     if not isinstance(instance, str) or len(instance) != 32:
-        raise Corruption(f"{data_dir}/{IDENTITY_FILE} is damaged: it names no instance", "Remove it: a new one will be made.")
+        raise Corruption(f"{data_dir}/{IDENTITY_FILE} is damaged: it names no instance", DAMAGED_HINT)
     return Identity(instance, bool(found.get("no_archive")))
 
 
@@ -94,7 +98,7 @@ async def _read(disk: Disk, path: str) -> dict[str, Any] | None:
     try:
         found = json.loads(data)
     except ValueError:
-        raise Corruption(f"{path} is damaged: it is not JSON", "Remove it: a new one will be made.") from None
+        raise Corruption(f"{path} is damaged: it is not JSON", DAMAGED_HINT) from None
     if not isinstance(found, dict) or found.get("version") != VERSION:
         raise Corruption(f"{path} is of another version", f"This program knows version {VERSION}.")
     return found

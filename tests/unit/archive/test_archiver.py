@@ -298,3 +298,24 @@ def test_a_damaged_segment_is_not_shipped() -> None:
     assert FIRST not in world.archive_names()
     assert world.archiver.status().failing
     assert world.db.checkpointer.holds["archive"] <= world.db.log.segments[0][1]
+
+
+def test_a_damaged_identity_stops_the_archiving_and_not_the_database() -> None:
+    world = ArchiveWorld()
+    world.start()
+    world.insert(world.table(), [1, "one"])
+    world.switch()
+    world.crash()
+    kept = bytes(world.disk.files[f"{DATA}/identity"])
+    world.disk.files[f"{DATA}/identity"] = bytearray(b"junk")
+    names = world.archive_names()
+    world.start()
+    world.insert(world.again(), [2, "two"])
+    world.rest(5)
+    status = world.archiver.status()
+    assert status.failing and f"{DATA}/identity is damaged" in status.last_error
+    assert world.archive_names() == names
+    world.disk.files[f"{DATA}/identity"] = bytearray(kept)
+    world.rest(60)
+    assert not world.archiver.status().failing and world.archiver.status().lag_bytes == 0
+    world.close()
