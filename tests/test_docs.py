@@ -108,3 +108,13 @@ def test_tests_that_a_document_names_exist() -> None:
 
 def _has_test(path: Path, name: str) -> bool:
     return path.exists() and re.search(rf"^(async )?def {name}\(", path.read_text(), re.M) is not None
+
+
+def test_every_endpoint_is_documented() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "thunderdb" / "server").glob("admin*.py"))
+    routes = re.findall(r'add_(get|post)\("(/[^"]+)"', source)
+    text = (ROOT / "docs" / "admin-api.md").read_text()
+    assert len(routes) > 10
+    shown = [f"{method.upper()} {path.replace('{id}', '<id>')}" for method, path in routes]
+    missing = [route for route in shown if f"`{route}`" not in text]
+    assert not missing, f"docs/admin-api.md does not describe {missing}"

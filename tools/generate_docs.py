@@ -78,6 +78,10 @@ And the process's usual ones: `thunderdb_process_resident_memory_bytes`, `thunde
 - `thunderdb_connections / thunderdb_connections_limit > 0.9`: soon clients will be answered 53300.
 - `rate(thunderdb_statement_errors_total[5m]) / rate(thunderdb_statements_total[5m])`: how much of the work fails.
 - `thunderdb_wal_next_lsn - thunderdb_checkpoint_redo_lsn`: the log that a crash now would have to replay, in bytes.
+- `thunderdb_rpo_exposed_seconds`: how much work would be lost if this machine were lost now; without an archive, all since the
+  last backup (commits are then counted since the start of the process).
+- `time() - thunderdb_last_backup_timestamp`: alert on the age of the last success, not on failures; what hangs never fails.
+- `time() - thunderdb_recovery_window_oldest_timestamp` against what you have promised to keep.
 - `thunderdb_recovery_duration_seconds` against `recovery_target`: what the last crash cost, beside what was wished.
 
 The events behind `thunderdb_events_total` are the log's lines: whatever is logged is counted, by the same name.
