@@ -5,7 +5,9 @@
 M1. Paths and names that are put into a command are made of safe characters only, so nothing in them means anything to a shell.
 M2. With a restore command a file is fetched before it is stored: identical is success, for some stores refuse to overwrite.
 M3. Without one, exit status 0 is all that is known: `verified` is false.
-M4. Commands may hold secrets: errors name the configuration key and what the command said on stderr, never the command.
+M4. A command that fails may mean that the file is not there, or that the store is out of reach: the exit status does not tell.
+    So that a log ends here is believed only if a file that was fetched before can be fetched once more: see `confirm`.
+M5. Commands may hold secrets: errors name the configuration key and what the command said on stderr, never the command.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class CommandSource:
     ) -> None:
         self.place = "wal_restore_command"
         self.last_error = ""
+        self._fetched = ""
         self._disk = disk
         self._command = command
         self._restore_command = restore_command
@@ -91,7 +94,16 @@ class CommandSource:
         except FileNotFoundError:
             return None
         await self._remove(path)
+        self._fetched = key
         return data
+
+    async def confirm(self) -> None:
+        """Make sure that what could not be fetched is not there (M4). Raises: StorageError if nothing can be fetched now."""
+        if self._fetched and await self.fetch_key(self._fetched) is None:
+            raise StorageError(
+                f"wal_restore_command no longer fetches {self._fetched}, which it has fetched before{_said(self.last_error)}",
+                "Run it by hand, and then the restore again.",
+            )
 
     async def segment(self, timeline: int, number: int) -> bytes | None:
         return await self.fetch(segment_name(timeline, number))
@@ -111,6 +123,7 @@ class CommandSource:
                 found.append(timeline)
                 misses = 0
             timeline += 1
+        await self.confirm()
         return found
 
     async def _remove(self, path: str) -> None:
@@ -242,7 +255,7 @@ class CommandTarget:
 
 
 async def run_command(command: Command, key: str, text: str, timeout_s: float) -> tuple[int, str]:
-    """Raises: StorageError, naming the configuration key, when it takes too long (M4)."""
+    """Raises: StorageError, naming the configuration key, when it takes too long (M5)."""
     try:
         return await command.run(text, timeout_s)
     except TimeoutError:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_128_hexdigest
 
+from thunderdb.archive.command_store import CommandSource
 from thunderdb.archive.index import ArchiveIndex, Complete, LogSource, StoreSource
 from thunderdb.backup.sources import BackupLog
 from thunderdb.base.errors import Corruption, Refused
@@ -202,6 +203,8 @@ class LineReader:
                 for number in range(around + 1, around + 1 + PROBE_AHEAD):
                     if await source.segment(timeline, number) is not None:
                         numbers.add(number)
+                if isinstance(source, CommandSource):
+                    await source.confirm()
         return sorted(numbers)
 
     async def complete(self) -> Complete | None:

@@ -45,6 +45,7 @@ from thunderdb.recovery.target import LATEST, Stop, StopFinder, Target, TargetKi
 from thunderdb.runtime.ports import Ports
 from thunderdb.wal.record import iter_changes
 from thunderdb.wal.segment import SegmentScan
+from thunderdb.wal.timeline import history_name
 
 LOOK_AHEAD_US = 24 * 3600 * 1_000_000
 """How much log (in time) behind a target time is searched for a clock that was set back; a dry run searches all of it."""
@@ -180,6 +181,8 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     sources: list[LogSource] = [*([source] if source is not None else []), BackupLog(backup)]
     own = Line(backup.timeline, backup.history)
     await _check_archive(archive, backup)
+    if isinstance(source, CommandSource):
+        await _check_command(source, backup)
     lines = await read_lines(sources, own)
     survey = await backup.survey()
     candidates = choose_lines(lines, own, backup.end_lsn, request.timeline)
@@ -308,6 +311,17 @@ async def _check_archive(archive: StoreSource | None, backup: BackupSource) -> N
                 f"{history.system_id:016x}, the backup {backup.system_id:016x}",
                 "Name the archive of this database with --wal-archive-dir.",
             )
+
+
+async def _check_command(source: CommandSource, backup: BackupSource) -> None:
+    """A command cannot be asked what there is, and fails alike for a file that is not there and a store out of reach; but of a
+    timeline that was archived there is a history file. Raises: Refused."""
+    if await source.history(backup.timeline) is None:
+        said = f": {source.last_error}" if source.last_error else ""
+        raise Refused(
+            f"wal_restore_command does not fetch {history_name(backup.timeline)}, which any archive of that timeline has{said}",
+            "Run it by hand; or leave it out of the configuration, to restore to what the backup itself holds.",
+        )
 
 
 class _Scan:

@@ -10,7 +10,7 @@ from tests.unit.backup.restoring import ARCHIVE, RestoreWorld
 from tests.unit.backup.test_restore_destination import hand_copy
 from thunderdb.archive.codec import Codec
 from thunderdb.backup.manifest import encode_manifest, parse_manifest
-from thunderdb.base.errors import Corruption, Refused
+from thunderdb.base.errors import Corruption, Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
 
@@ -243,6 +243,39 @@ def test_a_restore_command_serves_too() -> None:
     config = replace(world.target_config(), wal_restore_command="get %n %f")
     with pytest.raises(Refused, match="segment 000000010000000000000001 (breaks off|is missing)"):
         world.plan("latest", "/b/one", config, archive=None)
+
+
+@pytest.mark.parametrize("answers", range(8))
+def test_a_restore_command_that_stops_working_is_not_the_end_of_the_log(answers: int) -> None:
+    """A tool fails alike for what is not there and for a store that is out of reach."""
+    world = RestoreWorld()
+    world.backup("/b/one")
+    for _ in range(3):
+        mark = world.commit(2)
+        world.switch()
+    world.commit(1)  # in the open segment, which a command does not archive
+    world.ship()
+    left = [answers]
+
+    class Shell:
+        async def run(self, command: str, timeout_s: float) -> tuple[int, str]:
+            _, name, path = command.split(" ")
+            if f"{ARCHIVE}/{name}" in world.disk.files and left[0]:
+                left[0] -= 1
+                world.disk.files[path] = bytearray(world.disk.files[f"{ARCHIVE}/{name}"])
+                return 0, ""
+            return 1, "not found" if left[0] else "503 Slow Down"
+
+    world.command = Shell()  # type: ignore[assignment]
+    files = world.snapshot()
+    config = replace(world.target_config(), wal_restore_command="get %n %f")
+    with pytest.raises((Refused, StorageError), match="503 Slow Down|is missing") as caught:
+        world.plan("latest", "/b/one", config, archive=None)
+    assert caught.value.exit_code in (3, 4)
+    assert world.snapshot() == files
+    left[0] = 1000
+    world.restore("latest", "/b/one", config, archive=None)
+    assert world.keys_in(config) == mark.keys
 
 
 def test_a_copy_made_by_hand_needs_its_floor() -> None:
