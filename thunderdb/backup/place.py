@@ -22,7 +22,7 @@ from thunderdb.runtime.sync import Task, Tasks
 
 PARTIAL = ".partial"
 RUNNING_NAME = "backup_running"
-SYNC_BYTES = 64 << 20
+SYNC_BYTES = 16 << 20
 """A file is synced after each of these: one sync of a gigabyte at its end would stop everybody else's."""
 
 

@@ -10,6 +10,8 @@ B3. The number of pages is taken in the same step as end_lsn: files grow before 
     log names is there. Those beyond what was read are zeros, for their whole history is in this log.
 B4. Every page and every record is checked while it is copied. What is damaged and cannot be repaired fails the backup.
 B5. A failure, or `Progress.cancel`, removes what this backup wrote and nothing else. The database is never harmed by it.
+B7. Whoever works with the database goes first: while there are commits, the backup rests after each piece for PAUSE times as
+    long as the piece took, so that it takes a share of the machine, not all of it.
 B6. (incremental) A page is taken if its page_lsn is at or above the *redo_lsn* of the base: all older changes were on disk when
     the base was copied. The base lies before every fork in this timeline's history, and is known to be of this very history.
 """
@@ -46,6 +48,8 @@ CONFIG_NAME = "thunderdb.toml"
 IDENTITY_FILE = "identity"
 CONTROL_BYTES = 16 << 10
 POLL_NS = 200_000_000
+PAUSE = 1.0
+MAX_PAUSE_NS = 250_000_000
 
 
 class BackupCancelled(ThunderError):
@@ -147,6 +151,8 @@ class Backup:
     open_writer: FrameWriter | None = None
     began_ns: int = 0
     paced_bytes: int = 0
+    piece_ns: int = 0
+    commits: int = 0
 
     async def prepare(self, known: frozenset[str]) -> None:
         """Everything that can refuse, before a byte is written. Raises: Refused, DiskFull."""
@@ -256,16 +262,23 @@ class Backup:
 
     async def copied(self, size: int) -> None:
         """After each piece: count it, let others work, keep to the rate limit, and stop if that is asked for."""
+        clock, tasks = self.ports.clock, self.ports.tasks
         self.progress.bytes_done += size
         self.paced_bytes += size
-        await self.ports.tasks.work("backup.copy", max(1, size // self.db.files.page_size))
+        await tasks.work("backup.copy", max(1, size // self.db.files.page_size))
         self._check()
-        limit = self.request.rate_limit
-        if limit:
-            due_ns = self.began_ns + self.paced_bytes * 1_000_000_000 // limit
-            while (now_ns := self.ports.clock.monotonic_ns()) < due_ns:
-                await self.ports.tasks.sleep(min(POLL_NS, due_ns - now_ns))
-                self._check()
+        now_ns = clock.monotonic_ns()
+        due_ns = now_ns
+        commits, self.commits = self.commits, self.db.manager.commits
+        if commits != self.commits and self.piece_ns:
+            due_ns += min(MAX_PAUSE_NS, int(PAUSE * (now_ns - self.piece_ns)))  # B7
+        if self.request.rate_limit:
+            due_ns = max(due_ns, self.began_ns + self.paced_bytes * 1_000_000_000 // self.request.rate_limit)
+        while now_ns < due_ns:
+            await tasks.sleep(min(POLL_NS, due_ns - now_ns))
+            self._check()
+            now_ns = clock.monotonic_ns()
+        self.piece_ns = now_ns
 
     def _check(self) -> None:
         self.progress.check()

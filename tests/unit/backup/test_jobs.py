@@ -195,3 +195,31 @@ def test_an_incremental_stands_on_the_newest_backup_that_is_still_there() -> Non
         world.begin("/elsewhere/inc", type="incremental")
     with pytest.raises(Refused, match="is in /b, not in /elsewhere"):
         world.begin("/elsewhere/inc", type="incremental", base="/b/full")
+
+
+def test_who_works_with_the_database_goes_first() -> None:
+    """While there are commits, the backup rests as long as it works (take.B7)."""
+
+    def duration_ns(busy: bool) -> int:
+        world = JobsWorld(rows=4000, suspend=True)
+        slow_reads(world)
+        backup_id = world.begin()
+        began_ns = world.clock.monotonic_ns()
+        job = world.jobs.job(backup_id)
+        assert job is not None
+        while not job.ended:
+            world.rest(0.002)
+            if busy:
+                world.db.manager.commits += 1
+        return world.clock.monotonic_ns() - began_ns
+
+    assert duration_ns(busy=True) > 1.15 * duration_ns(busy=False)
+
+
+def slow_reads(world: JobsWorld) -> None:
+    """Reading takes time: a turn of the loop is instantaneous otherwise."""
+
+    async def pause() -> None:
+        await world.tasks.sleep(1_000_000)
+
+    world.disk.pause = pause  # type: ignore[method-assign]
