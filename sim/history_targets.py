@@ -67,6 +67,8 @@ def aims(
     found: list[Aim] = []
     for _ in range(count):
         aim = _draw(line, path, stream)
+        if aim.cut_lsn >= archived_lsn and aim.text.startswith(("before:drop:", "before:truncate:")):
+            continue  # an archive that does not have the newest one names the one before it, and is right
         enough = any(serves(backup, aim) for backup in usable) and least <= aim.cut_lsn < archived_lsn
         found.append(replace(aim, sure=enough and not aim.ambiguous))
     return found
