@@ -16,7 +16,7 @@ import click
 
 from sim import exhaustive, history_sweep, mutants
 from sim import scenario as scenarios
-from sim.report import measure, promised_rpo, replay_line, words
+from sim.report import gather, measure, promised_rpo, read_lines, replay_line, run_all, words, write_report
 from sim.scenario import Scenario, ScenarioError
 from sim.sweep import parse_seeds, sweep
 from thunderdb import __version__
@@ -121,6 +121,32 @@ def list_command(as_json: bool) -> None:
             click.echo(json.dumps({"name": scenario.name, "file": str(path), "about": scenario.about, "promises": promises}))
         else:
             click.echo(f"{path}  {scenario.about} (rpo {promises['rpo']}, rto {promises['rto_s']:g} s)")
+
+
+@main.command("report")
+@click.argument("files", nargs=-1)
+@click.option("--seeds", default="0..20", show_default=True, help="Half open, A..B; scenarios marked long run with the first.")
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (as many as cores).")
+@click.option("--out", default="report", show_default=True, help="Folder that gets index.html and report.md.")
+@click.option("--from", "lines", type=click.Path(exists=True), multiple=True, help="JSON lines of a sweep, instead of running.")
+@click.option("--no-long", is_flag=True, help="Leave out the scenarios that are marked long.")
+def report_command(
+    files: tuple[str, ...], seeds: str, jobs: int | None, out: str, lines: tuple[str, ...], no_long: bool
+) -> None:
+    """Run the scenarios (all of them, or FILES) and write the report: promises beside what was measured."""
+    loaded = [_load(file, ()) for file in files or [str(path) for path in _scenario_files()]]
+    loaded = [scenario for scenario in loaded if not (no_long and scenario.long)]
+    try:
+        chosen = parse_seeds(seeds)
+        found = read_lines(lines) if lines else run_all(loaded, chosen, jobs or os.cpu_count() or 1, sys.stderr)
+        data = gather(loaded, found, seeds)
+        written = write_report(data, Path(out))
+    except ScenarioError as error:
+        _leave(error)
+    for path in written:
+        click.echo(path)
+    click.echo(f"{data.runs} runs, {data.violations} violations")
+    sys.exit(0 if data.runs and not data.violations else 1)
 
 
 @main.command("schema")

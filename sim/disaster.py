@@ -178,6 +178,7 @@ class Incident:
         if self.fault_ns < 0:
             self.fault_ns = self.site.world.now_ns
             self.people_ns = -1
+            self.site.note("the incident begins", "incident")
 
     async def _people(self, step: Step) -> None:
         """N3."""

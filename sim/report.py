@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
+import json
+import platform
 import subprocess
 import time
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from sim import disaster, runner
+from sim import coverage, disaster, runner
+from sim.report_page import markdown, page
+from sim.report_rows import Data, parse_mutants, rows_of
 from sim.runner import Result
-from sim.scenario import Promises, Scenario
+from sim.scenario import Promises, Scenario, ScenarioError
+from thunderdb import __version__
 
 Report = dict[str, Any]
 
@@ -86,6 +94,66 @@ def replay_line(report: Report, path: str, promises: list[str]) -> str:
         f"thunderdb-sim run {path} --seed {report['seed']}{overrides}"
         f"  # commit {commit()} trace {report['trace_hash']}: {'; '.join(report['violations'])[:300]}"
     )
+
+
+# -- Over many runs
+
+
+def read_lines(paths: Sequence[str]) -> list[Report]:
+    """The reports of earlier sweeps. Raises: ScenarioError."""
+    found: list[Report] = []
+    for path in paths:
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+            if line.startswith("{"):
+                try:
+                    found.append(json.loads(line))
+                except ValueError:
+                    raise ScenarioError(f"{path}:{number}: not a JSON line of a sweep") from None
+    return found
+
+
+def run_all(scenarios: list[Scenario], seeds: range, jobs: int, err: TextIO) -> list[Report]:
+    """Run every scenario with every seed; those marked long with the first only."""
+    from sim.sweep import sweep  # it stands on this module
+
+    found: list[Report] = []
+    for group, chosen in (
+        ([one for one in scenarios if not one.long], seeds), ([one for one in scenarios if one.long], seeds[:1])
+    ):  # fmt: skip
+        if group and chosen:
+            out = io.StringIO()
+            sweep(group, chosen, jobs, 0.0, [], out, err)
+            found += [json.loads(line) for line in out.getvalue().splitlines() if line.startswith("{")]
+    return found
+
+
+def gather(scenarios: list[Scenario], reports: list[Report], seeds: str) -> Data:
+    """What the report shows."""
+    here = Path(__file__).parent
+    results = [path for path in (here.parent / "tests/mutants/RESULTS.md", here / "data/mutants/RESULTS.md") if path.exists()]
+    summary, mutants = parse_mutants(results[0].read_text(encoding="utf-8")) if results else ("", [])
+    facts = {
+        "ThunderDB": f"{__version__}, commit {commit()}",
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "simpy": metadata.version("simpy"),
+        "CPU time": f"{sum(report.get('cpu_s', 0.0) for report in reports):.0f} s",
+        "made by": f"thunderdb-sim report --seeds {seeds}",
+    }
+    rows = rows_of(scenarios, reports)
+    return Data([row for row in rows if row.runs], coverage.total(one.get("coverage", {}) for one in reports), mutants, summary,
+                facts, seeds)  # fmt: skip
+
+
+def write_report(data: Data, folder: Path) -> list[Path]:
+    """Write index.html and report.md. Raises: ScenarioError."""
+    written = [folder / "index.html", folder / "report.md"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written[0].write_text(page(data), encoding="utf-8")
+        written[1].write_text(markdown(data), encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(f"cannot write the report to {folder}: {error.strerror or error}") from None
+    return written
 
 
 @functools.cache

@@ -48,6 +48,8 @@ ROW_BYTES = 4400
 ROWS_A_LOAD = 100
 PATIENCE_NS = 24 * 3600 * SECOND_NS
 TRIES = 50
+MARKED = {"restore.pages": "pages laid down", "restore.recovery_started": "log laid down"}
+"""Events that are moments of the report."""
 DEFAULT_MIX = {"transfer": 30, "insert": 12, "update": 20, "delete": 8, "mixed": 4, "sequence": 2}
 
 
@@ -172,6 +174,8 @@ class Site:
     def happened(self, name: str, fields: dict[str, Any]) -> None:
         """An event of the engine, or of this harness."""
         self.events.append((name, self.world.now_ns))
+        if name in MARKED:
+            self.note(MARKED[name], "restore")
         if self.log is not None:
             shown = " ".join(f"{key}={value}" for key, value in fields.items())
             self.log.append(f"{self.world.now_ns / 1e9:.6f} {name} {shown}")

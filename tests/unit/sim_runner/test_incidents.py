@@ -10,6 +10,7 @@ import pytest
 from sim import coverage
 from sim.disaster import run
 from sim.plan import fixed
+from sim.report_rows import phases
 from sim.scenario import Scenario, parse, with_promises
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,6 +44,9 @@ def test_what_is_measured() -> None:
         "kill", "noticed", "operator acts", "recovered", "first service",
     ]  # fmt: skip
     assert "kill|machine|serving" in result.coverage
+    course = phases([(at / 1e9, kind, what) for at, kind, what in result.marks])
+    assert [(phase.what, phase.who) for phase in course][:2] == [("noticed", "people"), ("decided, machine ready", "people")]
+    assert course[0].from_s == 0 and abs(course[-1].to_s - result.rto_ns / 1e9) < 1e-6
 
 
 @pytest.mark.parametrize(
