@@ -183,6 +183,8 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     await _check_archive(archive, backup)
     if isinstance(source, CommandSource):
         await _check_command(source, backup)
+    if archive is not None and request.target.kind not in (TargetKind.TIME, TargetKind.LSN):
+        await _check_holds(archive, backup)
     lines = await read_lines(sources, own)
     survey = await backup.survey()
     candidates = choose_lines(lines, own, backup.end_lsn, request.timeline)
@@ -321,6 +323,16 @@ async def _check_command(source: CommandSource, backup: BackupSource) -> None:
         raise Refused(
             f"wal_restore_command does not fetch {history_name(backup.timeline)}, which any archive of that timeline has{said}",
             "Run it by hand; or leave it out of the configuration, to restore to what the backup itself holds.",
+        )
+
+
+async def _check_holds(archive: StoreSource, backup: BackupSource) -> None:
+    """`latest` over an archive that is not mounted, or misspelt, would be the backup alone. Raises: Refused."""
+    index = await archive.index()
+    if backup.timeline not in index.histories and not index.numbers(backup.timeline):
+        raise Refused(
+            f"the archive in {archive.place} holds nothing of timeline {backup.timeline}, on which the backup was made",
+            "Mount it, or name another with --wal-archive-dir; with no archive configured, the backup's own log is the end.",
         )
 
 

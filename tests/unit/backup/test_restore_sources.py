@@ -287,3 +287,22 @@ def test_a_copy_made_by_hand_needs_its_floor() -> None:
     assert world.keys_in(config) == mark.keys
     with pytest.raises(Refused, match="before the end of the backup"):
         world.plan(f"lsn:0/{0x1100:X}", "/b/hand")
+
+
+def test_an_archive_that_is_not_mounted_is_not_the_end_of_the_log() -> None:
+    world = RestoreWorld()
+    world.commit(2)
+    mark = world.commit(1)
+    world.backup("/b/one")
+    files = world.snapshot()
+    world.disk.dirs["/mnt"] = None
+    for place in ("/mnt", "/misspelt"):
+        with pytest.raises(Refused, match=f"the archive in {place} holds nothing of timeline 1") as caught:
+            world.plan("latest", "/b/one", archive=place)
+        assert "--wal-archive-dir" in caught.value.hint
+        config = replace(world.target_config(), wal_archive_dir=place)
+        with pytest.raises(Refused, match="holds nothing of timeline 1"):
+            world.plan("latest", "/b/one", config, archive=None)
+    assert world.snapshot() == files
+    _, config = world.restore("latest", "/b/one", archive=None)
+    assert world.keys_in(config) == mark.keys
