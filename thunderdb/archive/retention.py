@@ -8,7 +8,8 @@ The recovery window is the last `wal_archive_retention`. Terms: a backup is *goo
 incremental one, its base is there and good; it *reaches* a timeline when that timeline's history runs through its end LSN.
 
 K1. Every time in the window that can be restored before can be restored afterwards, on every timeline that lived in it: the
-    newest good backup that ends before the window begins (the anchor; without one, the oldest) stays, with all log from it on.
+    newest good backup taken before the window began (the anchor) stays, with all log from it on. Without one the oldest stays,
+    with all log: only an anchor shows that older log is older than the window, and there may be backups that we do not know.
 K2. The newest good backup stays, and so do the newest `minimum_redundancy` good *full* ones; incremental ones never count.
 K3. Whoever stays keeps what it needs: an incremental its whole chain, a backup without log of its own that log in the archive.
 K4. A scheduled backup stays for its label's time. One made by hand goes only by hand. What cannot be read goes only by hand.
@@ -126,6 +127,7 @@ def plan_retention(
     for timeline in live:
         anchor = _anchor(good, archive, timeline, window_us)
         if anchor is not None:
+            proven = anchor.finished_us <= window_us
             since = max(window_us, anchor.end_time_us)
             kept.setdefault(anchor.object, f"needed because every time since {show_time(since)} must stay restorable")
             reason = (
@@ -226,7 +228,7 @@ def _timelines_in_window(good: list[BackupFacts], archive: ArchiveFacts, window_
 
 def _anchor(good: list[BackupFacts], archive: ArchiveFacts, timeline: int, window_us: int) -> BackupFacts | None:
     reaching = [backup for backup in good if reaches(backup, archive, timeline)]
-    before = [backup for backup in reaching if backup.end_time_us <= window_us]
+    before = [backup for backup in reaching if backup.finished_us <= window_us]
     if before:
         return max(before, key=lambda backup: (backup.end_lsn, backup.end_time_us, backup.object))
     return min(reaching, key=lambda backup: (backup.end_lsn, backup.end_time_us, backup.object), default=None)
