@@ -130,10 +130,10 @@ def plan_retention(
             proven = anchor.finished_us <= window_us
             since = max(window_us, anchor.end_time_us)
             kept.setdefault(anchor.object, f"needed because every time since {show_time(since)} must stay restorable")
-            reason = (
-                f"needed from backup {anchor.backup_id} on, because every time since {show_time(since)} must stay restorable"
-            )
-            needs.append(LogNeed(_lineage(archive, timeline), anchor.first_segment, 0, reason))
+            reason = f"from backup {anchor.backup_id} on needed: every time since {show_time(since)} must stay restorable"
+            if not proven:
+                reason = f"perhaps newer than {show_time(window_us)}: no backup was taken before that"
+            needs.append(LogNeed(_lineage(archive, timeline), anchor.first_segment if proven else 0, 0, reason))
     _keep_chains(backups, good, kept)
     for backup in backups:
         if backup.object in kept and not backup.include_wal:

@@ -120,7 +120,7 @@ def test_old_backups_and_their_log_go_and_the_rest_restores(destination: str) ->
     after = world.segments()
     assert after == before[-len(after) :] and len(after) < len(before), "the old end of the log has gone, without a gap"
     first = min(d.object for d in done.decisions if d.keep and d.kind == "segment")
-    assert "from backup bk-20260101-000005 on" in next(d.reason for d in done.decisions if d.object == first)
+    assert "from backup bk-20260101-000005 on needed" in next(d.reason for d in done.decisions if d.object == first)
     for name in world.there():
         assert world.run(verify_backup(world, f"{destination}/{name}")).passed
     assert world.expire().removed == []
