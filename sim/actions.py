@@ -279,7 +279,7 @@ class Actions:
         await self._serving()
 
     async def _serving(self) -> None:
-        problems = await self.site.check()
+        problems = [] if self.site.damaged else await self.site.check()
         if problems:
             raise Violation(f"check: {len(problems)} problems: {'; '.join(problems[:4])}")
         self.site.start_clients()

@@ -16,6 +16,12 @@ FOLDERS = {
     "corruption": "Damaged files", "archive": "The archive in trouble", "crash": "Crashes, one by one",
     "disk": "Disks that misbehave", "power": "Crashes drawn at random",
 }  # fmt: skip
+
+
+def _titles(data: Data) -> dict[str, str]:
+    return FOLDERS | {row.folder: row.folder for row in data.rows if row.folder not in FOLDERS}
+
+
 _WHO = {"people": "people", "restore": "reading", "replay": "replay", "service": "service"}
 
 CSS = """
@@ -97,7 +103,7 @@ def page(data: Data) -> str:
         "<div class=legend style='margin-top:1.5rem'><span>Each dot is a run, placed by the share of its promised RTO that it "
         "used; the red line is the promise.</span></div>",
     ]
-    for folder, title in FOLDERS.items():
+    for folder, title in _titles(data).items():
         rows = [row for row in data.rows if row.folder == folder]
         if rows:
             parts.append(f"<h2>{title}</h2>{_table(rows)}")
@@ -239,7 +245,7 @@ def markdown(data: Data) -> str:
         "and is gone. Percentiles are over the runs of a scenario.",
         "",
     ]
-    for folder, title in FOLDERS.items():
+    for folder, title in _titles(data).items():
         rows = [row for row in data.rows if row.folder == folder]
         if not rows:
             continue

@@ -72,6 +72,7 @@ class Restoring(Actions):
         finally:
             site.scale_bulk(False)
             site.phase = before
+        site.damaged = False
         self.report, self.recovered_lsn = report, report.stop_lsn
         site.note("restored", "restore")
         chosen = self._chosen(target, report)
