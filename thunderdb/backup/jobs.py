@@ -63,6 +63,8 @@ class Job:
     eta_s: float | None = None
     progress: float = 0.0
     manifest: dict[str, Any] | None = None
+    left_over: bool = False
+    """Something of it is still there that could not be removed; each start of the database tries again."""
 
     @property
     def ended(self) -> bool:
@@ -129,10 +131,10 @@ class BackupJobs:
         except (ThunderError, OSError, ValueError, TypeError, KeyError) as error:
             self.db.events.emit("backup.jobs_forgotten", path=self.path, error=str(error))
             return
-        unfinished = [job for job in self._jobs.values() if not job.ended]
-        for job in unfinished:
+        unsettled = [job for job in self._jobs.values() if not job.ended or job.left_over]
+        for job in unsettled:
             await self._settle(job)
-        if unfinished:
+        if unsettled:
             await self._save()
 
     async def start(self, request: BackupRequest) -> Job:
@@ -206,7 +208,7 @@ class BackupJobs:
         if request.rate_limit is None:
             request = replace(request, rate_limit=self.config.backup_rate_limit)
         for other in self._jobs.values():
-            if other.status == FAILED and other.destination == request.destination:
+            if other.left_over and other.destination == request.destination:
                 await self._clean(other)
         progress = Progress()
         backup = Backup(
@@ -261,7 +263,7 @@ class BackupJobs:
     def _end(self, running: _Running, status: str, error: str | None) -> None:
         job = running.job
         self._refresh()
-        job.status, job.error, job.eta_s = status, error, None
+        job.status, job.error, job.eta_s, job.left_over = status, error, None, running.backup.left_over
         job.ended_us = max(self.ports.clock.wall_ns() // 1000, job.started_us)
         if status == COMPLETED:
             job.progress = 1.0
@@ -315,24 +317,29 @@ class BackupJobs:
 
     async def _settle(self, job: Job) -> None:
         """J2."""
-        job.ended_us = self.ports.clock.wall_ns() // 1000
-        job.status, job.error, job.eta_s = FAILED, INTERRUPTED, None
+        interrupted = not job.ended
+        if interrupted:
+            job.ended_us = self.ports.clock.wall_ns() // 1000
+            job.status, job.error, job.eta_s = FAILED, INTERRUPTED, None
         try:
             data = await published_manifest(self.ports, job.destination)
             manifest = parse_manifest(data) if data is not None else None
             if manifest is not None and manifest.backup_id == job.id:
                 job.status, job.error, job.progress, job.ended_us = COMPLETED, None, 1.0, manifest.finished_us
-                job.manifest, job.size_bytes = summary(manifest), manifest.size_bytes
+                job.manifest, job.size_bytes, job.left_over = summary(manifest), manifest.size_bytes, False
                 return
         except (ThunderError, OSError) as error:
             self.db.events.emit("backup.left_over", place=job.destination, error=str(error))
         await self._clean(job)
-        self.db.events.emit("backup.failed", backup_id=job.id, destination=job.destination, error=job.error)
+        if interrupted:
+            self.db.events.emit("backup.failed", backup_id=job.id, destination=job.destination, error=job.error)
 
     async def _clean(self, job: Job) -> None:
         try:
             await remove_left_over(self.ports, job.destination, job.id)
+            job.left_over = False
         except (ThunderError, OSError) as error:
+            job.left_over = True
             self.db.events.emit("backup.left_over", place=job.destination, error=str(error))
 
     async def _save(self) -> None:

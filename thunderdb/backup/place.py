@@ -167,6 +167,7 @@ class StoreDestination:
         self.place = store.place
         self._store = store
         self._written: list[str] = []
+        self._id = b""
         self._manifest = b""
 
     async def check(self, size_bytes: int) -> None:
@@ -177,9 +178,15 @@ class StoreDestination:
             raise _unfinished(self.place)
 
     async def begin(self, backup_id: str) -> None:
-        if not await self._store.put_new(RUNNING_NAME, backup_id.encode()):
+        self._id = backup_id.encode()
+        try:
+            created = await self._store.put_new(RUNNING_NAME, self._id)
+        except StorageError:
+            if not await self._has(RUNNING_NAME, self._id):  # the answer may have been lost, not the note
+                raise
+            created = True
+        if not created and not await self._has(RUNNING_NAME, self._id):
             raise _unfinished(self.place)
-        self._written.append(RUNNING_NAME)
 
     async def writer(self, path: str) -> StoreWriter:
         self._written.append(path)
@@ -199,17 +206,26 @@ class StoreDestination:
             created = True
         if not created and not await self._is_published():  # what a lost answer makes look like another's may be ours
             raise _exists(self.place)
-        await self._store.delete(RUNNING_NAME)
+        try:
+            await self._store.delete(RUNNING_NAME)
+        except StorageError:
+            pass  # the manifest is there: it is a backup, and a note that says otherwise changes nothing
 
     async def abandon(self) -> None:
+        if not self._id or not await self._has(RUNNING_NAME, self._id):
+            return  # somebody else's (P3)
         if self._manifest and await self._is_published():
             await self._store.delete(MANIFEST_NAME)  # first: without it the rest is no backup
         for path in reversed(self._written):
             await self._store.delete(path)
+        await self._store.delete(RUNNING_NAME)  # last: what is left over until then is known as ours
 
     async def _is_published(self) -> bool:
+        return await self._has(MANIFEST_NAME, self._manifest)
+
+    async def _has(self, key: str, data: bytes) -> bool:
         try:
-            return await self._store.get(MANIFEST_NAME) == self._manifest
+            return await self._store.get(key) == data
         except FileNotFoundError:
             return False
 

@@ -153,6 +153,7 @@ class Backup:
     paced_bytes: int = 0
     piece_ns: int = 0
     commits: int = 0
+    left_over: bool = False
 
     async def prepare(self, known: frozenset[str]) -> None:
         """Everything that can refuse, before a byte is written. Raises: Refused, DiskFull."""
@@ -233,6 +234,7 @@ class Backup:
                 await self.open_writer.abort()
             await self.destination.abandon()
         except (ThunderError, OSError) as error:
+            self.left_over = True
             self.db.events.emit("backup.left_over", place=self.destination.place, error=str(error))
 
     # -- Files

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.sim.backup_runs import restored_files
+from tests.sim.plain_restore import restored_files
 from tests.unit.backup.helpers import BackupWorld
 from tests.unit.engine.world import EngineWorld
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, PageSink, check_base
