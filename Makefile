@@ -13,7 +13,7 @@ CONFIG_DIR ?= $(HOME)/.config/thunderdb
 STATE_DIR ?= $(HOME)/.local/share/thunderdb
 JOBS ?= 2
 
-.PHONY: help venv packages demo test test-long check lint types coverage docs run install bench wheel clean
+.PHONY: help venv packages demo test test-long check lint types coverage docs walk run install bench wheel clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 
 venv: $(STAMP) ## Create .venv and install ThunderDB with its tools into it (once)
 
-packages: ## Debian packages (psql, pgbench): installed as root with APT=1 or CI=true, else only looked for
+packages: ## Debian packages (psql, curl, rsync, …): installed as root with APT=1 or CI=true, else only looked for
 	@tools/debian_packages.sh
 
 demo: $(STAMP) packages ## Load a daemon, kill it with -9, prove that nothing is lost; hot backup, an accident, back to just before it
@@ -62,6 +62,9 @@ coverage: $(STAMP) ## Branch coverage of wal, storage, access, recovery and txn 
 
 docs: $(STAMP) ## Write the generated documents: configuration, metrics, deploy/thunderdb.toml
 	$(BIN)/python -m tools.generate_docs
+
+walk: $(STAMP) packages ## Walk the manual's chapter on backup on real processes; writes docs/backup-and-recovery.md
+	$(BIN)/python -m tools.spec_walk
 
 run: $(STAMP) ## Start a daemon on ./var, loopback, no configuration needed (PG_PORT=… HTTP_PORT=…)
 	@mkdir -p var && chmod 0700 var

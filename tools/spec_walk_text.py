@@ -333,6 +333,15 @@ TAIL = """
 `wal_archive_command` and `wal_restore_command` run the manual's `aws s3 cp`, `gsutil cp` and `az storage blob` lines with `%f` and
 `%n`. They are not part of this walk: the tests in `tests/unit/archive/` and `tests/conformance/` run them against emulators.
 
+An archive by command cannot be listed, so retention does not touch it: let the store's own lifecycle rules remove what is old.
+
+## What is never removed
+
+- the newest good backup, and the newest `minimum_redundancy` full ones; what an incremental backup stands on
+- all that a time of the last `wal_archive_retention` needs: the newest backup taken before that, and all log from it on
+- backups made by hand, other databases' backups, and what cannot be read: they go only by hand
+- anything while `thunderdb --hold NAME --hold-for 30d` lasts (`--release NAME` ends it), or while a restore reads it
+
 ## What differs from the manual
 
 - A time needs a zone (`Z` or an offset); without one the command refuses, and says how to write it.

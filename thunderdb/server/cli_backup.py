@@ -13,9 +13,12 @@ import click
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ConfigError
 
-OWN = ("backup", "incremental", "base", "compress", "no_wal", "verify_backup", "deep", "retention_report", "expire")
+OWN = (
+    "backup", "incremental", "base", "compress", "no_wal", "verify_backup", "deep", "retention_report", "expire", "hold",
+    "hold_for", "release",
+)  # fmt: skip
 SHARED = ("dry_run", "as_json")
-ACTIONS = ("backup", "verify_backup", "retention_report", "expire")
+ACTIONS = ("backup", "verify_backup", "retention_report", "expire", "hold", "release")
 _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option(
         "--backup", metavar="PLACE", help="Let the running daemon take a backup to a directory or URL; wait for its end."
@@ -30,6 +33,9 @@ _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     ),
     click.option("--retention-report", is_flag=True, help="Say of each backup and log segment why it is kept, or may go."),
     click.option("--expire", is_flag=True, help="Remove what --retention-report says may go; with --dry-run only show it."),
+    click.option("--hold", metavar="NAME", help="Let nothing go from now on, backups and archived log, under this name."),
+    click.option("--hold-for", metavar="DURATION", help="(--hold) How long [default: 30d]."),
+    click.option("--release", metavar="NAME", help="End a hold."),
 )
 
 
@@ -51,6 +57,7 @@ def run_backup_command(config: Config, own: Mapping[str, Any], *, dry_run: bool,
         raise ConfigError(f"{_flag(asked[0])} and {_flag(asked[1])} do not go together", "Run one after the other.")
     _check_belonging(own, asked, ("incremental", "base", "compress", "no_wal"), "backup")
     _check_belonging(own, asked, ("deep",), "verify_backup")
+    _check_belonging(own, asked, ("hold_for",), "hold")
     if own["base"] is not None and not own["incremental"]:
         raise ConfigError("--base means nothing without --incremental", "A full backup stands on none.")
     if not asked:
@@ -63,6 +70,10 @@ def run_backup_command(config: Config, own: Mapping[str, Any], *, dry_run: bool,
         from thunderdb.server.verifying import verify_place
 
         return verify_place(config, own["verify_backup"], deep=own["deep"], as_json=as_json)
+    if asked in (["hold"], ["release"]):
+        from thunderdb.server.retaining import change_hold
+
+        return change_hold(config, own["hold"] or own["release"], own["hold_for"] or "30d", release=asked == ["release"])
     from thunderdb.server.retaining import run_retention
 
     return run_retention(config, remove=own["expire"] and not dry_run, as_json=as_json)

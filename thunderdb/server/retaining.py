@@ -1,4 +1,4 @@
-"""`thunderdb --retention-report` and `--expire`: what is kept and why, read from the places themselves.
+"""`thunderdb --retention-report`, `--expire`, `--hold` and `--release`: what is kept and why, read from the places themselves.
 
 T1. Both work with and without a running daemon; the report changes nothing.
 T2. A drill (restored with --no-archive) may not remove anything.
@@ -14,13 +14,16 @@ import click
 
 from thunderdb.archive.cipher import load_cipher
 from thunderdb.archive.codec import Codec
+from thunderdb.archive.directory import open_store
+from thunderdb.archive.holds import hold_key, lift_hold, place_hold
 from thunderdb.archive.identity import read_identity
-from thunderdb.archive.retention import Decision, show_time
+from thunderdb.archive.retention import Decision, Hold, show_time
 from thunderdb.backup.expire import Expired, decide, expire
 from thunderdb.backup.jobs import COMPLETED, FAILED, JOBS_FILE
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ConfigError, Refused, StorageError
 from thunderdb.base.events import Events
+from thunderdb.base.units import parse_duration_ms
 from thunderdb.engine.database import CONTROL_FILE
 from thunderdb.runtime.ports import Disk
 from thunderdb.runtime.real_ports import RealPorts, run_real
@@ -53,6 +56,34 @@ def run_retention(config: Config, *, remove: bool, as_json: bool) -> int:
 
     done = run_real(main)
     click.echo(json.dumps(done.document(), indent=2) if as_json else "\n".join(lines(done, removed=remove)))
+    return 0
+
+
+def change_hold(config: Config, name: str, duration: str, *, release: bool) -> int:
+    """Place a hold on everything, or lift one; in the archive, or where backups go if there is none. Raises: ThunderError."""
+    place = config.wal_archive_dir or config.destination
+    if not place:
+        raise ConfigError(
+            "there is nothing to hold: neither [backup] destination nor wal_archive_dir is set",
+            "Name the daemon's configuration with --config.",
+        )
+    try:
+        duration_us = parse_duration_ms(duration) * 1000
+    except ValueError as error:
+        raise ConfigError(f"--hold-for: {error}", "Write it like 12h or 30d.") from None
+
+    async def main(ports: RealPorts) -> str:
+        store = open_store(ports, place)
+        if release:
+            if await store.size(hold_key(name)) is None:
+                raise Refused(f"there is no hold {name!r} in {place}", "--retention-report names those that there are.")
+            await lift_hold(store, name)
+            return f"Released: {name}"
+        hold = Hold(name, ports.clock.wall_ns() // 1000 + duration_us)
+        await place_hold(store, hold)
+        return f"Held: nothing goes until {show_time(hold.expires_us)} ({name})"
+
+    click.echo(run_real(main))
     return 0
 
 

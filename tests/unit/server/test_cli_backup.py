@@ -17,7 +17,8 @@ from thunderdb.base.errors import ConfigError, Refused, StorageError
 from thunderdb.server import remote, retaining, verifying
 from thunderdb.server.cli_backup import OWN, run_backup_command
 
-NONE: dict[str, Any] = {name: None if name in ("backup", "base", "verify_backup") else False for name in OWN}
+TEXTS = ("backup", "base", "verify_backup", "hold", "hold_for", "release")
+NONE: dict[str, Any] = {name: None if name in TEXTS else False for name in OWN}
 
 
 def asked(**flags: Any) -> int | None:
@@ -34,6 +35,9 @@ def asked(**flags: Any) -> int | None:
         ({"no_wal": True, "verify_backup": "/b"}, "--no-wal means nothing without --backup"),
         ({"backup": "/b", "base": "/a"}, "--base means nothing without --incremental"),
         ({"expire": True}, "neither"),
+        ({"hold": "audit"}, "neither"),
+        ({"hold_for": "1d", "expire": True}, "--hold-for means nothing without --hold"),
+        ({"hold": "a", "release": "a"}, "--hold and --release"),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(flags: dict[str, Any], said: str) -> None:
@@ -121,3 +125,25 @@ def test_where_the_daemon_is() -> None:
 
 def test_sizes_as_people_read_them() -> None:
     assert [remote.show_size(n) for n in (0, 1023, 1536, 5 << 20, 3 << 30)] == ["0B", "1023B", "1.5KB", "5.0MB", "3.0GB"]
+
+
+def test_a_hold_by_hand_stops_everything_until_it_is_released(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse("", {}, {"destination": str(tmp_path / "b"), "data_dir": str(tmp_path / "data")})
+
+    def run(**flags: Any) -> str:
+        assert run_backup_command(config, {**NONE, **flags}, dry_run=False, as_json=False) == 0
+        return capsys.readouterr().out
+
+    folder = tmp_path / "b" / "full-20200101-020000"
+    folder.mkdir(parents=True)
+    (folder / "backup_manifest.json").write_text("{}")
+    assert run(hold="audit", hold_for="2h").startswith("Held: nothing goes until 20")
+    assert "held by audit until" in run(retention_report=True)
+    assert run(release="audit") == "Released: audit\n"
+    assert "held by" not in run(retention_report=True) and "cannot be read" in run(expire=True)
+    with pytest.raises(Refused, match="no hold"):
+        run(release="audit")
+    with pytest.raises(Refused, match="name of a hold"):
+        run(hold="../x")
+    with pytest.raises(ConfigError, match="hold-for"):
+        run(hold="audit", hold_for="soon")
