@@ -252,6 +252,8 @@ def _check(manifest: Manifest, place: str) -> None:
     ordered = manifest.start_lsn <= manifest.redo_lsn <= manifest.checkpoint_lsn < manifest.end_lsn
     if not ordered:
         raise Corruption(f"{place}: its LSNs are not in order", _HINT)
+    if not (manifest.page_size and manifest.pages_per_file and manifest.timeline):
+        raise Corruption(f"{place}: field page_size, pages_per_file or timeline is 0", _HINT)
     if (manifest.base is not None) != (manifest.type == INCREMENTAL):
         raise Corruption(f"{place}: field base does not fit a backup of type {manifest.type}", _HINT)
     paths = [entry.path for entry in manifest.files]

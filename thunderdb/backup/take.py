@@ -229,9 +229,12 @@ class Backup:
 
     async def _give_up(self) -> None:
         """B5. Trouble in this is worth an event, not more: the reason why it was given up counts."""
-        try:
-            if self.open_writer is not None:
+        if self.open_writer is not None:
+            try:
                 await self.open_writer.abort()
+            except (ThunderError, OSError):
+                pass  # what counts is that nothing is left, and that comes next
+        try:
             await self.destination.abandon()
         except (ThunderError, OSError) as error:
             self.left_over = True

@@ -47,6 +47,7 @@ def test_what_is_written_is_read_back(manifest: Manifest) -> None:
         ({"type": "incremental"}, "field base"),
         ({"page_count": -1}, "field page_count"),
         ({"page_count": True}, "field page_count"),
+        ({"pages_per_file": 0}, "pages_per_file"),
         ({"backup_id": "../x"}, "field backup_id"),
         ({"files": [{"path": "../etc/passwd", "size": 1, "raw_size": 1, "xxh3_128": "0" * 32}]}, "field path"),
         ({"files": [{"path": "/etc/passwd", "size": 1, "raw_size": 1, "xxh3_128": "0" * 32}]}, "field path"),
