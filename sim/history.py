@@ -351,7 +351,7 @@ class History:
         line = recorder.line
         archived_lsn = vault.archived.get(line.number, 0)
         found = [aim for aim in self._aims(line, 4) if aim.sure]
-        if any(True for _ in vault.usable(line)):
+        if archived_lsn and any(True for _ in vault.usable(line)):
             found.append(replace(latest(line, archived_lsn), sure=True))
         if not found:
             self.stopped = True
@@ -569,7 +569,8 @@ class History:
         for aim in self._aims(line, self.stream.between(*self.shape.aims)):
             self._check_aim(vault, line, aim, "")
         if vault.usable(line):
-            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=True), "")
+            # Over an archive that never got anything `latest` is refused: it could be one that is not mounted.
+            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=archived_lsn > 0), "")
         left = [taken for taken in vault.usable(line) if not taken.removed]
         if left:  # whatever retention has taken away, each backup restores to its own end
             taken = self.stream.choice(left)

@@ -5,12 +5,14 @@
     files of this very backup, copied by hand, compressed or not, whole or cut short      COPY
     the marker `restore.json` of the same restore, control file RESTORING or BACKUP       INTERRUPTED
     that marker, and the database has been opened                                         OPENED: only the end is missing
+    `restored.json` of the same restore, and nothing has happened since                   OPENED: it is done, say so again
     anything else                                                                         refused, nothing changed
 
 A copy is told by its control file, byte for byte: a backup's own control file says BACKUP, which no database that ever ran
 says. A copy of a copy made by hand has a control file that the original may have, too; so there every file is compared.
 
-D1. The marker is durable before anything else is changed, and goes last.
+D1. The marker is durable before anything else is changed, and goes last; what it becomes, `restored.json`, tells which restore
+    made the database, as of which save of its control file.
 D2. What is in the log directory is never the backup's because of its name: its bytes are compared.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from thunderdb.backup.sources import BackupSource, StoredFile, decode_control
 from thunderdb.base.config import Config
@@ -30,6 +33,7 @@ from thunderdb.storage.written import written_file_names
 
 MARKER_FILE = RESTORE_MARKER
 MARKER_VERSION = 1
+DONE_FILE = "restored.json"
 _HARMLESS = frozenset((LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, f".{MARKER_FILE}.tmp"))
 _COMPARE_BYTES = 1 << 20
 
@@ -89,13 +93,36 @@ async def read_marker(disk: Disk, data_dir: str) -> Marker | None:
 
 async def write_marker(disk: Disk, data_dir: str, marker: Marker) -> None:
     """Durable when: it returns (D1)."""
-    temporary = f"{data_dir}/.{MARKER_FILE}.tmp"
+    await _write(disk, data_dir, MARKER_FILE, asdict(marker))
+
+
+async def write_done(disk: Disk, data_dir: str, marker: Marker) -> None:
+    """The restore has come to its end, and the database is shut down (D1). Durable when: it returns."""
+    control = await _control(disk, data_dir)
+    if control is not None:
+        await _write(disk, data_dir, DONE_FILE, {"sequence": control.sequence, "restore": asdict(marker)})
+
+
+async def _done(disk: Disk, data_dir: str, request: tuple[str, str, str, bool]) -> Marker | None:
+    """The marker of that very restore, if it is done and the database has not been touched since."""
+    control = await _control(disk, data_dir)
+    try:
+        found = json.loads(await disk.read_file(f"{data_dir}/{DONE_FILE}"))
+        marker = Marker(**found["restore"])
+        same = control is not None and control.sequence == found["sequence"] and control.state == DatabaseState.CLEAN
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
+        return None
+    return marker if same and marker.request == request else None
+
+
+async def _write(disk: Disk, data_dir: str, name: str, content: dict[str, Any]) -> None:
+    temporary = f"{data_dir}/.{name}.tmp"
     file = await disk.open(temporary, create=True)
     await file.truncate(0)
-    await file.write(0, json.dumps(asdict(marker)).encode() + b"\n")
+    await file.write(0, json.dumps(content).encode() + b"\n")
     await file.sync()
     await file.close()
-    await disk.rename(temporary, f"{data_dir}/{MARKER_FILE}")
+    await disk.rename(temporary, f"{data_dir}/{name}")
     await disk.sync_dir(data_dir)
 
 
@@ -128,6 +155,9 @@ async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tup
         return Destination(Kind.INTERRUPTED, marker, present)
     if not data and not wal:
         return Destination(Kind.EMPTY, None, 0)
+    done = await _done(disk, config.data_dir, request)
+    if done is not None:
+        return Destination(Kind.OPENED, done, present)
     await _check_copy(disk, config, backup, data, wal)
     return Destination(Kind.COPY, None, present)
 

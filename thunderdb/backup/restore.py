@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 from thunderdb.archive.history import format_claim, parse_claim
 from thunderdb.archive.identity import IDENTITY_FILE, Identity, write_identity
 from thunderdb.archive.index import StoreSource
-from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, names_in, write_marker
+from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, names_in, write_done, write_marker
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, check_header
 from thunderdb.backup.inflight import InFlight
 from thunderdb.backup.logline import claimed_line
@@ -90,6 +90,7 @@ class _Restore:
         self.pages = 0
         self.reused = 0
         self.instance = ""
+        self.marker = plan.destination.marker
 
     async def run(self, check: bool, database: type[Database]) -> RestoreReport:
         plan, clock = self.plan, self.ports.clock
@@ -111,6 +112,8 @@ class _Restore:
             await lock.release()
         copied_ns = clock.monotonic_ns()
         report = await self._recover(check, database, timeline, began_ns, copied_ns)
+        if self.marker is not None:
+            await write_done(self.disk, self.config.data_dir, self.marker)
         await self._remove(self.config.data_dir, MARKER_FILE)
         await self.disk.sync_dir(self.config.data_dir)
         self._say_complete(report)
@@ -135,7 +138,7 @@ class _Restore:
             instance = f"{self.ports.random.bits(128):032x}"
             marker = Marker(*plan.request, plan.stop.lsn, plan.line.timeline, instance)
             await write_marker(self.disk, data_dir, marker)
-        self.instance = marker.instance
+        self.instance, self.marker = marker.instance, marker
         control = plan.backup.control
         state = replace(control, state=DatabaseState.RESTORING, copy_floors=(), sequence=0)
         await self._save_control(state)

@@ -273,3 +273,16 @@ def test_a_folder_gives_the_backup_whose_copy_is_there() -> None:
     world.disk.dirs[refused_config.data_dir] = None
     world.disk.files[f"{refused_config.data_dir}/notes.txt"] = bytearray(b"mine")
     refused(world, mark, refused_config, "notes.txt is not of the backup", "/b")
+
+
+def test_a_restore_that_is_done_says_so_again_until_the_database_is_used() -> None:
+    """Killed right at its end, nobody saw that it was done."""
+    world, mark = with_backup()
+    config = world.target_config()
+    first, _ = world.restore(mark.time, "/b/full", config)
+    again, _ = world.restore(mark.time, "/b/full", config)
+    assert (again.stop_lsn, again.timeline) == (first.stop_lsn, first.timeline)
+    with pytest.raises(Refused, match="nothing has been changed|is not of the backup|differs from the backup"):
+        world.restore("latest", "/b/full", config)
+    assert world.keys_in(config) == mark.keys  # a start and a stop
+    refused(world, mark, config, "is not of the backup|differs from the backup")
