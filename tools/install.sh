@@ -11,7 +11,7 @@ umask 077
 }
 mkdir -p "$prefix/bin" "$prefix/lib" "$config_dir" "$state_dir"
 [ -x "$prefix/lib/thunderdb/bin/python" ] || "$python" -m venv "$prefix/lib/thunderdb"
-"$prefix/lib/thunderdb/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$here[stores,encryption]"
+"$prefix/lib/thunderdb/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "${here}[stores,encryption]"
 for command in thunderdb thunderdb-sim; do
   ln -sf "$prefix/lib/thunderdb/bin/$command" "$prefix/bin/$command"
 done
