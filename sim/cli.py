@@ -18,6 +18,7 @@ from sim import exhaustive, history_sweep, mutants
 from sim import scenario as scenarios
 from sim.report import gather, measure, promised_rpo, read_lines, replay_line, run_all, words, write_report
 from sim.scenario import Scenario, ScenarioError
+from sim.shrink import shrink, write
 from sim.sweep import parse_seeds, sweep
 from thunderdb import __version__
 
@@ -41,14 +42,21 @@ def main() -> None:
 
 
 @main.command("run")
-@click.argument("file")
-@click.option("--seed", type=int, default=0, show_default=True, help="The run's seed.")
+@click.argument("file", required=False)
+@click.option("--seed", type=int, default=None, help="The run's seed (0; of a replay file: its own).")
+@click.option("--replay", type=click.Path(), help="A replay file: it holds the plan, not only the seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
 @click.option("--log", is_flag=True, help="Print the engine's events on stderr.")
-def run_command(file: str, seed: int, as_json: bool, promises: tuple[str, ...], log: bool) -> None:
-    """Run the scenario FILE with one seed."""
+def run_command(
+    file: str | None, seed: int | None, replay: str | None, as_json: bool, promises: tuple[str, ...], log: bool
+) -> None:
+    """Run the scenario FILE, or a replay file, with one seed."""
+    file = replay or file
+    if file is None:
+        raise click.UsageError("which scenario? Give a FILE, or --replay FILE.")
     scenario = _load(file, promises)
+    seed = scenario.seed if seed is None else seed
     lines: list[str] | None = [] if log else None
     report = measure(scenario, seed, log=lines)
     for line in lines or []:
@@ -147,6 +155,28 @@ def report_command(
         click.echo(path)
     click.echo(f"{data.runs} runs, {data.violations} violations")
     sys.exit(0 if data.runs and not data.violations else 1)
+
+
+@main.command("shrink")
+@click.argument("file", required=False)
+@click.option("--seed", type=int, default=None, help="The failing seed (of a replay file: its own).")
+@click.option("--replay", type=click.Path(), help="Shrink a replay file further.")
+@click.option("--time", "time_s", type=float, default=300.0, show_default=True, help="Stop after so many seconds.")
+@click.option("--out", default="shrunk", show_default=True, help="Folder for the replay file and its pytest file.")
+def shrink_command(file: str | None, seed: int | None, replay: str | None, time_s: float, out: str) -> None:
+    """Reduce a failing run to the least that still fails in the same way."""
+    path = replay or file
+    if path is None:
+        raise click.UsageError("which failure? Give a FILE and --seed, or --replay FILE.")
+    try:
+        found = shrink(path, seed, time_s, lambda line: click.echo(line, err=True))
+        written = write(found, Path(out), f"{Path(path).stem}_{found.document['seed']}")
+    except ScenarioError as error:
+        _leave(error)
+    click.echo(f"{found.faults} faults, {found.result.transactions} transactions, after {found.tried} runs: "
+               f"{found.result.violations[0][:200]}")  # fmt: skip
+    for one in written:
+        click.echo(one)
 
 
 @main.command("schema")

@@ -263,6 +263,8 @@ class Incident:
             return
         site.clear_faults()
         site.check_calls()
+        if site.budget is not None:
+            site.budget[0] += 3
         before = site.recorder.acked
         deadline_ns = site.world.now_ns + self.scenario.promises.service_ns
         while site.recorder.acked < before + 1 and site.clients:

@@ -47,10 +47,11 @@ def _runner(root: str, run: str) -> Any:
 
         case = {**mutant_cases.CASES, **restore_cases.CASES}[name]
         return lambda seed: case(seed)
-    from sim import runner, scenario
+    from sim import scenario
+    from sim.play import play
 
     found = scenario.load(str(Path(root) / run))
-    return lambda seed: runner.run(found, seed).violations
+    return lambda seed: play(found, seed).violations
 
 
 def _guarded(one: Any, seed: int) -> dict[str, Any]:

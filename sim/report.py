@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from sim import coverage, disaster, runner
+from sim import coverage
+from sim.play import play
 from sim.report_page import markdown, page
 from sim.report_rows import Data, parse_mutants, rows_of
 from sim.runner import Result
@@ -29,7 +30,7 @@ def measure(scenario: Scenario, seed: int, log: list[str] | None = None) -> Repo
     began, cpu = time.perf_counter(), time.process_time()
     gc.disable()  # A run's garbage is cheaper to collect at once, after it: a quarter of the time otherwise.
     try:
-        result = (disaster if scenario.incident else runner).run(scenario, seed, log=log)
+        result = play(scenario, seed, log=log)
     finally:
         gc.enable()
         gc.collect()

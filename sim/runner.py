@@ -89,7 +89,7 @@ class Run:
     def __init__(self, scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> None:
         self.scenario = scenario
         self.seed = seed
-        self.plan: Plan = draw(scenario, seed)
+        self.plan: Plan = scenario.plan or draw(scenario, seed)
         self.world = World(seed, record)
         self.node: SimNode = self.world.node(NODE, profile=devices.disk({**scenario.device, "sync_ns": self.plan.sync_ns}))
         self.world.net.default.reset_chance = self.plan.reset
@@ -108,6 +108,7 @@ class Run:
         self.fatal: BaseException | None = None
         self.lost_write = ""
         self.log = log
+        self.budget: list[int] | None = [scenario.workload.transactions] if scenario.workload.transactions else None
 
     def result(self) -> Result:
         world, result = self.world, Result(self.scenario.name, self.seed, driver=self.plan.driver)
@@ -157,6 +158,7 @@ class Run:
     async def _finish(self) -> None:
         """Everything is healed: service must go on, stop cleanly, and leave nothing behind that is not right."""
         self.world.net.keepalive(NODE)
+        self.budget = None
         self._start_clients()
         await self._sleep(self.plan.last_life_ns)
         before = self.oracle.acked
@@ -412,6 +414,7 @@ class Run:
                 habits = self.world.streams.stream(f"client.{number}.habits")
                 session = SqlClient(home.ports, self.server, self.oracle, habits)
             client = Client(session, number, self.life, stream, self.scenario.workload, self.plan.mix)
+            client.budget = self.budget
             self.clients.append(client)
             self.calls.append(home.call(client.run()))
 

@@ -75,6 +75,8 @@ class Workload:
     repeatable_read: float = 0.4
     large_bytes: Range = (1_000, 20_000)
     rate_per_s: float = 0.0
+    transactions: int = 0
+    """So many in all, then the clients only wait; 0: no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,10 @@ class Scenario:
     timeline: tuple[Step, ...] = ()
     promises: Promises = field(default_factory=Promises)
     long: bool = False
+    seed: int = 0
+    """A replay file's own."""
+    plan: Any = None
+    """A replay file's faults_plan.Plan: what its seed had decided in advance."""
 
     @property
     def incident(self) -> bool:
@@ -331,6 +337,20 @@ class _Settings:
         return {"type": "object", "additionalProperties": False, "properties": keys}
 
 
+class _LatePlan:
+    """sim/replay.py stands on this module."""
+
+    def read(self, value: Value) -> Any:
+        from sim.replay import PlanKind
+
+        return PlanKind().read(value)
+
+    def json(self) -> dict[str, Any]:
+        from sim.replay import PlanKind
+
+        return PlanKind().json()
+
+
 class _Any:
     def read(self, value: Value) -> Any:
         return value.plain()
@@ -396,6 +416,7 @@ _WORKLOAD: dict[str, Key] = {
     "accounts": Key("accounts", Count()),
     "items": Key("items", Count()),
     "mix": Key("mix", MapOf(WORK, Count()), "Weights."),
+    "transactions": Key("transactions", Count(), "So many in all, then the clients only wait; 0: no end."),
     "think": Key("think_ns", RangeOf(Duration()), "Pause between two transactions."),
     "rate": Key("rate_per_s", Rate(), "Transactions of all clients together."),
     "async_commit": Key("async_commit", Chance(), "Share of transactions with sync_commit off."),
@@ -454,6 +475,8 @@ _TOP: dict[str, Key] = {
     }, Operator), "How long people take."),
     "timeline": Key("timeline", timeline(), "What happens, step by step."),
     "promises": Key("promises", Section(_PROMISES, _promises)),
+    "seed": Key("seed", Count(0, 1 << 62), "A replay file's own seed."),
+    "plan": Key("plan", _LatePlan(), "A replay file's outages, as they were drawn."),
     "long": Key("long", Switch(), "More than an hour of simulated time: run once, not over many seeds."),
 }  # fmt: skip
 

@@ -186,11 +186,13 @@ class Duration:
 
     def json(self) -> dict[str, Any]:
         sign = "[+-]?" if self.signed else ""
-        pattern = f"^{sign}[0-9.]+ *(us|ms|s|m|min|h|d)$"
+        pattern = f"^{sign}[0-9.]+ *(ns|us|ms|s|m|min|h|d)$"
         return {"anyOf": [{"type": "string", "pattern": pattern}, {"const": 0}]}
 
 
 def _duration_ns(text: str) -> int:
+    if text.endswith("ns"):
+        return int(text[:-2])
     if text.endswith("us"):
         return int(float(text[:-2]) * 1000)
     if _is_number(text):

@@ -100,7 +100,9 @@ class Site:
         self.fatal: BaseException | None = None
         self.damaged = False
         """Its own files were damaged: whether anybody notices is what the timeline asks."""
+        self.client_count = Stream(derive(seed, "clients")).between(*scenario.workload.clients)
         self.workload = self._workload()
+        self.budget: list[int] | None = [self.workload.transactions] if self.workload.transactions else None
         self.mix = dict(scenario.workload.mix) or dict(DEFAULT_MIX)
 
     @property
@@ -157,7 +159,7 @@ class Site:
             items = max(50, scenario.sizes.data_bytes // scenario.scale // ROW_BYTES)
         if not given.rate_per_s:
             return replace(given, items=items)
-        mean_ns = int(given.clients[1] * SECOND_NS / given.rate_per_s)
+        mean_ns = int(self.client_count * SECOND_NS / given.rate_per_s)
         return replace(given, items=items, think_ns=(mean_ns // 2, mean_ns * 3 // 2))
 
     # -- What is going on
@@ -252,11 +254,11 @@ class Site:
             await self.call(self.db.checkpointer.run(flush_all=True))
 
     def start_clients(self) -> None:
-        count = Stream(derive(self.seed, "clients")).between(*self.workload.clients)
-        for number in range(count):
+        for number in range(self.client_count):
             session = EngineSession(self.db, self.recorder)
             stream = self.world.streams.stream(f"client.{number}")
             client = Client(session, number, self.life, stream, self.workload, self.mix)
+            client.budget = self.budget
             self.clients.append(client)
             self.calls.append(self.node.call(client.run()))
 

@@ -200,5 +200,10 @@ _REPEAT: dict[str, Key] = {
 }
 
 
+def when_keys() -> Mapping[str, Key]:
+    """The keys of a step beside its verb."""
+    return _WHEN
+
+
 def timeline() -> Kind:
     return ListOf(StepKind())

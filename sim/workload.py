@@ -81,6 +81,8 @@ class Client:
         self.mix = mix
         self.stopping = False
         self.transactions = 0
+        self.budget: list[int] | None = None
+        """Transactions left to all clients together; None: no end."""
         self._number = number
         self._version = (life * 100 + number) * 1_000_000
         self._do: dict[str, Callable[[], Awaitable[None]]] = {
@@ -93,6 +95,11 @@ class Client:
         """Work. Raises: Violation; whatever a correct database would not raise."""
         session, stream = self.session, self.stream
         while not self.stopping:
+            if self.budget is not None:
+                if self.budget[0] <= 0:
+                    await session.tasks.sleep(5_000_000)
+                    continue
+                self.budget[0] -= 1
             kind = pick(stream, self.mix)
             timer = None
             if stream.random() < 0.1:

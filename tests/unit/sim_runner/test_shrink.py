@@ -1,0 +1,101 @@
+"""Replay files hold the plan; shrinking keeps the failure and little else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from sim.cli import main
+from sim.play import play
+from sim.replay import document_of
+from sim.scenario import ScenarioError, build, load, parse
+from sim.schema import parse_yaml, wrap
+from sim.shrink import kind_of, shrink, write
+
+ROOT = Path(__file__).resolve().parents[3]
+LIES = """
+settings: {page_size: 4KB, buffer_pool_size: 4MB, wal_segment_size: 1MB, max_wal_size: 4MB}
+workload: {clients: [2, 3], rate: 30/s, accounts: 8, items: 20}
+operator: {notices: [1s, 2s], acts: 500ms}
+timeline:
+  - {at: 500ms, checkpoint: }
+  - {after: [100ms, 1s], serve: {for: 1s}}
+  - {at: 2s, fsync_lies: {path: wal, for: 1min}}
+  - {after: [500ms, 1s], power_cut: {fates: none}}
+  - {after: 1s, start: }
+promises: {rpo: 0, rto: 1min}
+"""
+
+
+def replayed(text: str, file: str, seed: int) -> None:
+    scenario = parse(text, file)
+    document = document_of(parse_yaml(text, file).plain(), scenario, seed)
+    again = build(parse_yaml(yaml.safe_dump(document, sort_keys=False), file))
+    assert again.seed == seed
+    assert play(again, seed).trace_hash == play(scenario, seed).trace_hash
+
+
+def test_a_replay_file_gives_the_same_run() -> None:
+    """Both kinds, and without the drawing: another swarm changes nothing."""
+    replayed(LIES, "lies.yaml", 5)
+    text = (ROOT / "scenarios" / "power_cut.yaml").read_text()
+    replayed(text, "scenarios/power_cut.yaml", 11)
+    document = document_of(yaml.safe_load(text), load(str(ROOT / "scenarios/power_cut.yaml")), 11)
+    changed = {**document, "faults": {**document["faults"], "swarm": 0.9, "outages": [9, 9]}}
+    other = document_of(changed, build(wrap(changed, "x")), 11)
+    assert other["plan"] == document["plan"]
+
+
+def test_the_kind_of_a_violation_has_no_numbers() -> None:
+    assert kind_of("rpo: 3 acknowledged transactions lost") == kind_of("rpo: 17 acknowledged transactions lost, promised 0")
+    assert kind_of("rto: 3.2 s, promised 1 s") != kind_of("rpo: 3 acknowledged transactions lost")
+
+
+def test_a_failure_shrinks_and_its_test_fails(tmp_path: Path) -> None:
+    file = tmp_path / "lies.yaml"
+    file.write_text(LIES)
+    said: list[str] = []
+    found = shrink(str(file), 1, 20.0, said.append)
+    assert found.kind == kind_of(found.result.violations[0]) and "acknowledged transactions lost" in found.result.violations[0]
+    assert found.faults <= 2 and found.result.transactions <= 30, found.document
+    assert not any("checkpoint" in step or "serve" in step for step in found.document["timeline"])
+    replay, test = write(found, tmp_path / "out", "lies")
+    assert play(load(str(replay)), load(str(replay)).seed).violations == found.result.violations
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "acknowledged transactions lost" in done.stdout, done.stdout[-2000:]
+
+
+def test_what_does_not_fail_cannot_be_shrunk(tmp_path: Path) -> None:
+    file = tmp_path / "fine.yaml"
+    file.write_text(LIES.replace("fsync_lies: {path: wal, for: 1min}", "checkpoint: "))
+    with pytest.raises(ScenarioError, match="seed 1 does not fail"):
+        shrink(str(file), 1, 5.0, lambda _: None)
+    done = CliRunner().invoke(main, ["shrink", str(file), "--seed", "1"])
+    assert done.exit_code == 2 and "does not fail" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "which scenario"),
+        (["shrink"], "which failure"),
+        (["run", "x.yaml", "--seed", "seven"], "'seven' is not a valid integer"),
+        (["sweep", str(ROOT / "scenarios/power_cut.yaml"), "--seeds", "one..two"], "expected A..B"),
+        (["run", "--replay", "/nowhere.yaml"], "/nowhere.yaml"),
+    ],
+)
+def test_wrong_usage_is_said(arguments: list[str], words: str) -> None:
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2 and words in done.output
+
+
+def test_a_plan_that_is_none_is_refused_by_line() -> None:
+    with pytest.raises(ScenarioError, match=r"x.yaml:2: plan: this is no plan"):
+        parse("seed: 3\nplan: {outages: 4}", "x.yaml")
