@@ -231,11 +231,16 @@ class Loader(threading.Thread):
         self.join(30)
 
 
+SOMETIMES = re.compile(r"pages? will be rebuilt from")
+"""Lines that depend on the moment: whether a copy under load caught a page while it was written."""
+
+
 def shape(text: str) -> str:
     """S2. How many lines of the same shape follow each other is a number, too."""
     for pattern, word in SHAPES:
         text = pattern.sub(word, text)
-    return "\n".join(line for line, _ in groupby(line.strip() for line in text.splitlines()))
+    lines = [line.strip() for line in text.splitlines() if not SOMETIMES.search(line)]
+    return "\n".join(line for line, _ in groupby(lines))
 
 
 def walk(say: bool = True) -> list[tuple[Step, str, str]]:
