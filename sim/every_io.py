@@ -26,7 +26,7 @@ from sim.image import DiskImage
 from sim.oracle import Violation, differences
 from sim.rand import Stream, derive
 from sim.runner import where
-from sim.truth import Commit, state_of
+from sim.truth import Commit, below, state_of
 from sim.vault import CONFIG_TEXT, Vault
 from sim.workload import PROBE
 from thunderdb.archive.archiver import Archiver
@@ -78,6 +78,8 @@ class Stage:
         self.vault = Vault(ARCHIVE, BACKUPS, {**SETTINGS, "wal_archive_compress": self.compress}, False)
         self.history.vault = self.vault
         self.branches: list[Branch] = []
+        self.archived: list[int] = []
+        """How far the archive was said to be, at each branch."""
         self.commits: list[Commit] = []
 
     @property
@@ -116,6 +118,16 @@ class Stage:
         if self.operation in ("restore", "retention") and archiver is not None:
             await history.call(archiver.wait_archived(history.db.log.flushed_lsn))
         self.branches = record_branches(node)
+        inner = node.on_boundary
+        if inner is None:
+            raise AssertionError("record_branches set no hook")
+
+        def hook(action: str, path: str, before: bool) -> None:
+            inner(action, path, before)
+            while len(self.archived) < len(self.branches):
+                self.archived.append(0 if archiver is None else archiver.archived_lsn)
+
+        node.set_boundary(hook)
         await self._operation()
         node.set_boundary(None)
 
@@ -171,6 +183,7 @@ class Check:
     def __init__(self, stage: Stage, counts: Counter[str]) -> None:
         self.stage = stage
         self.counts = counts
+        self.archived_lsn = 0
 
     def state(self, image: DiskImage, seed: int) -> None:
         """Raises: Violation; what nothing explains."""
@@ -218,8 +231,23 @@ class Check:
         await db.close()
 
     def _archive(self, machine: Elsewhere) -> None:
+        self._lost(machine)
         self._run(machine, self._archive_on(machine))
         self._latest(machine, BACKUPS)
+
+    def _lost(self, machine: Elsewhere) -> None:
+        """The database is gone; the archive has what it was said to have."""
+        stage = self.stage
+        there = Elsewhere(3, machine.node.image.fork(), None, self.counts)
+        try:
+            config = replace(stage.target, data_dir="/srv/again/data", wal_dir="/srv/again/wal")
+            aim = Aim("latest", self.archived_lsn, (), sure=True)
+            report = there.restore(config, stage.vault, aim, BACKUPS, HistoryDatabase, 1)
+            if report is None or report.stop_lsn < self.archived_lsn:
+                raise Violation(f"the archive was said to reach {self.archived_lsn:#x}, latest ended before it: {report}")
+            there.compare(config, HistoryDatabase, [], below(stage.commits, report.stop_lsn))
+        finally:
+            there.close()
 
     async def _archive_on(self, machine: Elsewhere) -> None:
         stage, ports = self.stage, machine.node.ports
@@ -337,7 +365,7 @@ def explore(operation: str, seed: int, sample: float = 1.0, mixes: int = 1) -> F
     found.boundaries = len(stage.branches)
     check = Check(stage, found.counts)
     stream = Stream(derive(seed, f"every_io.{operation}"))
-    for branch in stage.branches:
+    for branch, check.archived_lsn in zip(stage.branches, stage.archived, strict=True):
         if stream.random() >= sample:
             continue
         for name, image in deaths(branch, seed, mixes):

@@ -94,6 +94,11 @@ COPIES = Shape(
     vault=False, clients=(2, 4), think_ns=(0, 2 * MS), work_ns=(2 * MS, 20 * MS),
 )  # fmt: skip
 """Mostly copies made by hand, under load."""
+RETENTION = Shape(
+    steps=(9, 14), weights={"work": 4, "backup": 7, "switch": 3, "retention": 4, "checkpoint": 2, "kill": 1},
+    work_ns=(2 * MS, 20 * MS),
+)  # fmt: skip
+"""Many backups, and much time in which they grow old."""
 
 
 @dataclass(slots=True)
@@ -140,9 +145,11 @@ class HistoryDatabase(SimDatabase):
     log: HistoryLog
 
 
-def run(seed: int, shape: Shape | None = None, log: list[str] | None = None) -> Outcome:
+def run(
+    seed: int, shape: Shape | None = None, log: list[str] | None = None, kind: type[History] | None = None
+) -> Outcome:  # fmt: skip
     """Run the history of a seed, and check all that came out of it."""
-    history = History(seed, shape or Shape(), log)
+    history = (kind or History)(seed, shape or Shape(), log)
     outcome = history.outcome
     try:
         history.world.run(history.course(), limit_ns=LIMIT_NS)
@@ -186,6 +193,7 @@ class History:
         self.archiver: Archiver | None = None
         self.life = 0
         self.stopped = False
+        self.next_lsn = 0
         self.db_: HistoryDatabase | None = None
 
     # -- Places
@@ -378,10 +386,10 @@ class History:
         """The log that the machine has is never read again: which of its last commits there are, the archive decides."""
         recorder, line = self.recorder, self.recorder.line
         if recorder.starts:
-            line.end_lsn = max(line.end_lsn, recorder.starts[-1] + 1)
+            line.end_lsn = self.next_lsn
         line.commits += recorder.records
         line.starts += recorder.starts
-        line.steps += [step for _, step in recorder.steps]
+        line.steps += recorder.steps
         recorder.records, recorder.starts, recorder.steps = [], [], []
 
     async def _do_retention(self) -> None:
@@ -604,6 +612,8 @@ class History:
 
     def _note_archived(self) -> None:
         """V2, asked of the dead."""
+        if self.db_ is not None:
+            self.next_lsn = int(self.db_.log.next_lsn)
         if self.archiver is not None and self.vault is not None:
             status = self.archiver.status()
             if status.refused:

@@ -25,7 +25,7 @@ from sim.report import commit
 from sim.scenario import ScenarioError
 from sim.sweep import parse_seeds
 
-KINDS = {"all": None, "copies": history.COPIES}
+KINDS = {"all": None, "copies": history.COPIES, "retention": history.RETENTION}
 Job = tuple[str, str, int]
 """(kind, operation to be killed in or empty, seed)"""
 

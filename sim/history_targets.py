@@ -89,7 +89,7 @@ def at_end(line: Line, taken: Taken) -> Aim:
 
 def _draw(line: Line, path: list[Commit], stream: Stream) -> Aim:
     kind = stream.choice(("time", "time", "lsn", "lsn", "txn", "verb", "step"))
-    jumps = [(low, high) for low, high in line.all_steps() if high - low > 1 and path[0].order_us <= low]
+    jumps = [(low, high) for _, (low, high) in line.all_steps() if high - low > 1 and path[0].order_us <= low]
     if kind == "step" and jumps:
         low, high = stream.choice(jumps)
         return replace(_at_time(line, path, (low + high) // 2), forbidden=True)
@@ -117,7 +117,7 @@ def _at_time(line: Line, path: list[Commit], time_us: int) -> Aim:
     kept = until_time(path, time_us)
     cut_lsn = path[len(kept)].lsn if len(kept) < len(path) else line.end_lsn
     ambiguous = any(
-        low < time_us < high if low < high else high <= time_us <= low for low, high in line.all_steps()
+        low < time_us < high if low < high else high <= time_us <= low for _, (low, high) in line.all_steps()
     )  # fmt: skip
     return Aim(format_time(time_us), cut_lsn, tuple(kept), ambiguous=ambiguous, time_us=time_us)
 

@@ -2,6 +2,9 @@
 
     history             a random history with archive, backups, retention and restores (sim/history.py)
     copies              one that is mostly copies made by hand
+    retention           one with many backups that grow old
+    two_restores        two restores of one history, one after the other: two timelines
+    copy_slot           copies whose newest slot of the control file was caught half written
     kill_OPERATION      killed at a sample of the I/O boundaries of a backup, an archive push, a retention run, a restore
     archive_rot         what is archived rots on its way: it is noticed, and the local log stays
     archive_conflict    another segment lies in the archive under our name: an error, and the local log stays
@@ -19,10 +22,10 @@ from dataclasses import replace
 from typing import Any
 
 from sim import every_io
-from sim.copying import copy_tree, files_below, put_file
-from sim.history import COPIES, LIMIT_NS, HistoryDatabase
+from sim.copying import HandCopy, copy_tree, files_below, put_file
+from sim.history import COPIES, LIMIT_NS, RETENTION, History, HistoryDatabase
 from sim.history import run as run_history
-from sim.history_targets import Aim, Elsewhere
+from sim.history_targets import Aim, Elsewhere, restore_to
 from sim.image import DiskImage
 from sim.mutant_cases import where
 from sim.oracle import Violation
@@ -31,6 +34,7 @@ from thunderdb.archive.archiver import Archiver
 from thunderdb.backup.take import BackupRequest, take_backup
 from thunderdb.base.errors import Corruption, LogHole, Refused
 from thunderdb.base.events import Events
+from thunderdb.storage.control import SLOT_OFFSETS, SLOT_SIZE, decode_slot
 
 MS = 1_000_000
 SECOND_NS = 1_000_000_000
@@ -43,6 +47,49 @@ def history(seed: int) -> list[str]:
 
 def copies(seed: int) -> list[str]:
     return run_history(seed, COPIES).violations
+
+
+def retention(seed: int) -> list[str]:
+    return run_history(seed, RETENTION).violations
+
+
+def two_restores(seed: int) -> list[str]:
+    case = Case(seed)
+
+    async def course() -> None:
+        history = case.history
+        await case.back_up("b001")
+        await case._work()
+        await history._stop_clean()
+        timelines = []
+        for name in ("one", "two"):
+            config = replace(case.config, data_dir=f"/srv/{name}/data", wal_dir=f"/srv/{name}/wal")
+            report = await restore_to(
+                history.node, config, case.vault, Aim("latest", 0, (), sure=True), BACKUPS, HistoryDatabase, case.stream,
+                history.outcome.counts, Events(), False, 1,
+            )  # fmt: skip
+            if report is not None:
+                timelines.append(report.timeline)
+        if len(timelines) != 2 or timelines[0] == timelines[1]:
+            raise Violation(f"two restores, and the timelines are {timelines}")
+
+    return case.run(course)
+
+
+def copy_slot(seed: int) -> list[str]:
+    return run_history(seed, COPIES, kind=TornControl).violations
+
+
+class TornControl(History):
+    """A copy may catch the newest slot while it is written: the other one must do, its floor above all."""
+
+    def _check_copy(self, copy: HandCopy) -> None:
+        file = bytearray(copy.files["data/control"])
+        slots = [decode_slot(bytes(file[offset : offset + SLOT_SIZE])) for offset in SLOT_OFFSETS]
+        newest = max((0, 1), key=lambda slot: slots[slot].sequence)
+        file[SLOT_OFFSETS[newest] : SLOT_OFFSETS[newest] + 100] = bytes(100)
+        copy.files["data/control"] = bytes(file)
+        super()._check_copy(copy)
 
 
 def killed(operation: str) -> Callable[[int], list[str]]:
@@ -256,6 +303,9 @@ def _lay(image: DiskImage, files: dict[str, bytes], directory: str) -> None:
 CASES: dict[str, Callable[[int], list[str]]] = {
     "history": history,
     "copies": copies,
+    "copy_slot": copy_slot,
+    "retention": retention,
+    "two_restores": two_restores,
     **{f"kill_{operation}": killed(operation) for operation in every_io.OPERATIONS},
     "archive_rot": archive_rot,
     "archive_conflict": archive_conflict,

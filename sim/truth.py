@@ -40,8 +40,8 @@ class Line:
     commits: list[Commit] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     """Where each record begins."""
-    steps: list[tuple[int, int]] = field(default_factory=list)
-    """Steps of the wall clock, (from_us, to_us): times that name no moment, or two."""
+    steps: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
+    """Steps of the wall clock, (LSN, (from_us, to_us)): times that name no moment, or two."""
     end_lsn: int = 0
 
     def path(self) -> list[Commit]:
@@ -53,8 +53,9 @@ class Line:
         inherited = [] if self.parent is None else [lsn for lsn in self.parent.all_starts() if lsn < self.switch_lsn]
         return inherited + self.starts
 
-    def all_steps(self) -> list[tuple[int, int]]:
-        return [*([] if self.parent is None else self.parent.all_steps()), *self.steps]
+    def all_steps(self) -> list[tuple[int, tuple[int, int]]]:
+        inherited = [] if self.parent is None else [step for step in self.parent.all_steps() if step[0] < self.switch_lsn]
+        return inherited + self.steps
 
     def ancestors(self) -> list[int]:
         """Numbers of the lines that this one goes through, oldest first, its own last."""
@@ -150,7 +151,7 @@ class Recorder(Oracle):
         lost = len(self.records) - len(kept)
         self.line.commits += kept
         self.line.starts += [lsn for lsn in self.starts if lsn < end_lsn]
-        self.line.steps += [step for lsn, step in self.steps if lsn < end_lsn]
+        self.line.steps += [step for step in self.steps if step[0] < end_lsn]
         self.line.end_lsn = end_lsn
         self.records, self.starts, self.steps = [], [], []
         self.rebase(observed)
