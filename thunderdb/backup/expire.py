@@ -78,6 +78,8 @@ async def decide(
     inventory = await take_inventory(ports, config, codec, system_id=system_id, timeline=timeline, known=known)
     now_us = ports.clock.wall_ns() // 1000
     decisions = plan_retention(inventory.backups, inventory.facts, policy_of(config), now_us, inventory.holds)
+    unfinished = "unfinished: a backup is being written there, or was interrupted; goes only by hand"
+    decisions += [Decision(place, "other", True, unfinished) for place in inventory.unfinished]
     return Expired(inventory, decisions, now_us)
 
 

@@ -47,6 +47,8 @@ class Inventory:
     holds: list[Hold] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     """Names below the destination that an interrupted removal has left."""
+    unfinished: list[str] = field(default_factory=list)
+    """Places where a backup is being written, or was interrupted."""
     manifests: dict[str, Manifest] = field(default_factory=dict)
 
 
@@ -102,7 +104,9 @@ async def _places_below(ports: Ports, found: Inventory) -> list[str]:
         path = f"{real_root}/{name}"
         if name.startswith(REMOVING):
             found.leftovers.append(name)
-        elif await ports.disk.is_dir(path) and not name.endswith(PARTIAL) and await ports.disk.resolve(path) == path:
+        elif name.endswith(PARTIAL):
+            found.unfinished.append(path)
+        elif await ports.disk.is_dir(path) and await ports.disk.resolve(path) == path:
             if await ports.disk.exists(f"{path}/{MANIFEST_NAME}"):
                 places.append(path)
     return places

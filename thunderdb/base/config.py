@@ -19,7 +19,7 @@ from typing import Any
 
 from thunderdb.base.config_values import Spec, convert, format_value, is_loopback
 from thunderdb.base.errors import ConfigError
-from thunderdb.base.units import format_size
+from thunderdb.base.units import OFF, format_size
 
 ENV_PREFIX = "THUNDERDB_"
 CONFIG_PATH_ENV = "THUNDERDB_CONFIG"
@@ -320,6 +320,12 @@ def _check_together(config: Config) -> None:
             f'wal_dir = "{config.wal_dir}" is not allowed: data_dir has the same value', "give each its own directory"
         )
     _check_exposure(config)
+    for name in ("schedule_daily", "schedule_weekly", "schedule_monthly", "schedule_incremental"):
+        if getattr(config, name) != OFF and not config.destination:
+            raise ConfigError(
+                f'{name} = "{getattr(config, name)}" is not allowed: there is nowhere to put the backups',
+                "set destination in [backup]",
+            )
 
 
 def _check_exposure(config: Config) -> None:

@@ -128,8 +128,14 @@ def test_names_are_utc_and_by_kind() -> None:
 
 
 def test_the_configuration_checks_the_expression() -> None:
-    config = parse('[backup]\nschedule_daily = "0  2 * * *"\nschedule_weekly = "30 3 * * SUN"\n')
+    config = parse('[backup]\ndestination = "/b"\nschedule_daily = "0  2 * * *"\nschedule_weekly = "30 3 * * SUN"\n')
     assert schedule_of(config) == {"daily": "0 2 * * *", "weekly": "30 3 * * SUN"}
     for wrong in ("0 25 * * *", "61 2 * * *", "0 2 * *", "0 2 31 2 *", "x 2 * * *", "@daily"):
         with pytest.raises(ConfigError, match="schedule_daily"):
             parse(f'[backup]\nschedule_daily = "{wrong}"\n')
+
+
+@pytest.mark.parametrize("label", ["daily", "weekly", "monthly", "incremental"])
+def test_a_schedule_without_a_destination_is_refused(label: str) -> None:
+    with pytest.raises(ConfigError, match=f"schedule_{label}.*nowhere"):
+        parse(f'[backup]\nschedule_{label} = "0 2 * * *"\n')

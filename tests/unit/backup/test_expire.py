@@ -146,6 +146,7 @@ def test_strangers_and_unfinished_ones_are_left_alone() -> None:
     done = world.expire()
     assert sum(d.kind == "backup" for d in done.decisions) == 8
     assert "/b/wal-archive" in world.disk.dirs and "/b/full-9.partial/backup_manifest.json" in world.disk.files
+    assert "unfinished" in next(d.reason for d in done.decisions if d.object == "/b/full-9.partial")
 
 
 def test_a_link_is_no_second_backup(tmp_path: Path) -> None:
