@@ -89,6 +89,8 @@ SHAPES = (
     (re.compile(r"-?\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?\s?(ms|s|B|KB|MB|GB|h|min)?\b"), "N"),
     (re.compile(r"[ \t]+"), " "),
     (re.compile(r"-{3,}"), "---"),
+    (re.compile(r"^\[INFO\] Replaying segment SEGMENT\.\.\. done\n", re.M), ""),  # a checkpoint may have closed one more
+    (re.compile(r"^Note: (?!no manifest).*\n", re.M), ""),  # which pages were torn when a copy was made is chance
 )
 
 
