@@ -232,6 +232,17 @@ class Rewriter:
             return sqlglot.parse_one(text, read="duckdb")
         return _cast(node.copy(), "DECIMAL(20,0)")
 
+    def _to_char(self, node: exp.TimeToStr) -> exp.Expression | None:
+        """In to_char's format, what stands in double quotes is text, taken as it is; the parser knows nothing of that."""
+        pattern = node.args.get("format")
+        if not isinstance(pattern, exp.Literal) or '"' not in pattern.name:
+            return None
+        parts = pattern.name.split('"')
+        if len(parts) % 2 == 0 or any("%" in text for text in parts[1::2]):
+            raise SqlError("0A000", "to_char with such a quoted text in its format is not supported")
+        pattern.replace(exp.Literal.string("".join(parts)))
+        return None
+
     def _round(self, node: exp.Round) -> exp.Expression | None:
         kind = self._typer.type_of(node.this)
         if kind is not None and kind.name in ("float4", "float8") and node.args.get("decimals") is None:
@@ -518,6 +529,7 @@ _METHODS: dict[type[exp.Expression], Callable[[Rewriter, Any], exp.Expression | 
     exp.Length: Rewriter._to_int4,
     exp.StrPosition: Rewriter._to_int4,
     exp.Extract: Rewriter._extract,
+    exp.TimeToStr: Rewriter._to_char,
     exp.Round: Rewriter._round,
     exp.Cast: Rewriter._cast_node,
     exp.Dot: Rewriter._dot,

@@ -260,3 +260,9 @@ def test_the_log_position_moves_with_a_commit(t: Any) -> None:
     assert parse_lsn(after) > parse_lsn(before) > 0
     [(insert,)] = t.run("select pg_current_wal_insert_lsn()")
     assert parse_lsn(insert) >= parse_lsn(after)
+
+
+def test_quoted_text_in_a_format_is_text(client: Any) -> None:
+    sql = "select to_char(timestamp '2026-01-15 14:30:05', '{}')"
+    assert client.run(sql.format('YYYY-MM-DD"T"HH24:MI:SS"Z"')) == [("2026-01-15T14:30:05Z",)]
+    assert fails(client, sql.format('YYYY"DD"')) == "0A000"
