@@ -576,9 +576,10 @@ class History:
         archived_lsn = vault.archived.get(line.number, 0)
         for aim in self._aims(line, self.stream.between(*self.shape.aims)):
             self._check_aim(vault, line, aim, "")
-        if vault.usable(line):
-            # Over an archive that never got anything `latest` is refused: it could be one that is not mounted.
-            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=archived_lsn > 0), "")
+        # Over an archive that never got anything `latest` is refused (it could be one that is not mounted), and a line of which
+        # nothing was ever shipped is not followed.
+        if archived_lsn and vault.usable(line):
+            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=True), "")
         left = [taken for taken in vault.usable(line) if not taken.removed]
         if left:  # whatever retention has taken away, each backup restores to its own end
             taken = self.stream.choice(left)
