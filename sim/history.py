@@ -561,7 +561,7 @@ class History:
         finally:
             elsewhere.close()
         self.outcome.counts["backups"] += len(vault.taken)
-        self.outcome.counts["backups nobody was told of"] += len(places) - len(vault.taken)
+        self.outcome.counts["backups nobody was told of"] += len(places) - sum(1 for taken in vault.taken if not taken.removed)
 
     def _aims(self, line: Line, count: int) -> list[Aim]:
         vault = self.vault
