@@ -141,6 +141,9 @@ class BackupJobs:
         """Begin a backup and return at once. Raises: Refused (exists, one is running, no base …), DiskFull, StorageError."""
         if self._closed or self.db.closing:
             raise NodeStopped("the database system is shutting down")
+        ending = self._running
+        if ending is not None and ending.job.ended and ending.task is not None:
+            await ending.task  # who saw that it had ended may start the next: it is only being written down
         if self._running is not None or self._starting:
             busy = self._running.job.id if self._running is not None else "another one"
             raise Refused(f"a backup is running already ({busy})", "Wait until it ends, or cancel it.")

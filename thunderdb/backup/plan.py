@@ -52,7 +52,7 @@ LOOK_AHEAD_US = 24 * 3600 * 1_000_000
 SPARE_SEGMENTS = 4
 PAGE_BYTES_A_SECOND = 250 << 20
 LOG_BYTES_A_SECOND = 12 << 20
-"""Measured on two cores with a local disk: laying down pages, and replaying log. For the estimate only."""
+"""Cautious guesses for two cores and a local disk: laying down pages, and replaying log. For the estimate only."""
 
 
 @dataclass(frozen=True, slots=True)

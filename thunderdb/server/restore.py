@@ -170,7 +170,7 @@ def plan_text(document: dict[str, Any]) -> str:
             f"  before:txn:{found['txn']}  committed {found['time']}  at {found['lsn']}" for found in document["candidates"]
         ]  # fmt: skip
     lines += [f"Note: {note}" for note in document["notes"]]
-    lines.append(f"Estimated duration: {document['estimated_seconds']:.0f} s (from rates measured on two cores, not here)")
+    lines.append(f"Estimated duration: {document['estimated_seconds']:.0f} s (a cautious guess)")
     lines.append("Dry run: nothing was changed.")
     return "\n".join(lines)
 
