@@ -50,6 +50,7 @@ class DeviceProfile:
     bytes_per_s: int = 1_000_000_000
     cached_reads: float = 0.5  # the share of reads that complete at once
     inline_writes: float = 0.5  # the share of writes that complete at once
+    sync_bytes_per_s: int = 0  # what a sync has to bring to the device takes time, too; 0: it does not
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ class SimFile:
             await disk.cross("sync", self.path, BEFORE)
         mark = disk.image.mark()  # D2
         disk.log(Op.SYNC, self._inode, 0, b"")
-        await disk.delay(disk.profile.sync_ns, 0)
+        await disk.delay(disk.profile.sync_ns, disk.unsynced(self._inode))
         if disk.faulty and disk.fires("sync_error", self.path):
             disk.image.owned(self._inode).fail_sync(mark, MixedFates(disk.stream("sync_error.fates")))
             raise SyncFailed(f"cannot sync {self.path}: Input/output error")
@@ -367,6 +368,14 @@ class SimDisk:
             await self.cross(action, path, AFTER)
 
     # Time.
+
+    def unsynced(self, inode: int) -> int:
+        """What a sync has to write, as bytes of the profile's general bandwidth."""
+        profile = self.profile
+        if not profile.sync_bytes_per_s:
+            return 0
+        pending = sum(one.end - one.start for one in self.image.inodes[inode].pending)
+        return pending * profile.bytes_per_s // profile.sync_bytes_per_s
 
     async def delay(self, base_ns: int, size_bytes: int) -> None:
         """Let a device's time pass."""

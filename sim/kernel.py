@@ -151,7 +151,7 @@ class SimScheduler:
         self.node = node
         self.alive = True
         self.held: list[SimTimer] | None = None  # paused: what came due meanwhile
-        self.costs_ns = costs_ns or {}
+        self.costs_ns = {} if costs_ns is None else costs_ns
         self.on_crashed: Callable[[BaseException], None] | None = None
         self._order = order
         self._ready: list[tuple[int, Callable[..., None], tuple[Any, ...]]] = []

@@ -180,6 +180,8 @@ class Scenario:
     timeline: tuple[Step, ...] = ()
     promises: Promises = field(default_factory=Promises)
     long: bool = False
+    cpu: bool = False
+    """Charge the CPU time of recovery for the large database too, as sim/costs.py has it."""
     seed: int = 0
     """A replay file's own."""
     plan: Any = None
@@ -477,6 +479,7 @@ _TOP: dict[str, Key] = {
     "promises": Key("promises", Section(_PROMISES, _promises)),
     "seed": Key("seed", Count(0, 1 << 62), "A replay file's own seed."),
     "plan": Key("plan", _LatePlan(), "A replay file's outages, as they were drawn."),
+    "cpu": Key("cpu", Switch(), "Charge recovery's CPU time (tools.calibrate) at scale, not only I/O and people."),
     "long": Key("long", Switch(), "More than an hour of simulated time: run once, not over many seeds."),
 }  # fmt: skip
 

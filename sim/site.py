@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from sim import devices
 from sim.copying import copy_tree
+from sim.costs import COSTS_NS
 from sim.disk import DeviceProfile, DiskFaults
 from sim.engine_session import EngineSession, read_state
 from sim.history import HistoryDatabase
@@ -150,7 +151,9 @@ class Site:
             node.profile.bytes_per_s = max(1, plain.bytes_per_s // scale)
             node.profile.inline_writes = 0.0 if scale > 1 else plain.inline_writes
             node.profile.cached_reads = 0.0 if scale > 1 else plain.cached_reads
-            node.costs_ns.update({kind: cost * scale for kind, cost in COSTS_NS.items()})
+            for kind, cost in COSTS_NS.items():
+                by_size = self.scenario.cpu and kind != "recovery.settle"
+                node.costs_ns[kind] = cost * scale if by_size else cost
 
     def _workload(self) -> Workload:
         given, scenario = self.scenario.workload, self.scenario
@@ -449,8 +452,5 @@ def _loss(gone: list[Commit], by_choice: bool) -> Loss:
                 loss.oldest_acked_ns = loss.oldest_acked_ns or commit.work.acked_ns
     return loss
 
-
-COSTS_NS: dict[str, float] = {}
-"""CPU time per unit of work, by kind, as tools/calibrate.py measures it (sim/costs.py)."""
 
 __all__ = ["Livelock", "Loss", "Mark", "Site"]

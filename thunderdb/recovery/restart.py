@@ -77,6 +77,7 @@ class Restart:
         if self.crashed:
             self.events.emit("recovery.redo", redo_lsn=redo_lsn, records=records)
         await self._undo(analysis)
+        await self._account(analysis)
         duration_ns = self.clock.monotonic_ns() - began_ns
         if self.crashed:
             self.events.emit("recovery.complete", duration_ns=duration_ns)
@@ -130,6 +131,11 @@ class Restart:
         await self.access.files.sync()
         await self.reader.prepare_tail(analysis.end)
         await self.access.log.resume(analysis.end)
+
+    async def _account(self, analysis: Analysis) -> None:
+        """What a restart costs beside I/O: a byte of log that was scanned, and the rest of it once (tools/calibrate.py)."""
+        await self.access.tasks.work("recovery.scan", analysis.end.lsn - analysis.checkpoint_lsn)
+        await self.access.tasks.work("recovery.settle", 1)
 
     def _repair(self) -> Callable[[int, Corruption], Awaitable[Page]]:
         """Rebuild a damaged page from the log: up to what restart found in it, or to what was last written."""
