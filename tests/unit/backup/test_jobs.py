@@ -78,8 +78,9 @@ class SlowlySaved(BackupJobs):
 
 def test_the_next_may_begin_as_soon_as_one_is_seen_to_have_ended() -> None:
     world = JobsWorld()
+    world.jobs = SlowlySaved(world.db, world, world.config)
+    world.run(world.jobs.load())
     first = world.begin()
-
 
     async def at_once() -> str:
         while (job := world.jobs.job(first)) is not None and not job.ended:
