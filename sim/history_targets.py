@@ -128,7 +128,8 @@ async def restore_to(
 ) -> RestoreReport | None:  # fmt: skip
     """Restore on a node, struck now and then (T1, T2); None where it was refused with reason. Raises: Violation."""
     strikes = stream.between(1, 2) if stream.random() < 0.35 else 0
-    wish = str(timeline) if stream.random() < 0.8 else ""
+    # A timeline of which nothing is in the archive is followed only if it is asked for.
+    wish = str(timeline) if stream.random() < 0.8 or not vault.archived.get(timeline) else ""
 
     async def once() -> RestoreReport:
         ports, cipher = node.ports, await cipher_of(node, config)
