@@ -13,7 +13,7 @@ CONFIG_DIR ?= $(HOME)/.config/thunderdb
 STATE_DIR ?= $(HOME)/.local/share/thunderdb
 JOBS ?= 2
 
-.PHONY: help venv packages demo test test-long check lint types coverage docs walk run install bench wheel clean
+.PHONY: help report venv packages demo test test-long check lint types coverage docs walk run install bench wheel clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -74,6 +74,9 @@ run: $(STAMP) ## Start a daemon on ./var, loopback, no configuration needed (PG_
 
 install: ## Install for this user: PREFIX (~/.local), folders 0700, a sample thunderdb.toml that is never overwritten
 	@tools/install.sh "$(PYTHON)" "$(PREFIX)" "$(CONFIG_DIR)" "$(STATE_DIR)"
+
+report: $(STAMP) ## What was promised and what was measured: report/index.html (SEEDS=0..20)
+	$(BIN)/thunderdb-sim report --seeds $(or $(SEEDS),0..20) --out report
 
 bench: $(STAMP) packages ## Side by side with PostgreSQL 15 (BENCH="--quick" for a short run)
 	$(BIN)/python -m tools.bench $(BENCH)

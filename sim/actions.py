@@ -45,6 +45,8 @@ class Actions:
         self.site = site
         self.places: dict[str, str] = {}
         self.manifests: dict[str, Manifest] = {}
+        self.archived_at: dict[str, frozenset[str]] = {}
+        """Name → all objects that there were when that backup was complete."""
         self.copies: dict[str, HandCopy] = {}
         self.moments: dict[str, tuple[int, int]] = {}
         """Name → wall time in µs and LSN."""
@@ -53,8 +55,8 @@ class Actions:
         self.recovered_lsn = 0
         self._backups = 0
 
-    async def carry_out(self, step: Step) -> None:
-        """Do it, and compare how it ended with what the step expects. Raises: Violation."""
+    async def carry_out(self, step: Step) -> str:
+        """Do it, and compare how it ended with what the step expects; return how it ended. Raises: Violation."""
         expected = step.args.get("expect", _USUAL.get(step.verb, "ok"))
         outcome, said = await self._outcome(getattr(self, f"_{step.verb}")(step.args))
         if outcome == "ok" and _USUAL.get(step.verb, "ok") != "ok":
@@ -65,6 +67,7 @@ class Actions:
         words = step.args.get("says", "")
         if words.lower() not in said.lower():
             raise Violation(f"line {step.line}: {step.verb} says {said!r}, expected words {words!r}")
+        return outcome
 
     async def _outcome(self, coro: Coroutine[Any, Any, str | None]) -> tuple[str, str]:
         """A1."""
@@ -108,6 +111,7 @@ class Actions:
             site.scale_store(args["to"], False)
             site.phase = before
         self.places[name], self.manifests[name] = args["to"], manifest
+        self.archived_at[name] = frozenset(site.world.store.objects)
         site.note(f"backup {name} completed", "backup")
         site.happened("backup.completed", {"name": name})
 

@@ -159,7 +159,9 @@ class Incident:
         site = self.site
         phase = site.phase
         before = len(site.marks)
-        await self.actions.carry_out(step)
+        why_not = self.judge.why_not(step) if step.verb == "restore" else None
+        outcome = await self.actions.carry_out(step)
+        self.judge.ended(step, why_not, outcome)
         served = [mark for mark in site.marks[before:] if mark.kind == "service"]
         if step.args.get("expect") in ("refused", "problems", "failed") and self.fault_ns < 0:
             self._incident_begins()  # N2: this is how it was found

@@ -99,6 +99,7 @@ class Site:
         self.waiting: list[tuple[str, int, Future[None]]] = []
         self.phase = "set up"
         self.fatal: BaseException | None = None
+        self.spoiled: list[str] = []
         self.damaged = False
         """Its own files were damaged: whether anybody notices is what the timeline asks."""
         self.client_count = Stream(derive(seed, "clients")).between(*scenario.workload.clients)

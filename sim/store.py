@@ -64,6 +64,8 @@ class StoreServer:
     faults: StoreFaults = field(default_factory=StoreFaults)
     fired: Counter[str] = field(default_factory=Counter)
     buckets: dict[str, Bucket] = field(default_factory=dict)
+    first: dict[str, bytes] = field(default_factory=dict)
+    """Every object as it was first put, whatever has become of it."""
 
     def bucket(self, url: str) -> Bucket:
         """The bucket that a URL lies in; where none was named, one that shares the server's own profile and faults."""
@@ -167,6 +169,7 @@ class SimStore:
         if before is not None:
             self._server.removed[self._url(key)] = (before[0], self._now())
         self._server.objects[self._url(key)] = (data, self._now())
+        self._server.first.setdefault(self._url(key), data)
         self._trace(self._url(key), data)
 
     def _url(self, key: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sim import coverage
-from sim.disaster import run
+from sim.disaster import Incident, run
 from sim.plan import fixed
 from sim.report_rows import phases
 from sim.scenario import Scenario, parse, with_promises
@@ -62,6 +62,42 @@ def test_what_is_measured() -> None:
 def test_promises_and_expectations_can_fail(text: str, words: str) -> None:
     result = run(incident(text), 1)
     assert result.verdict == "violation" and words in result.violations[0]
+
+
+STORES = (
+    "topology: {stores: {'s3://b': s3, 's3://a': s3}}\n"
+    "settings: {page_size: 4KB, buffer_pool_size: 4MB, wal_segment_size: 1MB, max_wal_size: 4MB,\n"
+    "  wal_archive_enabled: true, wal_archive_dir: 's3://a/db'}\nworkload: {clients: 1, rate: 10/s, accounts: 8, items: 20}\n"
+)
+LOST = (
+    "timeline: [{at: 1s, backup: {name: x, to: 's3://b/x'}}, {after: 2s, switch: }, {after: 3s, switch: },\n"
+    "  {after: 3s, machine_lost: }, {damage: {what: WHAT, which: newest, how: HOW}},\n"
+    "  {restore: {from: x, target: latest, expect: ok or refused}}]\npromises: {rpo: any, outcome: judge, rto: 1min}"
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "how", "refused"),
+    [("archive", "delete", True), ("archive", "flip", True), ("archive", "duplicate", False), ("backup", "flip", True)],
+)
+def test_the_judge_and_the_engine_agree(what: str, how: str, refused: bool) -> None:
+    scenario = parse(STORES + LOST.replace("WHAT", what).replace("HOW", how), "x.yaml")
+    found = Incident(scenario, 1)
+    result = found.result()
+    assert result.verdict == "ok", result.violations
+    assert bool(result.refusals) == refused
+
+
+def test_the_judge_objects() -> None:
+    scenario = parse(STORES + LOST.replace("WHAT", "archive").replace("HOW", "delete"), "x.yaml")
+    found = Incident(scenario, 1)
+    step = scenario.timeline[-1]
+    found.actions.refusals.append("I would rather not")
+    found.judge.ended(step, "", "refused")
+    found.judge.ended(step, "a segment is gone", "ok")
+    assert ["although backup and archive are whole" in found.judge.problems[0], found.judge.problems[1]] == [
+        True, "line 7: restored, although a segment is gone",
+    ]  # fmt: skip
 
 
 def test_a_fault_that_never_fires_is_named() -> None:
