@@ -51,6 +51,12 @@ def test_a_copy_whose_page_files_grew_after_they_were_copied_restores() -> None:
     assert broken(range(88, 89), COPIES)[0] == []
 
 
+def test_a_restore_struck_again_and_again_is_known_for_what_it_is() -> None:
+    """6103: killed before its marker was durable, then a power cut; 214: `latest` of a line that had shipped nothing."""
+    for seed in (214, 6103):
+        assert broken(range(seed, seed + 1))[0] == []
+
+
 @pytest.mark.long
 def test_five_hundred_copies_made_by_hand_restore() -> None:
     found, counts = broken(range(1000, 1140), COPIES)

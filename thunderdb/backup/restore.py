@@ -102,6 +102,8 @@ class _Restore:
             await self.disk.make_dirs(directory)
         if plan.destination.kind is Kind.OPENED:
             timeline = 0  # only the end of an earlier run is missing
+            if self.marker is not None:  # what was done may be begun again: opening it changes the control file
+                await write_marker(self.disk, self.config.data_dir, self.marker)
         else:
             lock = await self.disk.lock(f"{self.config.data_dir}/{LOCK_FILE}")
             try:
@@ -137,7 +139,9 @@ class _Restore:
         if marker is None:
             instance = f"{self.ports.random.bits(128):032x}"
             marker = Marker(*plan.request, plan.stop.lsn, plan.line.timeline, instance)
-            await write_marker(self.disk, data_dir, marker)
+        # One that was found is written again: the run before may have been killed before it was durable, and then the power cut
+        # that ends this run could leave what follows without it.
+        await write_marker(self.disk, data_dir, marker)
         self.instance, self.marker = marker.instance, marker
         control = plan.backup.control
         state = replace(control, state=DatabaseState.RESTORING, copy_floors=(), sequence=0)
