@@ -33,6 +33,8 @@ packages: ## Debian packages (psql, curl, rsync, …): installed as root with AP
 
 demo: $(STAMP) packages ## Load a daemon, kill it with -9, prove that nothing is lost; hot backup, an accident, back to just before it
 	$(BIN)/python -m tools.demo
+	@echo "Every scenario once, in simulated time:"
+	$(BIN)/thunderdb-sim report --seeds 0..1 --no-long --out report
 
 test: $(STAMP) packages ## All tests that fit into 15 minutes on two cores; prints what was skipped and why
 	@echo "NOT RUN here, for they take many minutes each: the tests marked long (make test-long)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,19 @@ def test_twenty_seeds_of_every_incident() -> None:
 @pytest.mark.long
 def test_the_days() -> None:
     swept([file for file in INCIDENTS if file not in QUICK], "0..1")
+
+
+def test_the_same_bytes_in_another_process() -> None:
+    """Another hash seed, another time zone, another directory."""
+    names = ("backup/crash_during_restore", "operator/second_pitr", "archive/a_flaky_store")
+    files = [str(ROOT / "scenarios" / f"{name}.yaml") for name in names]
+
+    def hashes(hash_seed: str, zone: str, folder: Path) -> list[tuple[str, str]]:
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "sim.cli", "sweep", *files, "--seeds", "5..6", "--jobs", "1"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return sorted((report["scenario"], report["trace_hash"]) for report in reports)
+
+    assert hashes("1", "UTC", ROOT) == hashes("2", "Asia/Tokyo", ROOT / "docs")
