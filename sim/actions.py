@@ -113,6 +113,10 @@ class Actions:
         self.places[name], self.manifests[name] = args["to"], manifest
         self.archived_at[name] = frozenset(site.world.store.objects)
         site.note(f"backup {name} completed", "backup")
+        if site.damaged:
+            report = await site.call(verify_backup(site.node.ports, args["to"]))
+            if not report.passed:
+                raise Violation(f"backup {name} says that it is whole, and has copied damage: {report.problems[0]}")
         site.happened("backup.completed", {"name": name})
 
     async def _verify(self, args: dict[str, Any]) -> str:
