@@ -84,6 +84,7 @@ SHAPES = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d| UTC)?"), "TIME"),
     (re.compile(r"\b[0-9A-F]{24}\b"), "SEGMENT"),
     (re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b"), "LSN"),
+    (re.compile(r"\b\d+\.\d+(e[+-]?\d+)?\b"), "N"),  # before digests: fifteen digits and an e look like one
     (re.compile(r"\b[0-9a-f]{16,32}\b"), "DIGEST"),
     (re.compile(r"(full|incr)-\d{8}(-\d{6})?"), "NAME"),
     (re.compile(r"-?\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?\s?(ms|s|B|KB|MB|GB|h|min)?\b"), "N"),
