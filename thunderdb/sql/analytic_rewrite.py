@@ -69,6 +69,8 @@ class QuerySession:
     pid: int = 0
     schemas: tuple[str, ...] = ("public",)
     activity: tuple[Mapping[str, Any], ...] = ()  # rows of pg_stat_activity: pid, usename, state, query …
+    wal: Mapping[str, str] = field(default_factory=dict)  # pg_current_wal_… to the LSN that it answers
+    database_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +405,11 @@ class Rewriter:
             return self._session_value(exp.CurrentTimestamp())
         if name == "pg_backend_pid":
             return _number(self._session.pid)
+        if name in self._session.wal:
+            return exp.Literal.string(self._session.wal[name])
+        if name == "pg_database_size":
+            size = self._session.database_bytes
+            return exp.cast(exp.Null() if size is None else _number(size), "BIGINT", dialect="duckdb")
         if name == "current_setting" and arguments and isinstance(arguments[0], exp.Literal):
             setting = arguments[0].name.lower()
             if setting in self._session.settings:

@@ -48,6 +48,7 @@ from thunderdb.storage.pool import Miss
 
 CHUNK_BYTES = 64 << 10
 EPOCH_2000_NS = 946_684_800_000_000_000
+WAL_POSITIONS = ("pg_current_wal_lsn", "pg_current_wal_flush_lsn", "pg_current_wal_insert_lsn")
 
 
 class SqlSession:
@@ -371,7 +372,14 @@ class SqlSession:
         await self.db.access.tasks.work("sql.rows", count)
 
     def query_session(self) -> QuerySession:
-        return QuerySession(user=self.user, now_us=self.transaction_us(), settings=self.settings.values, pid=self.pid)
+        return QuerySession(
+            user=self.user,
+            now_us=self.transaction_us(),
+            settings=self.settings.values,
+            pid=self.pid,
+            wal={name: self.value_of(name) for name in WAL_POSITIONS},
+            database_bytes=self.db.files.page_count * self.db.config.page_size,
+        )
 
     def value_of(self, name: str) -> Any:
         if name in ("current_user", "session_user", "user", "current_role"):
@@ -387,10 +395,9 @@ class SqlSession:
         if name == "txid_current":
             self.txn.begin_write()
             return self.txn.id
-        if name in ("pg_current_wal_lsn", "pg_current_wal_flush_lsn"):
-            return format_lsn(self.db.log.flushed_lsn)
-        if name == "pg_current_wal_insert_lsn":
-            return format_lsn(self.db.log.next_lsn)
+        if name in WAL_POSITIONS:
+            log = self.db.log
+            return format_lsn(log.next_lsn if name == "pg_current_wal_insert_lsn" else log.flushed_lsn)
         if name == "lastval":
             if not self._last_sequence:
                 raise SqlError("55000", "lastval is not yet defined in this session")

@@ -66,9 +66,11 @@ _CONSTANTS = {
         " has_tablespace_privilege pg_has_role row_security_active pg_relation_is_updatable"
     ),
     "false": "pg_is_in_recovery pg_is_other_temp_schema pg_is_wal_replay_paused",
-    "0": (
-        "pg_table_size pg_relation_size pg_total_relation_size pg_indexes_size pg_database_size pg_tablespace_size"
-        " pg_my_temp_schema pg_stat_get_numscans pg_stat_get_live_tuples"
+    "0": "pg_my_temp_schema",
+    # Nobody counts a relation's pages or its scans: unknown, which psql shows as nothing. A zero would be taken for one.
+    "CAST(NULL AS BIGINT)": (
+        "pg_table_size pg_relation_size pg_total_relation_size pg_indexes_size pg_tablespace_size"
+        " pg_stat_get_numscans pg_stat_get_live_tuples"
     ),
     "CAST(NULL AS VARCHAR)": (
         "obj_description col_description shobj_description pg_get_viewdef pg_get_ruledef pg_get_partkeydef"

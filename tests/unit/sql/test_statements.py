@@ -266,3 +266,18 @@ def test_quoted_text_in_a_format_is_text(client: Any) -> None:
     sql = "select to_char(timestamp '2026-01-15 14:30:05', '{}')"
     assert client.run(sql.format('YYYY-MM-DD"T"HH24:MI:SS"Z"')) == [("2026-01-15T14:30:05Z",)]
     assert fails(client, sql.format('YYYY"DD"')) == "0A000"
+
+
+def test_sizes_are_measured_or_unknown_never_zero(t: Any) -> None:
+    [(size,)] = t.run("select pg_database_size(current_database())")
+    assert int(size) == t.session.db.files.page_count * t.session.db.config.page_size > 0
+    [(unknown,)] = t.run("select pg_total_relation_size('t'::regclass)")
+    assert unknown is None
+
+
+def test_positions_of_the_log_beside_what_only_an_analytic_query_has(t: Any) -> None:
+    [(flushed, inserted, here)] = t.run(
+        "select pg_current_wal_lsn(), pg_current_wal_insert_lsn(), pg_is_in_recovery() from t group by 3"
+    )
+    assert parse_lsn(flushed) <= parse_lsn(inserted)
+    assert here == "f"
