@@ -5,6 +5,8 @@ D2. Names that begin with a dot are nobody's objects. Each writer has a temporar
     two that write one object do not mix their bytes; what a crash left behind is removed when the object is deleted.
 D3. The exception is `extend`: an object that grows in place, whose reader takes the part that is whole.
 D4. Files are 0600, directories 0700 (the Disk port's own modes).
+D5. What is found may be in the operating system's cache only, with the process that wrote it dead: `settle` makes it durable,
+    and nobody says that it is safe before.
 """
 
 from __future__ import annotations
@@ -74,11 +76,24 @@ class DirectoryStore:
             await writer.finish_new()
         except FileExistsError:
             await writer.abort()
+            await self.settle(key)
             return False
         except Exception:
             await writer.abort()
             raise
         return True
+
+    async def settle(self, key: str) -> None:
+        """D5: make an object durable, whoever put it there. Raises: FileNotFoundError. Durable when: it returns."""
+        path = self._path(key)
+        file = await self._disk.open(path, writable=False)
+        try:
+            await file.sync()
+        except Exception:
+            await file.close()
+            raise
+        await file.close()
+        await self._disk.sync_dir(path.rpartition("/")[0] or "/")
 
     async def extend(self, key: str, offset: int, data: bytes) -> None:
         """Write at `offset` of an object that is there and cut it behind that. Durable when: it returns.

@@ -1,0 +1,82 @@
+"""A killed process's rename is only in the cache: the next process sees it, and a later power cut takes it away again.
+
+Each test kills a process right after the rename (or the removal) of a name, lets the next one do what trusts that name, cuts
+the power with nothing landed that was not synced, and looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+from sim.fates import NoneLanded
+from sim.world import NodeDied, SimPorts, World
+from thunderdb.archive.codec import Codec
+from thunderdb.archive.directory import DirectoryStore
+from thunderdb.archive.target import StoreTarget
+
+T = TypeVar("T")
+Make = Callable[[SimPorts], Coroutine[Any, Any, T]]
+ARCHIVE = "/archive"
+SEGMENT = "000000010000000000000003"
+
+
+class Machine:
+    """A machine whose processes are killed, and whose power goes in the end."""
+
+    def __init__(self) -> None:
+        self.world = World(1)
+        self.node = self.world.node("a")
+
+    def run(self, make: Make[T]) -> T:
+        """A process that does one thing and stays."""
+        if not self.node.alive:
+            self.node.restart()
+
+        async def harness() -> T:
+            return await self.node.call(make(self.node.ports))
+
+        return self.world.run(harness())
+
+    def killed_after(self, action: str, part: str, make: Make[Any]) -> None:
+        """A process that is killed right after the first `action` on a path with `part` in it."""
+        if not self.node.alive:
+            self.node.restart()
+
+        def hook(done: str, path: str, before: bool) -> None:
+            if done == action and part in path and not before:
+                self.node.set_boundary(None)
+                self.node.crash(power=False)
+
+        self.node.set_boundary(hook)
+        with pytest.raises(NodeDied):
+            self.run(make)
+
+    def kill(self) -> None:
+        self.node.crash(power=False)
+
+    def power_cut(self) -> None:
+        """Nothing of what was not synced has landed."""
+        self.node.crash(power=True, fates=NoneLanded())
+
+    def there(self, path: str) -> bytes | None:
+        """A file as it is now; None if it is not there."""
+        return self.node.image.contents().get(path)
+
+
+def store_of(ports: SimPorts) -> DirectoryStore:
+    return DirectoryStore(ports.disk, ARCHIVE, ports.tasks)
+
+
+def target_of(ports: SimPorts) -> StoreTarget:
+    return StoreTarget(store_of(ports), Codec(), ports.offload)
+
+
+def test_an_object_that_was_there_already_is_durable_when_put_new_says_so() -> None:
+    machine = Machine()
+    machine.killed_after("rename", ".x.tmp", lambda ports: store_of(ports).put_new("x", b"first"))
+    assert machine.run(lambda ports: store_of(ports).put_new("x", b"first")) is False
+    machine.power_cut()
+    assert machine.there(f"{ARCHIVE}/x") == b"first"
