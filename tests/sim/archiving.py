@@ -5,7 +5,7 @@
 The archive is an object store with faults and outages, a directory on the node's own disk (torn by its power cuts), or a
 command. The database is killed, cut from power and stopped, while clients write; in the end everything is healed.
 
-V1. No segment is removed before the archive has exactly its bytes.
+V1. No segment is removed before the archive has exactly its bytes, durably: a power cut at that moment leaves them.
 V2. What the archiver says that the archive holds, it holds: `archived_lsn` and every note, at any moment, after any crash.
 V3. Every acknowledged commit that the archive does not have is counted as exposed.
 V4. While nothing is broken, an acknowledged commit is in the archive within the lag and a few requests.
@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sim.engine_session import SimDatabase
+from sim.fates import NoneLanded
 from sim.faults_plan import fates_of
 from sim.store import StoreFaults
 from sim.world import NodeDied, SimNode, World
@@ -266,13 +267,14 @@ class Story:
         assert whole, f"{name} in the archive is not whole"
 
     def _stored(self, name: str) -> bytes | None:
-        """A file of the archive, looked up behind the back of the ports."""
+        """A file of the archive, as a power cut would leave it, looked up behind the back of the ports."""
         key = Codec(self.compress).key(name)
         if self.kind == "store":
             found = self.world.store.objects.get(f"s3://bucket/wal/{key}")
             data = None if found is None else found[0]
         elif self.kind == "directory":
-            image = self.node.image
+            image = self.node.image.fork()
+            image.power_cut(NoneLanded())
             data = image.inodes[image.names[f"/archive/{key}"]].read(0, 1 << 62) if f"/archive/{key}" in image.names else None
         else:
             data = self.commanded.get(key)

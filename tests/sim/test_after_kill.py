@@ -80,3 +80,30 @@ def test_an_object_that_was_there_already_is_durable_when_put_new_says_so() -> N
     assert machine.run(lambda ports: store_of(ports).put_new("x", b"first")) is False
     machine.power_cut()
     assert machine.there(f"{ARCHIVE}/x") == b"first"
+
+
+def test_an_archived_segment_is_durable_before_the_local_one_may_go() -> None:
+    machine = Machine()
+    machine.killed_after("rename", f".{SEGMENT}.tmp", lambda ports: target_of(ports).push(SEGMENT, b"log"))
+    assert machine.run(lambda ports: target_of(ports).has(SEGMENT, b"log"))
+    machine.power_cut()
+    assert machine.there(f"{ARCHIVE}/{SEGMENT}") == b"log"
+
+
+@pytest.mark.parametrize("end", [4, 8], ids=["has all of it", "is extended"])
+def test_a_tail_that_was_found_is_durable_before_it_counts(end: int) -> None:
+    async def extend(ports: SimPorts, resume: bool, end: int) -> int:
+        target = target_of(ports)
+        file = await ports.disk.open("/segment", create=True)
+        await file.write(0, b"12345678")
+        await file.sync()
+        await ports.disk.sync_dir("/")
+        if resume:
+            target.resume_tail(1, 3, 4, f"{SEGMENT}.partial", 4)
+        return await target.extend_tail(1, 3, file, end)
+
+    machine = Machine()
+    machine.killed_after("rename", "partial", lambda ports: extend(ports, False, 4))
+    machine.run(lambda ports: extend(ports, True, end))
+    machine.power_cut()
+    assert machine.there(f"{ARCHIVE}/{SEGMENT}.partial") == b"12345678"[:end]

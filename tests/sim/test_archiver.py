@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sim.engine_session import SimDatabase
+from sim.fates import NoneLanded
 from sim.world import NodeDied, SimNode, World
 from tests.sim.archiving import MS, Story
 from thunderdb.archive.archiver import Archiver
@@ -35,14 +36,18 @@ def test_stores_and_directories_hold_it_too_and_the_stories_are_not_harmless() -
 
 
 class Push(Story):
-    """A short story: some log, then a switch during which the node dies at one exact moment."""
+    """A short story: some log, then a switch during which the node dies at one exact moment.
 
-    def __init__(self, kind: str, power: bool, boundary: int = 0, after_ns: int = 0) -> None:
+    `then`: the next life is cut from power at that boundary, with nothing landed that was not synced.
+    """
+
+    def __init__(self, kind: str, power: bool, boundary: int = 0, after_ns: int = 0, then: int = 0) -> None:
         super().__init__(7, kind)
         self.power = power
         self.boundary = boundary
         self.after_ns = after_ns
-        self.struck = False
+        self.then = then
+        self.struck = self.struck_again = False
 
     async def _main(self) -> None:
         await self._open()
@@ -68,10 +73,39 @@ class Push(Story):
             self._claim()
             self.node.crash(power=self.power)
         self.world.bury()
+        if self.then:
+            await self._die_again()
         await self._open()
         await self._call(self._work(0))
         await self._settle()
         await self._check_all()
+
+    async def _die_again(self) -> None:
+        await self._open()
+        left = self.then
+
+        def hook(_action: str, _path: str, _before: bool) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self.struck_again = True
+                self._cut()
+
+        self.node.set_boundary(hook)
+        try:
+            await self._call(self._work(0))
+            await self._call(self.archiver.wait_archived(self.db.log.flushed_lsn - 200))
+            await self._sleep(500 * MS)
+        except NodeDied:
+            pass
+        if self.node.alive:
+            self._cut()
+        self.world.bury()
+
+    def _cut(self) -> None:
+        self._claim()
+        self.node.set_boundary(None)
+        self.node.crash(power=True, fates=NoneLanded())
 
 
 @pytest.mark.parametrize(("kind", "power"), [("store", True), ("directory", False), ("directory", True), ("command", False)])
@@ -80,6 +114,19 @@ def test_a_kill_at_every_disk_operation_of_a_push_loses_nothing(kind: str, power
     while Push(kind, power, boundary).run().struck:  # type: ignore[attr-defined]
         boundary += 1
     assert boundary > 15
+
+
+def test_a_power_cut_after_a_kill_in_a_push_loses_nothing() -> None:
+    """The next process finds what the killed one had only renamed. A fifth of the kills, each with some of the later cuts."""
+    kills = 0
+    for boundary in range(1, 200, 5):
+        then = 1 + boundary % 16
+        while (story := Push("directory", False, boundary, then=then).run()).struck_again:  # type: ignore[attr-defined]
+            then += 16
+        if not story.struck:  # type: ignore[attr-defined]
+            break
+        kills += 1
+    assert kills > 3
 
 
 @pytest.mark.parametrize("kind", ["store", "blind"])

@@ -5,7 +5,8 @@
             ─▶ close the open segment if it is due ─▶ tail ─▶ note "complete up to T"
     error:  event, back off (1 s … 60 s), the same step again
 
-A1. A local segment may be removed only after its copy was read back: `holds["archive"]` moves after that, nowhere else.
+A1. A local segment may be removed only after its copy was read back, and is durable whoever wrote it (target.T5):
+    `holds["archive"]` moves after that, nowhere else.
 A2. Nothing here is waited for by a commit. An archive that is down for hours costs log on disk, nothing else.
 A3. Nothing is remembered that the archive does not show: after kill -9 what is there is listed, compared and taken over.
 A4. A segment that was damaged here is never shipped: its records are checked on the way.
@@ -293,7 +294,7 @@ class Archiver:
                 f"log segment {name} is damaged here at {format_lsn(scanned.end_lsn)} ({scanned.why}): it is not archived",
                 "Take a new full backup: the pages are not affected. The archive has a gap here until then.",
             )  # A4
-        again = number in self.ledger.known and await self.target.fetch(name) == raw
+        again = number in self.ledger.known and await self.target.has(name, raw)
         size_bytes = 0 if again else await self.target.push(name, raw)
         self.ledger.one_shipped(number, scanned.end_lsn, size_bytes)
         if size_bytes:

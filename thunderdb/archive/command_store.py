@@ -167,6 +167,9 @@ class CommandTarget:
     async def fetch(self, name: str) -> bytes | None:
         return None if self.source is None else await self.source.fetch(name)
 
+    async def has(self, name: str, raw: bytes) -> bool:
+        return self.source is not None and await self.source.fetch(name) == raw
+
     async def push(self, name: str, raw: bytes) -> int:
         key = self._codec.key(name)
         if self.source is not None:

@@ -4,6 +4,7 @@ T1. A file counts as archived only when what the archive has was read back and i
 T2. A file that is there already: identical is success, different is a Conflict; nothing is ever replaced but a partial segment.
 T3. A partial segment is appended to in place in a directory, where files are stored as they are; else it is put as a whole.
 T4. A partial segment that is not as this writer left it is not written to: whoever sees that looks at the archive anew.
+T5. What was found in a directory, and not written by this process, is made durable before it counts (directory.D5).
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class Target(Protocol):
         """A file as it was before it was archived; None if it is not there."""
         ...
 
+    async def has(self, name: str, raw: bytes) -> bool:
+        """Whether a file is archived with exactly these bytes; durably, if so (T5)."""
+        ...
+
     async def push(self, name: str, raw: bytes) -> int:
         """Archive a closed segment and read it back; return the bytes that it takes there (T1, T2)."""
         ...
@@ -91,7 +96,9 @@ class StoreTarget:
         self.store = store
         self.codec = codec
         self._offload = offload
-        self._in_place = store if isinstance(store, DirectoryStore) and codec.cipher is None else None
+        self._directory = store if isinstance(store, DirectoryStore) else None
+        self._in_place = self._directory if codec.cipher is None else None
+        self._tail_found = False  # it is another process's work: T5
         self._tail_number = 0
         self._tail_size = 0  # bytes of the local file that the partial segment has
         self._tail_stored = 0  # bytes that it takes
@@ -100,14 +107,31 @@ class StoreTarget:
         return await read_index(self.store)
 
     async def fetch(self, name: str) -> bytes | None:
+        found = await self._find(name)
+        return None if found is None else found[1]
+
+    async def has(self, name: str, raw: bytes) -> bool:
+        found = await self._find(name)
+        if found is None or found[1] != raw:
+            return False
+        await self._make_durable(found[0])
+        return True
+
+    async def _find(self, name: str) -> tuple[str, bytes] | None:
+        """The key under which a file is stored, and the file."""
         for compressed, encrypted in self._encodings():
             key = object_name(name, compressed, encrypted)
             try:
                 stored = await self.store.get(key)
             except FileNotFoundError:
                 continue
-            return await self._offload.run(self.codec.decode, stored, key)
+            return key, await self._offload.run(self.codec.decode, stored, key)
         return None
+
+    async def _make_durable(self, key: str) -> None:
+        """T5. An object store has said so itself when it answered."""
+        if self._directory is not None:
+            await self._directory.settle(key)
 
     def _encodings(self) -> list[tuple[bool, bool]]:
         """(compressed, encrypted) in the order in which to look: what is written now first (the configuration may change)."""
@@ -134,6 +158,7 @@ class StoreTarget:
 
     def resume_tail(self, timeline: int, number: int, size: int, key: str, stored_size: int) -> None:
         self._tail_number, self._tail_size, self._tail_stored = number, size, stored_size
+        self._tail_found = True
         if key != self._tail_key(timeline, number):
             self._tail_size = self._tail_stored = 0  # it was written with another configuration
 
@@ -141,7 +166,10 @@ class StoreTarget:
         name = partial_name(timeline, number)
         if number != self._tail_number:
             self._tail_number, self._tail_size, self._tail_stored = number, 0, 0
-        elif end <= self._tail_size:
+        elif self._tail_found and self._tail_size:
+            await self._settle_tail(self._tail_key(timeline, number))
+        self._tail_found = False
+        if end <= self._tail_size:
             return 0
         await self._only_writer(self._tail_key(timeline, number))
         if self._in_place is not None:
@@ -160,6 +188,13 @@ class StoreTarget:
             stored_size = len(data)
         self._tail_size, self._tail_stored = end, stored_size
         return len(data)
+
+    async def _settle_tail(self, key: str) -> None:
+        """T5."""
+        try:
+            await self._make_durable(key)
+        except FileNotFoundError:
+            self._tail_size = self._tail_stored = 0  # gone since it was looked at: begun anew
 
     async def _only_writer(self, key: str) -> None:
         """T4. After a failed write anything may be there."""
