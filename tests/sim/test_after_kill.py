@@ -7,20 +7,37 @@ the power with nothing landed that was not synced, and looks.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 
+from sim.engine_session import SimDatabase
+from sim.every_io import ARCHIVE as ARCHIVES
+from sim.every_io import Stage
 from sim.fates import NoneLanded
+from sim.history import SETTINGS
 from sim.world import NodeDied, SimPorts, World
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import DirectoryStore
+from thunderdb.archive.identity import IDENTITY_FILE, own_identity
 from thunderdb.archive.target import StoreTarget
+from thunderdb.backup.expire import _remove_backup, expire
+from thunderdb.backup.jobs import COMPLETED, BackupJobs
+from thunderdb.backup.take import BackupRequest
+from thunderdb.base.config import Config, parse
+from thunderdb.base.events import Events
+from thunderdb.engine.catalog import Column
+from thunderdb.engine.database import MARKER_FILE
 
 T = TypeVar("T")
 Make = Callable[[SimPorts], Coroutine[Any, Any, T]]
 ARCHIVE = "/archive"
 SEGMENT = "000000010000000000000003"
+DATA = "/d/data"
+CONFIG: Config = replace(
+    parse("", flags={**SETTINGS, "data_dir": DATA, "wal_dir": "/d/wal"}), checkpoint_interval=86_400_000
+)  # fmt: skip
 
 
 class Machine:
@@ -107,3 +124,110 @@ def test_a_tail_that_was_found_is_durable_before_it_counts(end: int) -> None:
     machine.run(lambda ports: extend(ports, True, end))
     machine.power_cut()
     assert machine.there(f"{ARCHIVE}/{SEGMENT}.partial") == b"12345678"[:end]
+
+
+def test_an_identity_that_was_found_is_durable_before_anything_is_claimed_with_it() -> None:
+    machine = Machine()
+
+    async def own(ports: SimPorts) -> str:
+        await ports.disk.make_dirs(DATA)
+        return (await own_identity(ports.disk, DATA, ports.random)).instance
+
+    machine.killed_after("rename", IDENTITY_FILE, own)
+    first = machine.run(own)
+    machine.power_cut()
+    assert machine.run(own) == first
+
+
+async def opened(ports: SimPorts) -> SimDatabase:
+    return await SimDatabase.open(ports, CONFIG, Events())
+
+
+async def rows(db: SimDatabase) -> list[list[object]]:
+    table = db.catalog.table("t")
+    if table is None:
+        return []
+    txn = db.begin()
+    txn.new_snapshot()
+    decode = db.rows.table(table).row.decode
+    found = [decode(payload) async for batch in db.scan(txn, table.root) for _key, payload in batch]
+    await txn.commit()
+    return found
+
+
+async def write(ports: SimPorts) -> SimDatabase:
+    db = await opened(ports)
+    txn = db.begin()
+    table = await db.ddl.create_table(txn, "t", [Column("a", "int4")], pk=(0,))
+    await db.insert(txn, table, [1])
+    await txn.commit()
+    return db
+
+
+def test_a_database_whose_making_was_killed_at_its_last_step_keeps_what_is_committed_next() -> None:
+    """The marker of a database in the making was removed in the cache only: what comes back with it may not cost a commit."""
+    machine = Machine()
+    machine.killed_after("unlink", MARKER_FILE, opened)
+    machine.run(write)
+    machine.power_cut()
+
+    async def look(ports: SimPorts) -> list[list[object]]:
+        return await rows(await opened(ports))
+
+    assert machine.run(look) == [[1]]
+
+
+def test_a_backup_that_was_published_by_a_killed_process_is_completed_only_when_that_is_durable() -> None:
+    machine = Machine()
+
+    async def back_up(ports: SimPorts) -> None:
+        jobs = BackupJobs(await write(ports), ports, CONFIG)
+        await jobs.load()
+        job = await jobs.start(BackupRequest("/backups/one"))
+        await jobs.wait(job.id)
+
+    async def look(ports: SimPorts) -> list[str]:
+        jobs = BackupJobs(await opened(ports), ports, CONFIG)
+        await jobs.load()
+        return [job.status for job in jobs.jobs()]
+
+    machine.killed_after("rename", "/backups/one.partial", back_up)
+    assert machine.run(look) == [COMPLETED]
+    machine.power_cut()
+    assert machine.there("/backups/one/backup_manifest.json")
+
+
+def test_what_a_killed_retention_run_renamed_is_durably_no_backup_before_its_files_go() -> None:
+    """A file system may bring back the good name of what is half removed. (The simulated one keeps such changes in order.)"""
+    machine = Machine()
+    config = replace(CONFIG, destination="/backups", wal_archive_enabled=False)
+    done: list[tuple[str, str]] = []
+
+    async def put(ports: SimPorts) -> None:
+        await DirectoryStore(ports.disk, "/backups/one").put("data/pages", b"x")
+
+    machine.run(put)
+    machine.killed_after("rename", "/backups/one", lambda ports: _remove_backup(ports, "/backups", "/backups/one"))
+    machine.node.set_boundary(lambda action, path, before: done.append((action, path)) if not before else None)
+    machine.run(lambda ports: expire(ports, config, Codec(), Events()))
+    first = min(index for index, (action, _) in enumerate(done) if action in ("unlink", "remove_dir"))
+    assert ("sync_dir", "/backups") in done[:first]
+
+
+def test_a_timeline_that_a_killed_restore_had_claimed_is_claimed_durably_by_the_next() -> None:
+    stage = Stage("restore", 3)
+    stage.record()
+    branch = next(found for found in stage.branches if "after rename" in found.where and ".history.tmp" in found.where)
+    claim = f"{ARCHIVES}/00000002.history"
+    world = World(1)
+    node = world.node("a", branch.image.fork())
+    node.crash(power=False)
+    assert claim in node.image.names
+    node.restart()
+
+    async def again() -> None:
+        await node.call(stage.restoring(node.ports))
+
+    world.run(again())
+    node.crash(power=True, fates=NoneLanded())
+    assert claim in node.image.names

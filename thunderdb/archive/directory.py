@@ -30,6 +30,12 @@ def open_store(ports: Ports, place: str) -> ObjectStore:
     return ports.stores.open(place) if is_url(place) else DirectoryStore(ports.disk, place, ports.tasks)
 
 
+async def settle(store: ObjectStore, key: str) -> None:
+    """Make sure that an object that was found is durable (D5); an object store has seen to that before it answered."""
+    if isinstance(store, DirectoryStore):
+        await store.settle(key)
+
+
 class DirectoryStore:
     """Satisfies `ports.ObjectStore`."""
 

@@ -72,6 +72,8 @@ async def own_identity(disk: Disk, data_dir: str, random: Random) -> Identity:
     if identity is None:
         identity = new_identity(random)
         await write_identity(disk, data_dir, identity)
+    else:
+        await disk.sync_dir(data_dir)  # I1: whoever renamed it may have been killed before that was durable
     return identity
 
 

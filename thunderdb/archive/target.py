@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from thunderdb.archive.codec import Codec
-from thunderdb.archive.directory import DirectoryStore
+from thunderdb.archive.directory import DirectoryStore, settle
 from thunderdb.archive.index import ArchiveIndex, Complete, encode_complete, read_complete, read_index
 from thunderdb.archive.names import complete_name, object_name, partial_name
 from thunderdb.base.errors import Corruption, StorageError
@@ -96,8 +96,7 @@ class StoreTarget:
         self.store = store
         self.codec = codec
         self._offload = offload
-        self._directory = store if isinstance(store, DirectoryStore) else None
-        self._in_place = self._directory if codec.cipher is None else None
+        self._in_place = store if isinstance(store, DirectoryStore) and codec.cipher is None else None
         self._tail_found = False  # it is another process's work: T5
         self._tail_number = 0
         self._tail_size = 0  # bytes of the local file that the partial segment has
@@ -114,7 +113,7 @@ class StoreTarget:
         found = await self._find(name)
         if found is None or found[1] != raw:
             return False
-        await self._make_durable(found[0])
+        await settle(self.store, found[0])
         return True
 
     async def _find(self, name: str) -> tuple[str, bytes] | None:
@@ -127,11 +126,6 @@ class StoreTarget:
                 continue
             return key, await self._offload.run(self.codec.decode, stored, key)
         return None
-
-    async def _make_durable(self, key: str) -> None:
-        """T5. An object store has said so itself when it answered."""
-        if self._directory is not None:
-            await self._directory.settle(key)
 
     def _encodings(self) -> list[tuple[bool, bool]]:
         """(compressed, encrypted) in the order in which to look: what is written now first (the configuration may change)."""
@@ -192,7 +186,7 @@ class StoreTarget:
     async def _settle_tail(self, key: str) -> None:
         """T5."""
         try:
-            await self._make_durable(key)
+            await settle(self.store, key)
         except FileNotFoundError:
             self._tail_size = self._tail_stored = 0  # gone since it was looked at: begun anew
 

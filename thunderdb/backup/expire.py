@@ -89,6 +89,9 @@ async def expire(
 ) -> Expired:  # fmt: skip
     """Decide, then remove. Can be killed anywhere and run again (E1). Raises: StorageError, with what is done so far done."""
     run = await decide(ports, config, codec, system_id=system_id, timeline=timeline, known=known)
+    if run.inventory.leftovers and not is_url(run.inventory.destination):
+        # E1: a run that was killed has perhaps renamed it in the cache only.
+        await ports.disk.sync_dir(await ports.disk.resolve(run.inventory.destination))
     for name in run.inventory.leftovers:
         await _finish(ports, run.inventory.destination, name)
     gone = [item for item in run.decisions if not item.keep]

@@ -242,11 +242,17 @@ def _exists(place: str) -> Refused:
 
 
 async def published_manifest(ports: Ports, place: str) -> bytes | None:
-    """The manifest of the backup at `place`, if there is a complete one. Raises: what the disk or the store raises."""
+    """The manifest of the backup at `place`, if there is a complete one, which then is durable.
+
+    It may have been renamed by a process that was killed before the rename was. Raises: what the disk or the store raises.
+    """
     try:
-        return await open_store(ports, place).get(MANIFEST_NAME)
+        manifest = await open_store(ports, place).get(MANIFEST_NAME)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if not is_url(place):
+        await ports.disk.sync_dir(place.rstrip("/").rpartition("/")[0] or "/")
+    return manifest
 
 
 async def remove_left_over(ports: Ports, place: str, backup_id: str) -> bool:

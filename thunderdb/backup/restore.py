@@ -19,6 +19,7 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh3_128
 
+from thunderdb.archive.directory import settle
 from thunderdb.archive.history import format_claim, parse_claim
 from thunderdb.archive.identity import IDENTITY_FILE, Identity, write_identity
 from thunderdb.archive.index import StoreSource
@@ -294,6 +295,7 @@ class _Restore:
             return timeline
         own = [number for number, history in (await archive.index(True)).histories.items() if history.owner == self.instance]
         if own:
+            await settle(archive.store, history_name(max(own)))  # a run that was killed may have claimed it in the cache only
             return max(own)
         timeline = max([timeline, *((number + 1) for number in await archive.timelines())])
         while not await self._try_claim(archive, timeline):

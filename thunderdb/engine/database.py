@@ -6,6 +6,8 @@
 O1. A missing or empty data directory *and* log directory make a new database; exactly one of them empty is refused.
 O2. Making a new database is marked by a file, so that a crash in it starts over instead of looking like damage.
 O3. After any failure of the log or of a sync, `failure` is set, `on_fatal` is called once, and nothing more is written.
+O4. Names in the data directory may be there, or gone, in the operating system's cache only, left so by a process that was
+    killed: they are made durable before anything rests on them. (A marker of O2 that a power cut brings back would cost all.)
 """
 
 from __future__ import annotations
@@ -136,6 +138,7 @@ class Database:
         await disk.make_dirs(config.wal_dir)
         lock = await disk.lock(f"{config.data_dir}/{LOCK_FILE}")
         try:
+            await disk.sync_dir(config.data_dir)  # O4
             if await _is_new(disk, config):
                 await _create(ports, config, events, cls.log_writer)
                 events.emit("database.created", data_dir=config.data_dir)
