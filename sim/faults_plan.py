@@ -72,6 +72,7 @@ def draw(scenario: Scenario, seed: int) -> Plan:
     stream = Stream(derive(seed, "plan"))
     work, faults = scenario.workload, scenario.faults
     driver = stream.choice(("engine", "sql", "sql")) if work.driver == "either" else work.driver
+    driver = driver or ("sql" if work.kind == "list_append" else "engine")
     clients = stream.between(*work.clients)
     mix = _leave_out(Stream(derive(seed, "plan.mix")), work.mix or {"transfer": 1}, faults.swarm / 2)
     swarm = Stream(derive(seed, "plan.swarm"))

@@ -31,6 +31,7 @@ from threading import Lock
 import click
 
 from sim.mutant_patch import Mutant, PatchError, mutated, parse_mutant, with_seed
+from sim.mutant_results import Found, merged, results
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -40,22 +41,6 @@ COPIED = ("thunderdb", "sim", "scenarios")
 
 class MutantError(Exception):
     """A mutant cannot be run as it is. `args` is (what,)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """How a search ended. `seed` is None if the bug survived; `seeds` were run, in `cpu_s` seconds."""
-
-    mutant: Mutant
-    seed: int | None
-    seeds: int
-    cpu_s: float
-    violation: str = ""
-    trouble: str = ""
-
-    @property
-    def caught(self) -> bool:
-        return self.seed is not None and not self.trouble
 
 
 # -- The bugs and the source
@@ -241,44 +226,17 @@ def hunt_all(mutants: list[Mutant], known: bool, jobs: int, told: Callable[[Foun
             return list(pool.map(one, mutants))
 
 
-# -- Reporting
-
-
-def results(founds: list[Found]) -> str:
-    """RESULTS.md."""
-    caught = sum(found.caught for found in founds)
-    lines = [
-        "# Planted bugs and the seeds that find them",
-        "",
-        "Written by `thunderdb-sim mutants --search --record`: each bug is applied to a copy of the source, and seeds run from",
-        "0 until one fails that the unchanged source passes. *Seeds* is how many that took; *CPU* is their time in seconds.",
-        "",
-        f"{caught} of {len(founds)} caught.",
-        "",
-        "| bug | breaks | run | seeds | CPU s | first seen as |",
-        "|---|---|---|---:|---:|---|",
-    ]
-    for found in sorted(founds, key=lambda found: found.mutant.name):
-        mutant = found.mutant
-        seeds = str(found.seeds) if found.caught else f"**survived {found.seeds}**"
-        shown = (found.violation or found.trouble or "-").replace("|", "\\|").replace("\n", " ")
-        shown = shown if len(shown) <= 110 else shown[:107] + "…"
-        run = mutant.run.removeprefix("scenarios/").removesuffix(".yaml")
-        lines.append(f"| {mutant.name}: {mutant.title} | {mutant.breaks} | {run} | {seeds} | {found.cpu_s:.1f} | {shown} |")
-    notes = [found.mutant for found in founds if found.mutant.note]
-    if notes:
-        lines += ["", "Notes:", "", *(f"- `{mutant.name}`: {mutant.note}" for mutant in notes)]
-    return "\n".join(lines) + "\n"
+# -- Telling
 
 
 def record(founds: list[Found], whole: bool) -> None:
-    """Write the seeds into the planted bugs' files, and RESULTS.md if all were searched."""
+    """Write the seeds into the planted bugs' files, and RESULTS.md: all of it, or the rows of these."""
     for found in founds:
         if found.caught and found.seed is not None:
             path = folder() / f"{found.mutant.name}.patch"
             path.write_text(with_seed(path.read_text(encoding="utf-8"), found.seed), encoding="utf-8")
-    if whole:
-        (folder() / "RESULTS.md").write_text(results(founds), encoding="utf-8")
+    path = folder() / "RESULTS.md"
+    path.write_text(results(founds) if whole else merged(path.read_text(encoding="utf-8"), founds), encoding="utf-8")
 
 
 def tell(found: Found) -> None:
@@ -306,7 +264,7 @@ def _seeds(text: str) -> tuple[int, int]:
 @click.option("--seeds", metavar="A..B", help="The seeds to run, half open; by default from 0 through its budget.")
 @click.option("--known", is_flag=True, help="Run each on its known seed.")
 @click.option("--search", is_flag=True, help="Search each from seed 0 through its budget.")
-@click.option("--record", "recorded", is_flag=True, help="Write the seeds into the files, and RESULTS.md after --search.")
+@click.option("--record", "recorded", is_flag=True, help="Write the seeds into the files and RESULTS.md.")
 @click.option("--jobs", default=1, show_default=True, help="Processes at a time.")
 def command(
     listed: bool, check: bool, names: tuple[str, ...], seeds: str | None, known: bool, search: bool, recorded: bool, jobs: int

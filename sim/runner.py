@@ -22,6 +22,7 @@ from sim.engine_session import EngineSession, SimDatabase, read_state
 from sim.faults_plan import Outage, Plan, Strike, draw, fates_of
 from sim.kernel import Livelock
 from sim.oracle import Oracle, Violation, Work
+from sim.rand import Stream
 from sim.scenario import Scenario
 from sim.sql_session import Server, SqlClient
 from sim.workload import PROBE, Client, Session, set_up
@@ -146,7 +147,7 @@ class Run:
     async def _main(self) -> None:
         self.node.set_faults(DiskFaults(self.plan.disk, stall_ns=self.scenario.faults.stall_ns))
         await self._open(self.plan.at_creation)
-        await self._call(set_up(self._session(), self.scenario.workload, self.world.streams.stream("set_up")))
+        await self._set_up()
         for outage in self.plan.outages:
             clean = await self._live(outage)
             await self._recover(outage, clean)
@@ -154,6 +155,13 @@ class Run:
         for one, other in ((CLIENTS, NODE), (NODE, CLIENTS)):
             self.world.net.link(one, other).reset_chance = 0.0
         await self._finish()
+
+    async def _set_up(self) -> None:
+        """Make the tables that the clients work on."""
+        await self._call(set_up(self._session(), self.scenario.workload, self.world.streams.stream("set_up")))
+
+    def _client(self, session: Session, number: int, stream: Stream) -> Client:
+        return Client(session, number, self.life, stream, self.scenario.workload, self.plan.mix)
 
     async def _finish(self) -> None:
         """Everything is healed: service must go on, stop cleanly, and leave nothing behind that is not right."""
@@ -413,7 +421,7 @@ class Run:
                 home = self.world.node(CLIENTS)
                 habits = self.world.streams.stream(f"client.{number}.habits")
                 session = SqlClient(home.ports, self.server, self.oracle, habits)
-            client = Client(session, number, self.life, stream, self.scenario.workload, self.plan.mix)
+            client = self._client(session, number, stream)
             client.budget = self.budget
             self.clients.append(client)
             self.calls.append(home.call(client.run()))

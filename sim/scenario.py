@@ -54,6 +54,9 @@ WORK = (
     "transfer", "insert", "update", "delete", "large", "mixed", "read_bank", "read_items", "sequence", "ddl", "abandon",
     "checkpoint",
 )  # fmt: skip
+LIST_WORK = ("append", "rewrite", "read", "scan", "lock", "savepoint", "single")
+"""What `kind: list_append` has beside abandon and checkpoint: see sim/list_append.py."""
+KINDS = ("mixed", "list_append")
 OUTCOMES = ("recoverable", "must_refuse", "judge")
 HOME = "home"
 
@@ -65,7 +68,8 @@ class Workload:
     With a `rate_per_s`, all clients together make about so many transactions a second, and `think_ns` does not count.
     """
 
-    driver: str = "engine"
+    kind: str = "mixed"
+    driver: str = ""
     clients: Range = (2, 6)
     accounts: int = 40
     items: int = 120
@@ -103,7 +107,8 @@ class Promises:
 
     `rpo` bounds the acknowledged transactions that are lost (-1: not by number), `rpo_ns` the fault minus the acknowledgement
     of the oldest of them (-1: not by time). `rto_ns` is fault to first acknowledged write, the operator's delay included.
-    `outcome` says what must become of the data; `recovered_to` names the one place where the recovery must end.
+    `outcome` says what must become of the data; `recovered_to` names the one place where the recovery must end. `isolation`:
+    what every transaction saw is what its level promises (sim/isolation.py).
     """
 
     rpo: int = 0
@@ -112,6 +117,7 @@ class Promises:
     service_ns: int = 10_000 * MS
     outcome: str = "recoverable"
     recovered_to: str = ""
+    isolation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +230,7 @@ def build(value: Value) -> Scenario:
     if "topology" in value.data:
         _check_topology(values["topology"], value.data["topology"])
     scenario = Scenario(path=value.file, **values)
+    _check_workload(scenario, value)
     _check_places(scenario, value)
     try:
         scenario.config()
@@ -376,6 +383,20 @@ def _check_topology(topology: Topology, value: Value) -> None:
             raise value.error(f"store {place} is in region {store.region}, but regions are: {', '.join(topology.regions)}")
 
 
+def _check_workload(scenario: Scenario, value: Value) -> None:
+    """Lists are worked on over SQL, through outages drawn by weight, and it is their isolation that is promised."""
+    work, lists = scenario.workload, scenario.workload.kind == "list_append"
+    at = value.data.get("workload", value)
+    if lists != scenario.promises.isolation:
+        raise at.error("`kind: list_append` and the promise `isolation: true` go together")
+    if lists and (scenario.incident or work.driver in ("engine", "either")):
+        raise at.error("`kind: list_append` goes with `faults`, not with a `timeline`, and its driver is sql")
+    allowed = (*LIST_WORK, "abandon", "checkpoint") if lists else WORK
+    wrong = [name for name in work.mix if name not in allowed]
+    if wrong:
+        raise at.error(f"mix.{wrong[0]}: not a part of `kind: {work.kind}`; allowed: {', '.join(allowed)}")
+
+
 def _check_places(scenario: Scenario, value: Value) -> None:
     """Whatever is written outside the machine goes to a store of the topology."""
     places = [("settings.wal_archive_dir", scenario.settings.get("wal_archive_dir", ""))]
@@ -413,11 +434,12 @@ _TOPOLOGY: dict[str, Key] = {
     "stores": Key("stores", NamesOf(_Store()), "Stores by URL, or by the directory where another machine's disk is mounted."),
 }
 _WORKLOAD: dict[str, Key] = {
+    "kind": Key("kind", OneOf(KINDS), "list_append: lists to which transactions append, whose isolation is checked."),
     "driver": Key("driver", OneOf(DRIVERS), "engine: the API; sql: the wire protocol; either: the seed draws."),
     "clients": Key("clients", RangeOf(Count())),
     "accounts": Key("accounts", Count()),
     "items": Key("items", Count()),
-    "mix": Key("mix", MapOf(WORK, Count()), "Weights."),
+    "mix": Key("mix", MapOf((*WORK, *LIST_WORK), Count()), "Weights."),
     "transactions": Key("transactions", Count(), "So many in all, then the clients only wait; 0: no end."),
     "think": Key("think_ns", RangeOf(Duration()), "Pause between two transactions."),
     "rate": Key("rate_per_s", Rate(), "Transactions of all clients together."),
@@ -444,6 +466,7 @@ _PROMISES: dict[str, Key] = {
     "rto": Key("rto_ns", Duration(), "Fault to the first acknowledged write, the operator's delay included."),
     "service": Key("service_ns", Duration(), "Longest time without service while nothing is broken."),
     "outcome": Key("outcome", OneOf(OUTCOMES), "judge: what an independent look at backup and archive says is possible."),
+    "isolation": Key("isolation", Switch(), "What each transaction saw is what its isolation level promises."),
     "recovered_to": Key("recovered_to", OneOf(("backup_end", "target", "log_end")), "The one place where recovery must end."),
 }
 _DEVICE: dict[str, Key] = {

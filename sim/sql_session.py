@@ -127,7 +127,8 @@ class SqlClient:
             await connection.connect(self._server.node.name, {})
         return connection
 
-    async def _ask(self, sql: str, values: tuple[Any, ...] | None = None) -> Reply:
+    async def ask(self, sql: str, values: tuple[Any, ...] | None = None) -> Reply:
+        """Send a statement as it is; with values, half of the time through the extended protocol. Raises: SqlError, …"""
         try:
             connection = await self._connected()
             if values is not None and self._stream.random() < 0.5:
@@ -167,10 +168,10 @@ class SqlClient:
     async def begin(self, repeatable: bool, sync: bool) -> None:
         self.work = self.oracle.begin(sync)
         self._moments, self._repeatable, self._marks, self._first = None, repeatable, 0, -1
-        await self._ask("BEGIN ISOLATION LEVEL REPEATABLE READ" if repeatable else "BEGIN")
+        await self.ask("BEGIN ISOLATION LEVEL REPEATABLE READ" if repeatable else "BEGIN")
         self._open = True
         if not sync:
-            await self._ask("SET LOCAL synchronous_commit = off")
+            await self.ask("SET LOCAL synchronous_commit = off")
 
     async def commit(self) -> None:
         work, connection = self.work, self._connection
@@ -211,16 +212,16 @@ class SqlClient:
         self._open = False
         if self.work.outcome == "open":
             self.work.outcome = "failed"
-        await self._ask("ROLLBACK")
+        await self.ask("ROLLBACK")
 
     async def savepoint(self) -> Any:
         self._marks += 1
         name = f"s{self._marks}"
-        await self._ask(f"SAVEPOINT {name}")
+        await self.ask(f"SAVEPOINT {name}")
         return name, len(self.work.ops)
 
     async def rollback_to(self, mark: Any) -> None:
-        await self._ask(f"ROLLBACK TO SAVEPOINT {mark[0]}")
+        await self.ask(f"ROLLBACK TO SAVEPOINT {mark[0]}")
         del self.work.ops[mark[1] :]
 
     async def _statement(self, sql: str, values: tuple[Any, ...] | None = None) -> Reply:
@@ -231,7 +232,7 @@ class SqlClient:
         self._before = before = self.oracle.seq
         if self._first < 0:
             self._first = before
-        reply = await self._ask(sql, values)
+        reply = await self.ask(sql, values)
         if self._moments is None or not self._repeatable:
             # A statement of this transaction that failed may have taken its snapshot, or not.
             first = before if self._first < 0 or not self._repeatable else self._first
