@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import signal
@@ -21,7 +20,7 @@ from typing import Any
 import click
 
 from sim import every_io, history
-from sim.report import commit
+from sim.report import commit, one_collection
 from sim.scenario import ScenarioError
 from sim.sweep import parse_seeds
 
@@ -34,29 +33,30 @@ def run_one(job: Job) -> dict[str, Any]:
     """One history, or one operation killed everywhere, as its JSON object."""
     kind, operation, seed = job
     began = time.process_time()
-    gc.disable()
+    with one_collection():
+        report = _explored(kind, operation, seed)
+    report["cpu_s"] = round(time.process_time() - began, 3)
+    report["verdict"] = "violation" if report["violations"] else "ok"
+    return report
+
+
+def _explored(kind: str, operation: str, seed: int) -> dict[str, Any]:
     try:
         if operation:
             found = every_io.explore(operation, seed)
-            report: dict[str, Any] = {
+            return {
                 "kill": operation, "seed": seed, "boundaries": found.boundaries, "states": found.states,
                 "violations": found.violations, "counts": dict(found.counts),
             }  # fmt: skip
         else:
             outcome = history.run(seed, KINDS[kind])
-            report = {
+            return {
                 "history": kind, "seed": seed, "trace_hash": outcome.trace_hash, "commits": outcome.commits,
                 "events": outcome.events, "sim_s": outcome.sim_ns / 1e9, "violations": outcome.violations,
                 "counts": {name: outcome.counts[name] for name in sorted(outcome.counts) if outcome.counts[name]},
             }  # fmt: skip
     except Exception as error:  # a bug of the simulator itself is a violation, too
-        report = {"seed": seed, "violations": [f"{type(error).__name__}: {error}"], "counts": {}}
-    finally:
-        gc.enable()
-        gc.collect()
-    report["cpu_s"] = round(time.process_time() - began, 3)
-    report["verdict"] = "violation" if report["violations"] else "ok"
-    return report
+        return {"seed": seed, "violations": [f"{type(error).__name__}: {error}"], "counts": {}}
 
 
 def _start_worker() -> None:

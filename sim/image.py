@@ -26,6 +26,7 @@ BLOCK = 4096
 SECTOR = 512
 SECTORS_PER_BLOCK = BLOCK // SECTOR
 ZEROS = bytes(BLOCK)
+LARGE = 16 * BLOCK
 
 Blocks = dict[int, bytes]
 
@@ -113,6 +114,11 @@ class Inode:
         blocks: Blocks = {}
         cache = self.cache
         position = offset
+        if len(data) >= LARGE and offset % BLOCK == 0 == end % BLOCK and data == bytes(len(data)):
+            # A log segment made in advance. The blocks share their zeros.
+            blocks = dict.fromkeys(range(offset // BLOCK, end // BLOCK), ZEROS)
+            cache.update(blocks)
+            position = end
         while position < end:
             block, skip = divmod(position, BLOCK)
             count = min(BLOCK - skip, end - position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import io
@@ -9,7 +10,8 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,13 +30,24 @@ Report = dict[str, Any]
 def measure(scenario: Scenario, seed: int, log: list[str] | None = None) -> Report:
     """Run a scenario with a seed; return its report."""
     began, cpu = time.perf_counter(), time.process_time()
-    gc.disable()  # A run's garbage is cheaper to collect at once, after it: a quarter of the time otherwise.
-    try:
+    with one_collection():
         result = play(scenario, seed, log=log)
-    finally:
-        gc.enable()
-        gc.collect()
     return report(result, time.perf_counter() - began, time.process_time() - cpu)
+
+
+atexit.register(gc.unfreeze)  # or native modules find at exit that somebody still holds their types
+
+
+@contextmanager
+def one_collection() -> Iterator[None]:
+    """Collect a run's garbage at once, after it, and what has survived never again: a third of the time of a short run."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def report(result: Result, wall_s: float, cpu_s: float) -> Report:

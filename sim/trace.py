@@ -24,6 +24,7 @@ import xxhash
 
 TRACE_HEADER = struct.Struct("<QHHIQ")
 _FLUSH_PARTS = 1024
+_LARGE = 16 << 10
 
 
 class Op(IntEnum):
@@ -73,7 +74,11 @@ class Trace:
         parts = self._parts
         parts.append(TRACE_HEADER.pack(time_ns, node, op, len(data), place))
         if data:
-            parts.append(data)
+            if len(data) > _LARGE:  # not worth copying
+                self._flush()
+                self._hash.update(data)
+            else:
+                parts.append(data)
         if len(parts) > _FLUSH_PARTS:
             self._flush()
         if self.recorded is not None:

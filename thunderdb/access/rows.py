@@ -16,9 +16,11 @@ R2. Columns are only ever added at the end; a missing one reads as the default t
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from types import CodeType
 from typing import Any
 
 from thunderdb.base.errors import InvariantViolated
@@ -222,5 +224,11 @@ def _slice_of(type_name: str, part: str) -> str:
 
 
 def _compile(source: str, scope: dict[str, Any], name: str) -> Any:
-    exec(source, scope)  # noqa: S102  generated from type names only
+    exec(_code(source), scope)  # noqa: S102  generated from type names only
     return scope[name]
+
+
+@functools.lru_cache(1024)
+def _code(source: str) -> CodeType:
+    """Tables of the same types, and every start of the same database, have the same source; compiling is the dear part."""
+    return compile(source, "<row codec>", "exec")

@@ -16,6 +16,7 @@ T2. Literals become the parameters $1001, $1002 …; a statement's own parameter
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Callable
@@ -31,6 +32,7 @@ logging.getLogger("sqlglot").setLevel(logging.ERROR)  # what it cannot read is a
 
 LITERAL_BASE = 1000
 MAX_TEMPLATE_BYTES = 16 << 10
+_MAX_KEPT_TEXT = 1000
 
 # Strings, quoted identifiers, dollars, comments, numbers; the first character tells which. Each alternative begins with a plain
 # character, so that the regular expression engine skips quickly to the next candidate; look-behinds keep digits out of names.
@@ -190,7 +192,7 @@ def parse(sql: str, offset: int = 0) -> exp.Expression:
     """One statement's tree (sqlglot's, PostgreSQL dialect). Raises: SqlError 42601 with position (plus `offset`)."""
     text, inserted = _spaced_params(sql)
     try:
-        trees = sqlglot.parse(text, dialect="postgres")
+        trees = _parsed(text)
     except ParseError as error:
         word = _FIRST_WORD.match(text)
         if word is not None and word[1].lower() in _UNSUPPORTED:
@@ -213,6 +215,19 @@ def parse(sql: str, offset: int = 0) -> exp.Expression:
             raise SqlError("0A000", f"{word[1].upper()} is not supported")
         raise _near(word[1] if word else sql, offset + (word.start(1) if word else 0))
     return tree
+
+
+def _parsed(text: str) -> list[exp.Expression | None]:
+    """sqlglot's trees, which are the caller's to change. A text is mostly parsed again because the catalog has changed, or in
+    the simulator for another database: a copy costs a third of parsing."""
+    if len(text) > _MAX_KEPT_TEXT:
+        return sqlglot.parse(text, dialect="postgres")
+    return [tree and tree.copy() for tree in _kept(text)]
+
+
+@functools.lru_cache(256)
+def _kept(text: str) -> list[exp.Expression | None]:
+    return sqlglot.parse(text, dialect="postgres")
 
 
 def _near(text: str, at: int) -> SqlError:
