@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from sim import exhaustive, history_sweep, mutants
+from sim import diverge, exhaustive, history_sweep, mutants
 from sim import scenario as scenarios
 from sim.report import gather, measure, promised_rpo, read_lines, replay_line, run_all, words, write_report
 from sim.scenario import Scenario, ScenarioError
@@ -73,15 +73,34 @@ def run_command(
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (as many as cores).")
 @click.option("--time", "time_s", type=float, default=0.0, help="Stop after so many seconds.")
 @click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
-def sweep_command(files: tuple[str, ...], seeds: str, jobs: int | None, time_s: float, promises: tuple[str, ...]) -> None:
+@click.option("--twice", is_flag=True, help="Each run also in another process, with another hash seed, folder and time zone.")
+def sweep_command(
+    files: tuple[str, ...], seeds: str, jobs: int | None, time_s: float, promises: tuple[str, ...], twice: bool
+) -> None:
     """Run every scenario FILE with every seed; one JSON line a run, last `N runs, M violations`."""
     loaded = [_load(file, promises) for file in files]
     try:
         chosen = parse_seeds(seeds)
     except ScenarioError as error:
         _leave(error)
-    totals = sweep(loaded, chosen, jobs or os.cpu_count() or 1, time_s, list(promises), sys.stdout, sys.stderr)
+    totals = sweep(loaded, chosen, jobs or os.cpu_count() or 1, time_s, list(promises), sys.stdout, sys.stderr, twice)
     sys.exit(0 if totals.runs and not totals.violations and not totals.missing else 1)
+
+
+@main.command("diverge")
+@click.argument("file")
+@click.option("--seed", type=int, default=0, show_default=True, help="The run's seed.")
+@click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
+def diverge_command(file: str, seed: int, promises: tuple[str, ...]) -> None:
+    """Run FILE twice, in processes that differ in hash seed, time zone, folder and start; name the first event that differs."""
+    path = _load(file, promises).path
+    try:
+        found = diverge.compare(path, seed, list(promises))
+    except EOFError as error:
+        click.echo(f"thunderdb-sim: {error}", err=True)
+        sys.exit(1)
+    click.echo(found.text or f"{found.events} events, all equal; trace {found.trace_hash}")
+    sys.exit(1 if found.text else 0)
 
 
 @main.command("exhaustive")

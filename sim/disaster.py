@@ -28,6 +28,7 @@ from sim.runner import Result, where
 from sim.scenario import Scenario
 from sim.site import MS, SECOND_NS, Site
 from sim.steps import ACCIDENTS, ACTIONS, OUTAGES, Step
+from sim.trace import Sink
 from sim.world import NodeDied, Stuck
 from thunderdb.base.errors import ThunderError
 from thunderdb.runtime.sync import Task
@@ -37,7 +38,7 @@ RECOVERING = ("start", "restore", "open_copy")
 IO_PATIENCE_NS = 600 * SECOND_NS
 
 
-def run(scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> Result:
+def run(scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> Result:
     """Run an incident with a seed. `log`, if given, collects events and marks."""
     return Incident(scenario, seed, record, log).result()
 
@@ -45,7 +46,7 @@ def run(scenario: Scenario, seed: int, record: bool = False, log: list[str] | No
 class Incident:
     """The run of one seed."""
 
-    def __init__(self, scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> None:
+    def __init__(self, scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> None:
         self.scenario = scenario
         self.seed = seed
         self.site = Site(scenario, seed, record, log)

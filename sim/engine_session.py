@@ -43,7 +43,7 @@ _RETRIES = 50
 
 
 class TracedLog(LogWriter):
-    """The log writer with each append in the trace, and each commit told to the oracle."""
+    """The log writer with each append in the trace (by the record's checksum), and each commit told to the oracle."""
 
     on_commit: Callable[[int], None] | None = None
 
@@ -52,7 +52,7 @@ class TracedLog(LogWriter):
     ) -> Any:
         lsn = LogWriter.append(self, kind, txn, prev_lsn, changes, extra, flags)
         scheduler = self._disk.scheduler  # type: ignore[attr-defined]
-        scheduler.trace.event(scheduler.kernel._now, scheduler.node, 2, b"", lsn)
+        scheduler.trace.event(scheduler.kernel._now, scheduler.node, 2, self.last_checksum.to_bytes(8, "little"), lsn)
         if kind == _COMMIT and self.on_commit is not None:
             self.on_commit(txn)
         return lsn

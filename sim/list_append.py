@@ -25,6 +25,7 @@ from sim.rand import Stream
 from sim.runner import Result, Run
 from sim.scenario import Scenario
 from sim.sql_session import SqlClient
+from sim.trace import Sink
 from sim.workload import PROBE, PROBE_COLUMNS, Client, Session, Vanished
 from thunderdb.base.errors import NodeStopped, SqlError, StorageError
 
@@ -36,7 +37,7 @@ OUTCOMES = {"acked": OK, "unknown": UNKNOWN, "committing": UNKNOWN}
 SHOWN = 5
 
 
-def run(scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> Result:
+def run(scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> Result:
     """Run a scenario of kind list_append with a seed."""
     return ListRun(scenario, seed, record, log).result()
 
@@ -81,7 +82,7 @@ class Observer(Oracle):
 class ListRun(Run):
     """The run of one seed."""
 
-    def __init__(self, scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> None:
+    def __init__(self, scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> None:
         super().__init__(scenario, seed, record, log)
         self.observer = Observer(self)
         self.oracle = self.observer

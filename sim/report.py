@@ -65,6 +65,7 @@ def report(result: Result, wall_s: float, cpu_s: float) -> Report:
         "events": result.events,
         "cpu_s": round(cpu_s, 3),
         "events_per_s": int(result.events / cpu_s) if cpu_s > 0 else 0,
+        "times_real": round(result.sim_ns / 1e9 / cpu_s, 3) if cpu_s > 0 else 0,
         "events_by_kind": result.events_by_kind,
         "faults": result.faults,
         "coverage": result.coverage,
@@ -87,7 +88,8 @@ def words(report: Report) -> str:
         f"{report['scenario']} seed {report['seed']}: {report['verdict']}",
         f"  rpo {report['rpo_transactions']} transactions, {report['rpo_s']:.6f} s; rto {report['rto_s']:.6f} s",
         f"  {report['transactions']} transactions, {report['events']} events in {report['sim_s']:.3f} s simulated, "
-        f"{report['wall_s']:.2f} s real ({report['events_per_s']} events per second of a core), driver {report['driver']}",
+        f"{report['wall_s']:.2f} s real ({report['events_per_s']} events per second of a core, "
+        f"{report['times_real']:.3g} times real time), driver {report['driver']}",
         f"  faults: {faults}",
         f"  trace {report['trace_hash']}",
     ]

@@ -25,6 +25,7 @@ from sim.oracle import Oracle, Violation, Work
 from sim.rand import Stream
 from sim.scenario import Scenario
 from sim.sql_session import Server, SqlClient
+from sim.trace import Sink
 from sim.workload import PROBE, Client, Session, set_up
 from sim.world import NodeDied, SimNode, Stuck, World
 from thunderdb.base.errors import DiskFull, SyncFailed, ThunderError
@@ -79,7 +80,7 @@ class Result:
     refusals: list[str] = field(default_factory=list)
 
 
-def run(scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> Result:
+def run(scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> Result:
     """Run a scenario with a seed. `log`, if given, collects the engine's events."""
     return Run(scenario, seed, record, log).result()
 
@@ -87,7 +88,7 @@ def run(scenario: Scenario, seed: int, record: bool = False, log: list[str] | No
 class Run:
     """The run of one seed."""
 
-    def __init__(self, scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> None:
+    def __init__(self, scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> None:
         self.scenario = scenario
         self.seed = seed
         self.plan: Plan = scenario.plan or draw(scenario, seed)

@@ -29,6 +29,7 @@ from sim.oracle import Violation, Work, differences
 from sim.rand import Stream, derive
 from sim.scenario import Scenario, Workload
 from sim.store import Bucket
+from sim.trace import Sink
 from sim.truth import Commit, Line, Recorder, state_of
 from sim.workload import ITEMS, PROBE, Client, set_up
 from sim.world import NodeDied, SimNode, World
@@ -77,7 +78,7 @@ class Loss:
 class Site:
     """The installation of one run."""
 
-    def __init__(self, scenario: Scenario, seed: int, record: bool = False, log: list[str] | None = None) -> None:
+    def __init__(self, scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> None:
         self.scenario = scenario
         self.seed = seed
         self.world = World(seed, record)

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from sim import coverage
 from sim.report import Report, measure, replay_line
 from sim.scenario import Scenario, ScenarioError
+from sim.twin import Twin, differing
 
 Job = tuple[int, int]
 """(position of the scenario, seed)"""
@@ -31,6 +32,7 @@ class Totals:
     violations: int = 0
     events: int = 0
     busy_s: float = 0.0
+    sim_s: float = 0.0
     rto_s: list[float] = field(default_factory=list)
     runs_of: Counter[int] = field(default_factory=Counter)
     fired: dict[int, Counter[str]] = field(default_factory=dict)
@@ -47,12 +49,17 @@ class Totals:
         self.violations += report["verdict"] != "ok"
         self.events += report["events"]
         self.busy_s += report.get("cpu_s", 0.0)
+        self.sim_s += report.get("sim_s", 0.0)
         self.rto_s.append(report["rto_s"])
 
     def progress(self, total: int, elapsed_s: float) -> str:
         rate = self.runs / elapsed_s if elapsed_s > 0 else 0.0
         speed = int(self.events / self.busy_s) if self.busy_s > 0 else 0
-        return f"{self.runs}/{total} runs, {self.violations} violations, {rate:.1f} runs/s, {speed} events/s a core"
+        ratio = self.sim_s / self.busy_s if self.busy_s > 0 else 0.0
+        return (
+            f"{self.runs}/{total} runs, {self.violations} violations, {rate:.1f} runs/s, {speed} events/s a core, "
+            f"{ratio:.3g} times real time"
+        )
 
 
 def parse_seeds(text: str) -> range:
@@ -69,9 +76,14 @@ def parse_seeds(text: str) -> range:
 _scenarios: list[Scenario] = []
 
 
-def _start_worker(scenarios: list[Scenario]) -> None:
-    global _scenarios
+_twin: Twin | None = None
+
+
+def _start_worker(scenarios: list[Scenario], promises: list[str] | None) -> None:
+    """With promises, even none, each run is also asked of a twin."""
+    global _scenarios, _twin
     _scenarios = scenarios
+    _twin = None if promises is None else Twin([scenario.path for scenario in scenarios], promises)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
 
 
@@ -79,9 +91,24 @@ def _work(job: Job) -> tuple[int, Report]:
     position, seed = job
     scenario = _scenarios[position]
     try:
-        return position, measure(scenario, seed)
+        if _twin is not None:
+            _twin.ask(position, seed)  # it runs beside this one
+        report = measure(scenario, seed)
+        if _twin is not None:
+            _same(report, _twin.answer(), scenario.path)
+        return position, report
     except Exception as error:  # a bug of the simulator itself is a violation, too
         return position, _broken(scenario, seed, error)
+
+
+def _same(report: Report, other: Report, path: str) -> None:
+    """A run that is not the same in another process is a violation."""
+    keys = differing(report, other)
+    report["twin"] = other.get("trace_hash", "")
+    if keys:
+        report["verdict"] = "violation"
+        where = f"thunderdb-sim diverge {path} --seed {report['seed']}"
+        report["violations"] = [*report["violations"], f"another process gives another {', '.join(keys)}: {where}"]
 
 
 def _broken(scenario: Scenario, seed: int, error: Exception) -> Report:
@@ -93,16 +120,20 @@ def _broken(scenario: Scenario, seed: int, error: Exception) -> Report:
 
 
 def sweep(
-    scenarios: list[Scenario], seeds: range, jobs: int, time_s: float, promises: list[str], out: TextIO, err: TextIO
-) -> Totals:
-    """Run every scenario with every seed; write as the module says. Returns the totals so far on Ctrl-C."""
+    scenarios: list[Scenario], seeds: range, jobs: int, time_s: float, promises: list[str], out: TextIO, err: TextIO,
+    twice: bool = False,
+) -> Totals:  # fmt: skip
+    """Run every scenario with every seed, `twice` also in another process; write as the module says.
+
+    Returns the totals so far on Ctrl-C.
+    """
     totals = Totals()
     work: Iterator[Job] = ((position, seed) for seed in seeds for position in range(len(scenarios)))
     total = len(seeds) * len(scenarios)
     began = time.monotonic()
     shown_at = 0.0
     live = err.isatty()
-    reports = _reports(scenarios, work, jobs, began + time_s if time_s else 0.0)
+    reports = _reports(scenarios, work, jobs, began + time_s if time_s else 0.0, promises if twice else None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for position, report in reports:
@@ -143,14 +174,16 @@ def _clear(live: bool) -> str:
 
 
 def _reports(
-    scenarios: list[Scenario], work: Iterator[Job], jobs: int, deadline: float
+    scenarios: list[Scenario], work: Iterator[Job], jobs: int, deadline: float, twins: list[str] | None
 ) -> Generator[tuple[int, Report], None, None]:
     """Yield reports as runs end, until the work or the time is over. Closing it ends the workers."""
+    if twins is not None:
+        jobs = max(1, jobs // 2)  # each has a twin that works beside it
     if jobs == 1:
-        yield from _alone(scenarios, work, deadline)
+        yield from _alone(scenarios, work, deadline, twins)
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(jobs, _start_worker, (scenarios,)) as pool:
+    with context.Pool(jobs, _start_worker, (scenarios, twins)) as pool:
         running: list[Any] = []
         while True:
             while len(running) < jobs * 2 and not _over(deadline):
@@ -170,13 +203,21 @@ def _reports(
                 running[0].wait(0.02)
 
 
-def _alone(scenarios: list[Scenario], work: Iterator[Job], deadline: float) -> Iterator[tuple[int, Report]]:
-    global _scenarios
+def _alone(
+    scenarios: list[Scenario], work: Iterator[Job], deadline: float, twins: list[str] | None
+) -> Iterator[tuple[int, Report]]:
+    global _scenarios, _twin
     _scenarios = scenarios
-    for job in work:
-        if _over(deadline):
-            return
-        yield _work(job)
+    _twin = None if twins is None else Twin([scenario.path for scenario in scenarios], twins)
+    try:
+        for job in work:
+            if _over(deadline):
+                return
+            yield _work(job)
+    finally:
+        if _twin is not None:
+            _twin.close()
+            _twin = None
 
 
 def _over(deadline: float) -> bool:

@@ -10,14 +10,16 @@ offset  size  name
 12      4     size
 16      8     place
 
-followed by `size` bytes of content; `place` is the file and offset of a disk operation, the connection of a message. The
-hash is XXH3-128 of all of it in order; equal hashes mean equal runs, byte by byte. With a recorder, each event is also kept as
-a line, so that the first differing event of two runs can be named.
+followed by `size` bytes of content; `place` is the file and offset of a disk operation, the connection of a message, the LSN of
+a log append, whose content is the record's checksum. The hash is XXH3-128 of all of it in order; equal hashes mean equal
+runs, byte by byte. A sink is told each event as it happens; the recorder, one of them, keeps each as a line, so that the first
+differing event of two runs can be named.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 
 import xxhash
@@ -25,6 +27,10 @@ import xxhash
 TRACE_HEADER = struct.Struct("<QHHIQ")
 _FLUSH_PARTS = 1024
 _LARGE = 16 << 10
+
+
+Sink = Callable[[int, int, int, bytes, int], None]
+"""Is told each event: time, node, operation, content, place."""
 
 
 class Op(IntEnum):
@@ -61,11 +67,12 @@ _NOT_EVENTS = (Op.CRASH, Op.RESTART, Op.FAULT, Op.NOTE)  # Facts about the run r
 class Trace:
     """Counts and hashes events; about 0.5 µs each without a recorder."""
 
-    __slots__ = ("counts", "recorded", "_hash", "_parts")
+    __slots__ = ("counts", "recorded", "_hash", "_parts", "_sink")
 
-    def __init__(self, record: bool = False) -> None:
+    def __init__(self, record: bool | Sink = False) -> None:
         self.counts = [0] * OP_COUNT
-        self.recorded: list[str] | None = [] if record else None
+        self.recorded: list[str] = []
+        self._sink: Sink | None = record if callable(record) else self._record if record else None
         self._hash = xxhash.xxh3_128()
         self._parts: list[bytes] = []
 
@@ -81,10 +88,13 @@ class Trace:
                 parts.append(data)
         if len(parts) > _FLUSH_PARTS:
             self._flush()
-        if self.recorded is not None:
-            shown = data[:24].hex() + ("…" if len(data) > 24 else "")
-            digest = xxhash.xxh3_64_hexdigest(data)
-            self.recorded.append(f"{time_ns} node={node} {Op(op).name} place={place:x} size={len(data)} {digest} {shown}")
+        if self._sink is not None:
+            self._sink(time_ns, node, op, data, place)
+
+    def _record(self, time_ns: int, node: int, op: int, data: bytes, place: int) -> None:
+        shown = data[:24].hex() + ("…" if len(data) > 24 else "")
+        digest = xxhash.xxh3_64_hexdigest(data)
+        self.recorded.append(f"{time_ns} node={node} {Op(op).name} place={place:x} size={len(data)} {digest} {shown}")
 
     def _flush(self) -> None:
         self._hash.update(b"".join(self._parts))
@@ -106,7 +116,7 @@ class Trace:
 
 def first_difference(left: Trace, right: Trace) -> str:
     """Name the first event in which two recorded runs differ; empty if they are equal."""
-    a, b = left.recorded or [], right.recorded or []
+    a, b = left.recorded, right.recorded
     for index, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:
             return f"event {index}:\n  {one}\n  {other}"

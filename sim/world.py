@@ -27,7 +27,7 @@ from sim.kernel import Kernel, PortRevoked, SimScheduler, SimTasks
 from sim.network import Net, SimNetwork
 from sim.rand import Stream, Streams
 from sim.store import SimStores, StoreServer
-from sim.trace import Op, Trace
+from sim.trace import Op, Sink, Trace
 from thunderdb.runtime.sync import Future, Task
 
 T = TypeVar("T")
@@ -164,10 +164,6 @@ class SimNode:
             task.add_done_callback(ended)
         return outcome
 
-    def log_append(self, lsn: int, content: bytes) -> None:
-        """Count and hash the append of a log record; the log writer's hook."""
-        self.world.trace.event(self.world.kernel._now, self.number, Op.LOG_APPEND, content, lsn)
-
     def set_faults(self, faults: DiskFaults) -> None:
         """Faults of this disk from now on, in this life and the next."""
         self.faults = faults
@@ -267,7 +263,7 @@ class SimNode:
 class World:
     """One simulated world from one seed."""
 
-    def __init__(self, seed: int, record: bool = False) -> None:
+    def __init__(self, seed: int, record: bool | Sink = False) -> None:
         self.seed = seed
         self.streams = Streams(seed)
         self.trace = Trace(record)

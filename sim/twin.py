@@ -1,0 +1,105 @@
+"""The same run in another process that differs in all that must not matter.
+
+    number  PYTHONHASHSEED  TZ              working directory
+    0       1               UTC             /
+    1       4242            Asia/Kathmandu  /tmp (or the like)
+
+A `Twin` is a process of that kind that is asked for runs, one line of JSON each way: [position, seed], then the run's report.
+`sweep --twice` gives each worker one, and `diverge` streams two of them side by side.
+
+T1. Two reports of one run are equal but for what real time it took; the trace hash covers every byte that was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sim import scenario as scenarios
+from sim.report import Report, measure
+from sim.scenario import Scenario
+
+HASH_SEEDS = ("1", "4242")
+ZONES = ("UTC", "Asia/Kathmandu")
+MEASURED = ("wall_s", "cpu_s", "events_per_s", "times_real")
+"""What differs between two runs of the same (T1)."""
+
+
+def start(module: str, number: int, request: Any) -> subprocess.Popen[bytes]:
+    """Start `python -m module` as the table says; `request` is its first line of input."""
+    path = [str(Path(__file__).resolve().parents[1]), *(os.path.abspath(entry) for entry in sys.path if entry)]
+    environment = {**os.environ, "PYTHONHASHSEED": HASH_SEEDS[number], "TZ": ZONES[number], "PYTHONPATH": os.pathsep.join(path)}
+    folder = "/" if number == 0 else tempfile.gettempdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", module], cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    say(process, request)
+    return process
+
+
+def say(process: subprocess.Popen[bytes], line: Any) -> None:
+    if process.stdin is not None:
+        process.stdin.write(json.dumps(line).encode() + b"\n")
+        process.stdin.flush()
+
+
+class Twin:
+    """A process that runs what this one runs."""
+
+    def __init__(self, paths: list[str], promises: list[str]) -> None:
+        here = os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[1]
+        request = {"paths": [os.path.abspath(path) for path in paths], "promises": promises}
+        self._process = start("sim.twin", 0 if here else 1, request)
+
+    def ask(self, position: int, seed: int) -> None:
+        say(self._process, [position, seed])
+
+    def answer(self) -> Report:
+        """The report of what was asked for. Raises: EOFError if the process has died."""
+        line = self._process.stdout.readline() if self._process.stdout is not None else b""
+        if not line:
+            raise EOFError(f"the twin ended with {self._process.wait()}")
+        report: Report = json.loads(line)
+        return report
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait()
+
+
+def differing(one: Report, other: Report) -> list[str]:
+    """The keys in which two reports of the same run differ (T1)."""
+    other = json.loads(json.dumps(other))
+    one = json.loads(json.dumps(one))
+    return [key for key in sorted({*one, *other}) if key not in MEASURED and one.get(key) != other.get(key)]
+
+
+def load(request: dict[str, Any]) -> list[Scenario]:
+    return [scenarios.with_promises(scenarios.load(path), request["promises"]) for path in request["paths"]]
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; the end of input is the end
+    loaded = load(json.loads(sys.stdin.readline()))
+    for line in sys.stdin:
+        position, seed = json.loads(line)
+        try:
+            report = measure(loaded[position], seed)
+        except Exception as error:  # what the parent says of its own run (sweep._broken)
+            report = {"violations": [f"{type(error).__name__}: {error}"], "verdict": "violation"}
+        try:
+            print(json.dumps(report), flush=True)
+        except BrokenPipeError:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
