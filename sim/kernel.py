@@ -141,7 +141,7 @@ def _fire(timer: SimTimer) -> None:
 class SimScheduler:
     """What one life of a node (or the harness) stands on; `kill` ends that life."""
 
-    __slots__ = ("kernel", "trace", "node", "alive", "held", "costs_ns", "on_crashed", "_order", "_ready", "_armed", "_turn")
+    __slots__ = ("kernel", "trace", "node", "alive", "held", "costs_ns", "on_crashed", "_busy_ns", "_order", "_ready", "_armed", "_turn")
 
     def __init__(
         self, kernel: Kernel, trace: Trace, node: int, order: Stream, costs_ns: dict[str, float] | None = None
@@ -153,6 +153,7 @@ class SimScheduler:
         self.held: list[SimTimer] | None = None  # paused: what came due meanwhile
         self.costs_ns = {} if costs_ns is None else costs_ns
         self.on_crashed: Callable[[BaseException], None] | None = None
+        self._busy_ns = 0
         self._order = order
         self._ready: list[tuple[int, Callable[..., None], tuple[Any, ...]]] = []
         self._armed = False
@@ -183,7 +184,13 @@ class SimScheduler:
         return timer
 
     def work(self, kind: str, count: int) -> int:
-        return int(self.costs_ns.get(kind, 0) * count)
+        """How long to wait for work of a kind. One thread runs the engine: what two tasks charge takes the sum of both."""
+        cost_ns = int(self.costs_ns.get(kind, 0) * count)
+        if not cost_ns:
+            return 0
+        now_ns = self.kernel._now
+        self._busy_ns = max(now_ns, self._busy_ns) + cost_ns
+        return self._busy_ns - now_ns
 
     def crashed(self, error: BaseException) -> None:
         if not self.alive:

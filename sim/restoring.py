@@ -63,11 +63,12 @@ class Restoring(Actions):
         events = site.new_events()
         contents = _contents(node.image)
         try:
+            await site.call(node.ports.tasks.work("process.command", 1), node)
             plan: Plan = await self._planned(site, node, plan_restore(
                 node.ports, config, target, place, archive, no_archive=drill, timeline=args.get("timeline", "")), contents)
             site.note("restore planned", "restore")
             report = await site.call(
-                restore(node.ports, config, plan, events, drill, database=HistoryDatabase), node
+                restore(node.ports, config, plan, events, drill, database=site.database), node
             )
         finally:
             site.scale_bulk(False)

@@ -107,6 +107,7 @@ class Promises:
 
     `rpo` bounds the acknowledged transactions that are lost (-1: not by number), `rpo_ns` the fault minus the acknowledgement
     of the oldest of them (-1: not by time). `rto_ns` is fault to first acknowledged write, the operator's delay included.
+    `wanted_rto_ns` is what the specification asks for where `rto_ns` does not reach it yet (0: it does); the report says so.
     `outcome` says what must become of the data; `recovered_to` names the one place where the recovery must end. `isolation`:
     what every transaction saw is what its level promises (sim/isolation.py).
     """
@@ -114,6 +115,7 @@ class Promises:
     rpo: int = 0
     rpo_ns: int = -1
     rto_ns: int = 5_000 * MS
+    wanted_rto_ns: int = 0
     service_ns: int = 10_000 * MS
     outcome: str = "recoverable"
     recovered_to: str = ""
@@ -186,7 +188,7 @@ class Scenario:
     timeline: tuple[Step, ...] = ()
     promises: Promises = field(default_factory=Promises)
     long: bool = False
-    cpu: bool = False
+    cpu: bool = True
     """Charge the CPU time of recovery for the large database too, as sim/costs.py has it."""
     seed: int = 0
     """A replay file's own."""
@@ -464,6 +466,7 @@ _FAULTS: dict[str, Key] = {
 _PROMISES: dict[str, Key] = {
     "rpo": Key("rpo", _Rpo(), "Acknowledged transactions lost: 0, `N transactions`, or the age of the oldest."),
     "rto": Key("rto_ns", Duration(), "Fault to the first acknowledged write, the operator's delay included."),
+    "wanted_rto": Key("wanted_rto_ns", Duration(), "What is wanted of rto, and not reached yet: shown in the report, not asserted."),
     "service": Key("service_ns", Duration(), "Longest time without service while nothing is broken."),
     "outcome": Key("outcome", OneOf(OUTCOMES), "judge: what an independent look at backup and archive says is possible."),
     "isolation": Key("isolation", Switch(), "What each transaction saw is what its isolation level promises."),

@@ -38,6 +38,7 @@ from thunderdb.base.config import Config
 from thunderdb.base.errors import DiskFull, SyncFailed, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database
+from thunderdb.recovery.restart import Memory
 from thunderdb.runtime.sync import Future
 
 T = TypeVar("T")
@@ -45,13 +46,15 @@ T = TypeVar("T")
 MS = 1_000_000
 SECOND_NS = 1_000_000_000
 DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
-ROW_BYTES = 4400
-"""About what a row of `items` takes in a database of a few MB: index entries, and the room that page files are grown by."""
+ROW_BYTES = 1400
+"""About what a row of `items` takes in a database of a few MB with pages of 16 KB: index entries, and room that is not used."""
 ROWS_A_LOAD = 100
 PATIENCE_NS = 24 * 3600 * SECOND_NS
 TRIES = 50
 MARKED = {"restore.pages": "pages laid down", "restore.recovery_started": "log laid down"}
 """Events that are moments of the report."""
+ONCE = ("recovery.settle", "process.start", "process.command")
+"""Costs that do not grow with the database."""
 DEFAULT_MIX = {"transfer": 30, "insert": 12, "update": 20, "delete": 8, "mixed": 4, "sequence": 2}
 
 
@@ -85,6 +88,7 @@ class Site:
         self.log = log
         self.config: Config = scenario.config(DATA_DIR, WAL_DIR)
         self.recorder = Recorder(lambda: self.world.now_ns)
+        self.database = scaled_database(scenario.scale)
         self.node = self._machine("a")
         self.lines: dict[int, Line] = {1: self.recorder.line}
         self.machines = 1
@@ -153,9 +157,8 @@ class Site:
             node.profile.bytes_per_s = max(1, plain.bytes_per_s // scale)
             node.profile.inline_writes = 0.0 if scale > 1 else plain.inline_writes
             node.profile.cached_reads = 0.0 if scale > 1 else plain.cached_reads
-            for kind, cost in COSTS_NS.items():
-                by_size = self.scenario.cpu and kind != "recovery.settle"
-                node.costs_ns[kind] = cost * scale if by_size else cost
+            for kind, cost in COSTS_NS.items() if self.scenario.cpu else ():
+                node.costs_ns[kind] = cost if kind in ONCE else cost * scale
 
     def _workload(self) -> Workload:
         given, scenario = self.scenario.workload, self.scenario
@@ -232,7 +235,8 @@ class Site:
             node.ports.disk.set_faults(node.faults)
         self.fatal = None
         events = self.new_events()
-        db = await self.call(HistoryDatabase.open(node.ports, self.config, events))
+        await self.call(node.ports.tasks.work("process.start", 1))
+        db = await self.call(self.database.open(node.ports, self.config, events))
         db.background.redo_bytes_a_second = 20 << 20
         self.adopt(db)
         self.archiver = await self.call(Archiver.open(db, self.config, node.ports, events))
@@ -434,6 +438,13 @@ class Site:
             faults = bucket.faults
             faults.down, faults.lag_ns = False, 0
             faults.error_before = faults.error_after = faults.truncated = 0.0
+
+
+def scaled_database(scale: int) -> type[HistoryDatabase]:
+    """The database whose restarts have as much memory for the log as one of the size that it stands for."""
+    whole = Memory()
+    memory = Memory(max(1, whole.gather_bytes // scale), max(1, whole.window_bytes // scale))
+    return type("ScaledDatabase", (HistoryDatabase,), {"restart_memory": memory}) if scale > 1 else HistoryDatabase
 
 
 async def _load(session: EngineSession, keys: range, stream: Stream) -> None:

@@ -73,6 +73,7 @@ async def _life(
     life = _Life()
     reader = LineReader(ports, sources, other, system_id)
     async for found in reader.own_log(start_lsn, number):
+        await ports.tasks.work("restore.scan", found.records)
         life.end_lsn = found.piece.end_lsn
         for mark in found.marks:
             if isinstance(mark, CommitMark) and mark.lsn >= start_lsn:
@@ -83,7 +84,6 @@ async def _life(
                     life.after_us = life.after_us or mark.order_us
         if target.kind is TargetKind.LSN and life.end_lsn > target.lsn or (life.after_us and target.kind is TargetKind.TIME):
             break
-        await ports.tasks.work("restore.scan", len(found.marks) + 1)
     return life
 
 

@@ -102,11 +102,12 @@ class Gap:
 
 @dataclass(slots=True)
 class Found:
-    """A piece with its marks and bytes."""
+    """A piece with its marks, its bytes and how many records it has."""
 
     piece: Piece
     marks: list[Mark]
     data: bytes
+    records: int
 
 
 class LineReader:
@@ -269,7 +270,7 @@ class LineReader:
         marks = list(marks_of(scan, self._records_from))
         if scan.lsn == header.start_lsn:
             return None  # an open segment without a whole record yet, or an ancestor's that the line left before
-        return Found(Piece(source, timeline, number, header, scan.lsn, scan.prev_checksum, scan.closed), marks, data)
+        return Found(Piece(source, timeline, number, header, scan.lsn, scan.prev_checksum, scan.closed), marks, data, scan.records)
 
 
 def checksum_at(found: Found, lsn: int) -> int:

@@ -364,6 +364,8 @@ class _Scan:
         gap: Gap | None = None
         while isinstance(found, Found):
             self._take(found)
+            await self._ports.tasks.work("restore.scan", found.records)
+            await self._ports.tasks.work("log.byte", len(found.data))
             marks = found.marks
             if known_stop_lsn:
                 marks = [mark for mark in marks if mark.lsn < known_stop_lsn]
@@ -372,7 +374,6 @@ class _Scan:
             self.reached_own = self.reached_own or found.piece.timeline == self.line.timeline
             if done or (known_stop_lsn and end_lsn >= known_stop_lsn):
                 break
-            await self._ports.tasks.work("restore.scan", len(found.marks) + 1)
             found = await self._reader.following(found.piece)
         if isinstance(found, Gap):
             gap = found

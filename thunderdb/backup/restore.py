@@ -233,7 +233,7 @@ class _Restore:
                     await behind.room()
                     behind.begin(file.sync())
                     unsynced = 0
-                await self._progress("restore.page_bytes", whole)
+                await self._progress(whole)
             await behind.drain()
         except (ThunderError, OSError):
             await behind.settle()
@@ -260,7 +260,7 @@ class _Restore:
                     raise Corruption(f"{link.place}/{stored.path} holds page {page_no} of another file", "Use another backup.")
                 await file.write((page_no - first_page) * size, page)
             rest = rest[whole:]
-            await self._progress("restore.page_bytes", whole)
+            await self._progress(whole)
         if rest or not header_read:
             raise Corruption(f"{link.place}/{stored.path} ends in the middle of a page", "Use another backup.")
 
@@ -279,9 +279,9 @@ class _Restore:
             number += 1
         await self.disk.sync_dir(self.config.data_dir)
 
-    async def _progress(self, name: str, size: int) -> None:
-        self.events.emit(name, size_bytes=size)
-        await self.ports.tasks.yield_now()
+    async def _progress(self, size: int) -> None:
+        self.events.emit("restore.page_bytes", size_bytes=size)
+        await self.ports.tasks.work("restore.page_byte", size)
 
     # -- The timeline
 
@@ -331,6 +331,7 @@ class _Restore:
                     reading.begin(self._segment(timeline, segments[index + len(reading)]))
                 image = await reading.next()
                 await writing.room()
+                await self.ports.tasks.work("restore.log_byte", len(image))
                 writing.begin(self._write(self.config.wal_dir, segment_name(timeline, segment.piece.number), image))
                 last = index == len(segments) - 1
                 self.events.emit("restore.segment", segment=segment.piece.name, size_bytes=len(image), last=last)
@@ -457,7 +458,7 @@ def check_pages(data: bytes, page_size: int, first_page: int, path: str) -> None
     for index in range(len(data) // page_size):
         page = view[index * page_size : (index + 1) * page_size]
         header = PAGE_HEADER.unpack_from(page)
-        if (header[0] != xxh3_64_intdigest(page[8:]) or header[4] != first_page + index) and any(page):
+        if (header[0] != xxh3_64_intdigest(page[8:]) or header[4] != first_page + index) and page.tobytes().strip(b"\0"):
             raise Corruption(f"page {first_page + index} in the backup's {path} is damaged", "Use another backup.")
 
 

@@ -104,11 +104,17 @@ class Deferred:
                     unrecoverable += 1
                     self.events.emit("recovery.page_lost", page_no=page_no, error=str(error))
             if pages >= _PAGES_A_TURN or changes >= _CHANGES_A_TURN:
-                await self.access.tasks.work("recovery.redo", pages)
+                await self.charge(pages, changes)
                 pages = changes = 0
+        await self.charge(pages, changes)
         if not self.works:
             self.log.clear()
         self.events.emit("recovery.pages_done", unrecoverable=unrecoverable)
+
+    async def charge(self, pages: int, changes: int) -> None:
+        """Account for CPU time: pages brought up, and the changes that were applied to them."""
+        await self.access.tasks.work("recovery.page", pages)
+        await self.access.tasks.work("recovery.change", changes)
 
 
 class Redo:
@@ -153,8 +159,10 @@ class Redo:
         async for segment in scan:
             self.log.add(segment)
             self._bytes += len(segment.data)
+            await self.access.tasks.work("log.byte", len(segment.data))
             while heads := segment.heads():
                 self._gather(segment, heads)
+                await self.access.tasks.work("recovery.gather", len(heads))
                 if self._bytes > self.window_bytes:
                     await self._apply_window()
                     self.log.drop_below(segment.header.start_lsn)
@@ -181,12 +189,17 @@ class Redo:
         self._bytes = 0
         due = sorted(page_no for page_no, work in self.analysis.dirty.items() if work.lsns)
         self._defer(due)
-        for index, page_no in enumerate(due):
+        pages = changes = 0
+        for page_no in due:
+            pages += 1
+            changes += len(self.analysis.dirty[page_no].lsns)
             if page_no in self.deferred:
                 await self.access.pool.load(page_no)
             self.analysis.dirty[page_no].lsns = []
-            if index % _PAGES_A_TURN == _PAGES_A_TURN - 1:
-                await self.access.tasks.work("recovery.redo", _PAGES_A_TURN)
+            if pages >= _PAGES_A_TURN:
+                await self.deferred.charge(pages, changes)
+                pages = changes = 0
+        await self.deferred.charge(pages, changes)
         self.events.emit("recovery.progress", phase="redo", records=self.records)
 
     def _defer_all(self) -> None:

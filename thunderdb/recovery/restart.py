@@ -22,9 +22,9 @@ from thunderdb.access.context import Access
 from thunderdb.base.errors import Corruption, LogHole, Refused
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.analysis import Analysis, analyse
+from thunderdb.recovery.analysis import GATHER_BYTES, Analysis, analyse
 from thunderdb.recovery.changes import KeptLog
-from thunderdb.recovery.redo import Deferred, Redo
+from thunderdb.recovery.redo import WINDOW_BYTES, Deferred, Redo
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.recovery.undo import Loser, rollback
 from thunderdb.runtime.ports import Clock
@@ -34,6 +34,14 @@ from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import RecordKind
 
 _FLOOR_CHECK_PAGES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a restart may keep in memory: of the log since the checkpoint, and of a window where that is too much."""
+
+    gather_bytes: int = GATHER_BYTES
+    window_bytes: int = WINDOW_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +60,16 @@ class Restarted:
 class Restart:
     """One restart of a database whose files are open and whose log writer has not begun."""
 
-    def __init__(self, access: Access, reader: LogReader, clock: Clock, events: Events, state: ControlState) -> None:
+    def __init__(
+        self, access: Access, reader: LogReader, clock: Clock, events: Events, state: ControlState,
+        memory: Memory = Memory(),
+    ) -> None:  # fmt: skip
         self.access = access
         self.reader = reader
         self.clock = clock
         self.events = events
         self.state = state
+        self.memory = memory
         self.crashed = state.state != DatabaseState.CLEAN
         self.deferred = Deferred(access, events, KeptLog())
 
@@ -71,13 +83,13 @@ class Restart:
         self.access.pool.repair = self._repair()
         self.access.image_floor = self.state.checkpoint_lsn  # type: ignore[assignment]
         redo_lsn = analysis.redo_lsn
-        redo = Redo(self.access, self.reader, analysis, self.events)
+        redo = Redo(self.access, self.reader, analysis, self.events, self.memory.window_bytes)
         records = await redo.run()
         self.deferred = redo.deferred
         if self.crashed:
             self.events.emit("recovery.redo", redo_lsn=redo_lsn, records=records)
         await self._undo(analysis)
-        await self._account(analysis)
+        await self.access.tasks.work("recovery.settle", 1)  # the rest of it, once
         duration_ns = self.clock.monotonic_ns() - began_ns
         if self.crashed:
             self.events.emit("recovery.complete", duration_ns=duration_ns)
@@ -90,7 +102,10 @@ class Restart:
         floors = self.state.copy_floors
         checkpoint_lsn = min([self.state.checkpoint_lsn, *(floor.checkpoint_lsn for floor in floors)])
         await self.reader.load()
-        analysis = await analyse(self.reader, checkpoint_lsn, self.state.newest_segment, floor=bool(floors))
+        newest, gather_bytes = self.state.newest_segment, self.memory.gather_bytes
+        analysis = await analyse(self.reader, checkpoint_lsn, newest, floor=bool(floors), budget_bytes=gather_bytes)
+        await self.access.tasks.work("recovery.scan", analysis.records)
+        await self.access.tasks.work("log.byte", analysis.end.lsn - checkpoint_lsn)
         if self.state.state == DatabaseState.BACKUP and analysis.end.lsn < self.state.wal_end_lsn:
             ended, needed = format_lsn(analysis.end.lsn), format_lsn(self.state.wal_end_lsn)
             raise Refused(
@@ -131,11 +146,6 @@ class Restart:
         await self.access.files.sync()
         await self.reader.prepare_tail(analysis.end)
         await self.access.log.resume(analysis.end)
-
-    async def _account(self, analysis: Analysis) -> None:
-        """What a restart costs beside I/O: a byte of log that was scanned, and the rest of it once (tools/calibrate.py)."""
-        await self.access.tasks.work("recovery.scan", analysis.end.lsn - analysis.checkpoint_lsn)
-        await self.access.tasks.work("recovery.settle", 1)
 
     def _repair(self) -> Callable[[int, Corruption], Awaitable[Page]]:
         """Rebuild a damaged page from the log: up to what restart found in it, or to what was last written."""

@@ -139,12 +139,12 @@ class SegmentScan:
     """The records of one segment, checked in order (R1), until the first byte that cannot be believed.
 
     `data` is the file's bytes; the record at `lsn` begins at `data[lsn + bias]`. After the last `batch`:
-    `lsn` is where belief ends, `closed` whether a SEGMENT_END record ends it, `finished` whether there is nothing more.
+    `lsn` is where belief ends, `records` how many were believed, `closed` whether a SEGMENT_END record ends it, `finished` whether there is nothing more.
     """
 
     __slots__ = (
         "header", "data", "bias", "lsn", "prev_checksum", "last_lsn", "last_kind", "last_flushed_lsn", "closed", "finished",
-        "_end",
+        "records", "_end",
     )  # fmt: skip
 
     def __init__(
@@ -158,6 +158,7 @@ class SegmentScan:
         self._end = len(data) if until_lsn is None else min(len(data), until_lsn + self.bias)
         self.closed = False
         self.finished = False
+        self.records = 0
         self.last_lsn = 0
         self.last_kind = 0
         self.last_flushed_lsn = 0
@@ -211,6 +212,7 @@ class SegmentScan:
                 self.closed = self.finished = True
                 break
         if found:
+            self.records += len(found)
             self.last_lsn, self.last_kind = found[-1][H_LSN], found[-1][H_KIND]
             self.last_flushed_lsn = RECORD_HEADER.unpack_from(data, self.last_lsn + self.bias)[H_FLUSHED]
         self.lsn, self.prev_checksum = lsn, prev_checksum

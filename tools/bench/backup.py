@@ -30,7 +30,7 @@ from thunderdb.runtime.real_ports import run_real
 from tools.bench.rows import Row
 from tools.harness import pgbench
 from tools.harness.postgres import Postgres, run_as
-from tools.harness.server import Server, children
+from tools.harness.server import Server, children, ticks
 from tools.harness.thunder import Thunder
 
 GB = 1e9
@@ -106,7 +106,7 @@ class _System:
         if self.server.process is None:
             return 0.0
         pids = [self.server.process.pid, *children(self.server.process.pid)]
-        used = sum(_ticks(pid) for pid in pids) / os.sysconf("SC_CLK_TCK")
+        used = sum(ticks(pid) for pid in pids) / os.sysconf("SC_CLK_TCK")
         programs = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used + programs.ru_utime + programs.ru_stime
 
@@ -360,15 +360,6 @@ def _bytes(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _ticks(pid: int) -> int:
-    """User and system time of a process and of its children that have ended, in clock ticks."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(int(field) for field in fields[11:15])
 
 
 def _warm(path: Path) -> None:

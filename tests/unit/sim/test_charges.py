@@ -1,0 +1,76 @@
+"""CPU time in the simulator: one engine thread, as many other threads as in production, and the scale of what is stood for."""
+
+from __future__ import annotations
+
+from sim.costs import COSTS_NS
+from sim.scenario import load
+from sim.site import ONCE, Site
+from sim.world import World
+from thunderdb.recovery.restart import Memory
+
+SCENARIO = "scenarios/backup/full_and_archive.yaml"
+
+
+def test_two_tasks_of_one_engine_thread_take_the_sum() -> None:
+    world = World(1)
+    node = world.node("a")
+    node.costs_ns["page"] = 1000.0
+
+    async def course() -> int:
+        calls = [node.call(node.ports.tasks.work("page", 5)) for _ in range(2)]
+        for call in calls:
+            await call
+        return world.now_ns
+
+    assert world.run(course()) == 10_000
+    world.close()
+
+
+def test_threads_work_side_by_side_up_to_their_number() -> None:
+    world = World(1)
+    node = world.node("a")
+    node.costs_ns["offload.hashed"] = 1000.0
+
+    def hashed(data: bytes) -> int:
+        return len(data)
+
+    async def course() -> int:
+        calls = [node.call(node.ports.offload.run(hashed, bytes(1000))) for _ in range(3)]
+        assert [await call for call in calls] == [1000] * 3
+        return world.now_ns
+
+    assert 2_000_000 <= world.run(course()) < 2_300_000
+    world.close()
+
+
+def test_what_is_compressed_has_a_cost_of_its_own() -> None:
+    world = World(1)
+    node = world.node("a")
+    node.costs_ns.update({"offload.decode": 0.0, "offload.decode.zst": 1000.0})
+
+    def decode(data: bytes, key: str) -> bytes:
+        return data
+
+    async def course() -> tuple[int, int]:
+        await node.call(node.ports.offload.run(decode, bytes(1000), "000000010000000000000001"))
+        plain_ns = world.now_ns
+        await node.call(node.ports.offload.run(decode, bytes(1000), "000000010000000000000001.zst"))
+        return plain_ns, world.now_ns - plain_ns
+
+    plain_ns, packed_ns = world.run(course())
+    assert plain_ns < 100_000 < 1_000_000 <= packed_ns
+    world.close()
+
+
+def test_recovery_is_charged_for_the_database_that_is_stood_for() -> None:
+    site = Site(load(SCENARIO), 1)
+    scale = site.scenario.scale
+    site.scale_bulk(True)
+    assert {kind: cost for kind, cost in site.node.costs_ns.items() if kind not in ONCE} == {
+        kind: cost * scale for kind, cost in COSTS_NS.items() if kind not in ONCE
+    }
+    assert site.node.costs_ns["recovery.settle"] == COSTS_NS["recovery.settle"]
+    assert site.database.restart_memory.gather_bytes == Memory().gather_bytes // scale
+    site.scale_bulk(False)
+    assert site.node.costs_ns["recovery.scan"] == COSTS_NS["recovery.scan"]
+    site.world.close()
