@@ -141,7 +141,8 @@ def _fire(timer: SimTimer) -> None:
 class SimScheduler:
     """What one life of a node (or the harness) stands on; `kill` ends that life."""
 
-    __slots__ = ("kernel", "trace", "node", "alive", "held", "costs_ns", "on_crashed", "_busy_ns", "_order", "_ready", "_armed", "_turn")
+    __slots__ = ("kernel", "trace", "node", "alive", "held", "costs_ns", "on_crashed", "_busy_ns", "_order", "_ready", "_armed",
+                 "_turn")  # fmt: skip
 
     def __init__(
         self, kernel: Kernel, trace: Trace, node: int, order: Stream, costs_ns: dict[str, float] | None = None

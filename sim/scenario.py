@@ -466,7 +466,7 @@ _FAULTS: dict[str, Key] = {
 _PROMISES: dict[str, Key] = {
     "rpo": Key("rpo", _Rpo(), "Acknowledged transactions lost: 0, `N transactions`, or the age of the oldest."),
     "rto": Key("rto_ns", Duration(), "Fault to the first acknowledged write, the operator's delay included."),
-    "wanted_rto": Key("wanted_rto_ns", Duration(), "What is wanted of rto, and not reached yet: shown in the report, not asserted."),
+    "wanted_rto": Key("wanted_rto_ns", Duration(), "What is wanted of rto and not reached yet: reported, not asserted."),
     "service": Key("service_ns", Duration(), "Longest time without service while nothing is broken."),
     "outcome": Key("outcome", OneOf(OUTCOMES), "judge: what an independent look at backup and archive says is possible."),
     "isolation": Key("isolation", Switch(), "What each transaction saw is what its isolation level promises."),

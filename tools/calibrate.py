@@ -115,7 +115,8 @@ def victim(folder: Path, transactions: int) -> None:
         request = BackupRequest(str(folder / "backup"))
         await take_backup(db, ports, request, backup_id="bk-20260101-000000-1", archiver=archiver)
         await tpcb.run(db, transactions)
-        await archiver.wait_archived(db.log.flushed_lsn)
+        if archiver is not None:
+            await archiver.wait_archived(db.log.flushed_lsn)
         os.kill(os.getpid(), signal.SIGKILL)
 
     run_real(work)
@@ -134,14 +135,17 @@ def restart_real(folder: Path, memory: Memory = Memory()) -> Restarted:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder, copy)
     facts: dict[str, Any] = {}
-    database = type("Measured", (Database,), {"restart_memory": memory})
+
+    class Measured(Database):
+        restart_memory = memory
+
 
     async def work(ports: RealPorts) -> float:
         events = Events()
         events.subscribe(lambda name, fields: facts.update({f"{name}.{key}": value for key, value in fields.items()}))
         meter.other()
         began = time.perf_counter()
-        db = await database.open(ports, config_of(copy), events)
+        db = await Measured.open(ports, config_of(copy), events)
         await tpcb.first_write(db)
         rto_s = time.perf_counter() - began
         meter.charge("recovery.settle", 1)

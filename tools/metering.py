@@ -1,6 +1,6 @@
 """Where the engine's thread spends its CPU time, by the engine's own accounts: what a calibration is made of.
 
-The engine says `Tasks.work(kind, count)` after each piece of heavy work; the simulator charges for that, production only yields.
+The engine says `Tasks.work(kind, count)` after each piece of heavy work; the simulator charges for it, production only yields.
 A `Meter` listens on real ports and gives each charge the CPU time of its thread since the one before.
 
 T1. CPU time, not wall time: neither the disk nor what else runs on the machine is in it.
@@ -54,8 +54,10 @@ class Meter:
 
 
 def least_squares(samples: list[tuple[int, int, float]]) -> tuple[float, float]:
-    """(x, y), neither negative, with a * x + b * y nearest to c over all samples (a, b, c); it is the relative error that counts,
-    so that one page with thousands of changes does not decide what an ordinary one costs."""
+    """(x, y), neither negative, with a * x + b * y nearest to c over all samples (a, b, c).
+
+    It is the relative error that counts, so that one page with thousands of changes does not decide what an ordinary one costs.
+    """
     rows = [(a / c, b / c, 1.0) for a, b, c in samples if c > 0]
     aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
     ac, bc = (sum(row[i] * row[2] for row in rows) for i in (0, 1))
@@ -74,7 +76,7 @@ def metering() -> Iterator[Meter]:
     """Meter everything that runs on real ports meanwhile."""
     meter, before = Meter(at_s=time.thread_time()), AsyncioScheduler.work
 
-    def work(_scheduler: AsyncioScheduler, kind: str, count: int) -> int:
+    def work(self: AsyncioScheduler, kind: str, count: int) -> int:
         meter.charge(kind, count)
         return 0
 

@@ -270,7 +270,8 @@ class LineReader:
         marks = list(marks_of(scan, self._records_from))
         if scan.lsn == header.start_lsn:
             return None  # an open segment without a whole record yet, or an ancestor's that the line left before
-        return Found(Piece(source, timeline, number, header, scan.lsn, scan.prev_checksum, scan.closed), marks, data, scan.records)
+        piece = Piece(source, timeline, number, header, scan.lsn, scan.prev_checksum, scan.closed)
+        return Found(piece, marks, data, scan.records)
 
 
 def checksum_at(found: Found, lsn: int) -> int:

@@ -139,7 +139,8 @@ class SegmentScan:
     """The records of one segment, checked in order (R1), until the first byte that cannot be believed.
 
     `data` is the file's bytes; the record at `lsn` begins at `data[lsn + bias]`. After the last `batch`:
-    `lsn` is where belief ends, `records` how many were believed, `closed` whether a SEGMENT_END record ends it, `finished` whether there is nothing more.
+    `lsn` is where belief ends, `records` how many were believed, `closed` whether a SEGMENT_END record ends it, `finished`
+    whether there is nothing more.
     """
 
     __slots__ = (
