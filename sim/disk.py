@@ -108,6 +108,15 @@ class SimFile:
             disk.before_read(self.path, self._inode, offset, size)
         return inode.read(offset, size)
 
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        disk = self._check()
+        inode = disk.image.inodes[self._inode]
+        # What a device may fail to read is not in the cache, so faults are met in `read` only.
+        if disk.faulty or inode.bad or disk.latency.random() >= disk.profile.cached_reads:
+            return None
+        disk.log(Op.READ, self._inode, offset, b"")
+        return inode.read(offset, size)
+
     async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         disk = self._check(writing=True)
         data = bytes(data)

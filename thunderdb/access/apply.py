@@ -57,6 +57,7 @@ from thunderdb.storage.page import (
     encode_page,
     inner_entry_size,
     leaf_entry_size,
+    patch,
     thaw,
 )
 from thunderdb.storage.spacemap import set_allocated, set_free
@@ -190,6 +191,10 @@ def apply(page: Page, op: int, payload: bytes, lsn: int, txn: int) -> None:
 def put_value(page: Page, index: int, exists: bool, key: bytes, value: bytes, txn: int) -> None:
     """Set `key` at `index` of a leaf; the shared last step of every row change."""
     if type(page.keys) is not list:
+        if exists and patch(page, index, value):
+            if txn > page.max_txn:
+                page.max_txn = txn
+            return
         thaw(page)
     if exists:
         page.used += len(value) - len(page.vals[index])

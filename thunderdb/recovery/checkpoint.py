@@ -22,7 +22,7 @@ from thunderdb.recovery.extras import CHECKPOINT_BEGIN_EXTRA, TransactionRow, en
 from thunderdb.runtime.ports import Clock
 from thunderdb.runtime.sync import Semaphore
 from thunderdb.storage.control import ControlFile, CopyFloor
-from thunderdb.storage.pool import DirtyPage
+from thunderdb.storage.writeback import DirtyPage
 from thunderdb.storage.written import WrittenFile
 from thunderdb.wal.record import RecordKind
 

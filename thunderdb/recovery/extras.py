@@ -63,7 +63,7 @@ import struct
 from collections.abc import Iterator
 from enum import IntEnum
 
-from thunderdb.storage.pool import DirtyPage
+from thunderdb.storage.writeback import DirtyPage
 
 COMMIT_EXTRA = struct.Struct("<QQ")
 CLOCK_STEP_EXTRA = struct.Struct("<QQ")

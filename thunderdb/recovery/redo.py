@@ -29,7 +29,7 @@ from thunderdb.recovery.analysis import Analysis
 from thunderdb.recovery.changes import CHANGE_BYTES, Change, KeptLog, PageWork
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.storage.page import Page
-from thunderdb.storage.pool import DirtyPage
+from thunderdb.storage.writeback import DirtyPage
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import iter_changes
 from thunderdb.wal.segment import Head, SegmentScan

@@ -170,6 +170,10 @@ class MemoryFile:
         await self._disk.pause()
         return bytes(self.data[offset : offset + size])
 
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        self._check()
+        return None if self._disk.suspends else bytes(self.data[offset : offset + size])
+
     async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._check(writing=True)
         await self._disk.pause()
@@ -226,6 +230,7 @@ class MemoryDisk:
         self.locks: dict[str, None] = {}
         self.capacity_bytes = capacity_bytes
         self.syncs = 0
+        self.suspends = scheduler is not None
         self._tasks = Tasks(scheduler) if scheduler is not None else None
 
     async def pause(self) -> None:

@@ -60,6 +60,10 @@ class File(Protocol):
         """Return up to `size` bytes; fewer only at the end of the file. Raises: StorageError."""
         ...
 
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        """What `read` would return, if it can be had without waiting; None if not, or if that is not known."""
+        ...
+
     async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`; extends the file (with zeros before `offset`) if need be.
 

@@ -27,6 +27,7 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 INLINE_WRITE_BYTES = 256 * 1024
 INLINE_READ_BYTES = 1 << 20
+SCRATCH_BYTES = 32 * 1024
 _NO_NOWAIT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _OURS_TO_PASS_ON = (FileNotFoundError, FileExistsError, PermissionError)
 
@@ -72,9 +73,14 @@ class RealFile:
         except OSError as error:
             raise translate(error, "read", self.path) from error
 
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        if size > INLINE_READ_BYTES or not self._disk.nowait_reads:
+            return None
+        return self._read_cached(self._descriptor(), offset, size)
+
     def _read_cached(self, fd: int, offset: int, size: int) -> bytes | None:
         """The bytes, if none of them has to come from the device."""
-        buffer = bytearray(size)
+        buffer = memoryview(self._disk.scratch)[:size] if size <= SCRATCH_BYTES else memoryview(bytearray(size))
         try:
             count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
         except BlockingIOError:
@@ -87,7 +93,7 @@ class RealFile:
         if count == size:
             return bytes(buffer)
         # Short: either the end of the file, or the rest is not cached.
-        return bytes(memoryview(buffer)[:count]) if offset + count >= os.fstat(fd).st_size else None
+        return bytes(buffer[:count]) if offset + count >= os.fstat(fd).st_size else None
 
     async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         fd = self._descriptor()
@@ -168,6 +174,7 @@ class RealDisk:
         self.scheduler = scheduler
         self.threads = Threads(scheduler, workers, "disk")
         self.nowait_reads = hasattr(os, "RWF_NOWAIT")
+        self.scratch = bytearray(SCRATCH_BYTES)  # what is read at once goes through here: fresh memory costs more than the read
 
     async def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> RealFile:
         flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)

@@ -91,6 +91,17 @@ class PageFiles:
             raise PageCorruption(page_no, Damage.SHORT, detail)
         return image
 
+    def read_now(self, page_no: int) -> bytes | None:
+        """The page's bytes, unverified, if they can be had whole and without waiting; else `read_page` says what is wrong."""
+        number, offset = self._place(page_no)
+        if number >= len(self._files):
+            return None
+        try:
+            image = self._files[number].file.read_now(offset, self.page_size)
+        except StorageError:
+            return None
+        return image if image is not None and len(image) == self.page_size else None
+
     async def read_pages(self, page_no: int, count: int) -> bytes:
         """Up to `count` pages that follow each other in one file, unverified. Raises: PageCorruption as `read_page` does."""
         number, offset = self._place(page_no)

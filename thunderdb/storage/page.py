@@ -43,14 +43,15 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
 from thunderdb.base.errors import Corruption, InvariantViolated
+from thunderdb.storage.frozen import PATCH_LIMIT, Slices
 
 PAGE_VERSION = 1
 PAGE_HEADER = struct.Struct("<QQQQIIHBBII12s")
@@ -73,8 +74,10 @@ _BIG_ENDIAN = sys.byteorder == "big"
 # What CPython takes for a page apart from its entries (object, lists, integers, pool entry), and per entry beyond its bytes:
 # two objects of 33 bytes plus rounding, and two list slots with the room that a list keeps.
 _BASE_BYTES = 1024
+_FROZEN_BASE_BYTES = 768
 _LEAF_ENTRY_BYTES = 2 * (33 + 7 + 9)
 _INNER_ENTRY_BYTES = (33 + 7 + 9) + (32 + 9)
+_FROZEN_ENTRY_BYTES = 4  # two sizes
 
 
 class PageKind(IntEnum):
@@ -112,62 +115,6 @@ class PageCorruption(Corruption):
         self.detail = detail
 
 
-class Slices:
-    """Keys or values of a page as they lie in its image: cut out when asked for, never changed (see `thaw`).
-
-    A page that is only read costs its image and two bytes an entry, and is decoded in a few microseconds.
-    """
-
-    __slots__ = ("image", "ends", "first", "count")
-
-    def __init__(self, image: bytes, ends: array[int], first: int, count: int) -> None:
-        self.image = image
-        self.ends = ends
-        self.first = first
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(self.count)
-            if step != 1:
-                return self.copy()[index]
-            return self._cut(start, stop)
-        if index < 0:
-            index += self.count
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        at = self.first + index
-        ends = self.ends
-        return self.image[ends[at] : ends[at + 1]]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.copy())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, (list, Slices)) and self.copy() == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return repr(self.copy())
-
-    def copy(self) -> list[bytes]:
-        return self._cut(0, self.count)
-
-    def _cut(self, start: int, stop: int) -> list[bytes]:
-        ends = self.ends[self.first + start : self.first + stop + 1]
-        return list(map(self.image.__getitem__, map(slice, ends, ends[1:])))
-
-
 def thaw(page: Page) -> None:
     """Make the page's keys and values lists that may be changed."""
     if type(page.keys) is Slices:
@@ -176,10 +123,37 @@ def thaw(page: Page) -> None:
         page.charged_used = -1  # it takes more memory now: `BufferPool.changed` counts again
 
 
+def freeze(page: Page, image: bytes) -> None:
+    """Let a leaf's entries lie in `image`, which is what it encodes to now; the lists, or the older image, go (Z1)."""
+    if type(page.keys) is Slices:
+        page.keys.move_to(image)
+        page.vals.move_to(image)
+        page.charged_used = -1
+    elif page.kind is _LEAF:
+        count = len(page.keys)
+        sizes = _unpack("H", image[PAGE_HEADER_SIZE : PAGE_HEADER_SIZE + 4 * count])
+        page.keys = keys = Slices(image, sizes, 0, count, PAGE_HEADER_SIZE + 4 * count)
+        page.vals = Slices(image, sizes, count, count, keys.end)
+        page.charged_used = -1
+
+
+def patch(page: Page, index: int, value: bytes) -> bool:
+    """Change a value of a frozen leaf within its size, and leave the page frozen; False if that cannot be (Z2)."""
+    vals = page.vals
+    if not vals.patch(index, value):
+        return False
+    if len(vals.patches) > PATCH_LIMIT:
+        body = bytearray(vals.image)
+        vals.write_patches(body)
+        freeze(page, bytes(body))
+    page.charged_used = -1
+    return True
+
+
 class Page:
     """A page in memory.
 
-    Fields from `pins` on belong to the buffer pool. `keys` and `vals` may be Slices: `thaw` before a change.
+    Fields from `pins` on belong to the buffer pool. `keys` and `vals` may be Slices: `patch` or `thaw` before a change.
     """
 
     __slots__ = (
@@ -256,7 +230,8 @@ def used_size(page: Page) -> int:
 def decoded_size(page: Page) -> int:
     """Estimate, never far below the truth, the bytes of memory that the page takes decoded."""
     if type(page.keys) is Slices:
-        return _BASE_BYTES + len(page.keys.image) + 4 * page.keys.count
+        keys, vals = page.keys, page.vals
+        return _FROZEN_BASE_BYTES + len(keys.image) + _FROZEN_ENTRY_BYTES * keys.count + keys.extra_bytes + vals.extra_bytes
     if page.kind is _LEAF:
         return _BASE_BYTES + page.used + _LEAF_ENTRY_BYTES * len(page.keys)
     return _BASE_BYTES + page.used + _INNER_ENTRY_BYTES * len(page.keys)
@@ -281,33 +256,37 @@ def encode_page(page: Page, page_size: int) -> bytes:
         raise InvariantViolated(f"page {page.page_no} takes {page.used} bytes, more than {page_size}")
     kind = page.kind
     parts: Sequence[bytes | bytearray]
-    if type(page.keys) is Slices:  # its entries are as they were read
-        count, parts = page.keys.count, [page.keys.image[PAGE_HEADER_SIZE : page.used]]
-    elif kind is _LEAF:
+    if type(page.keys) is Slices:
+        return _encode_frozen(page, page_size)
+    if kind is _LEAF:
         count, parts = _leaf_parts(page)
     elif kind is _INNER:
         count, parts = _inner_parts(page)
     else:
         count, parts = len(page.data), [page.data]
-    header = PAGE_HEADER.pack(
-        0,
-        page.page_lsn,
-        page.image_lsn,
-        page.max_txn,
-        page.page_no,
-        page.tree,
-        PAGE_VERSION,
-        kind,
-        page.level,
-        count,
-        page.used,
-        _RESERVED,
-    )
-    image = b"".join([header, *parts, bytes(page_size - page.used)])
-    if len(image) != page_size:
+    body = b"".join([bytes(PAGE_HEADER_SIZE), *parts, bytes(page_size - page.used)])
+    if len(body) != page_size:
         raise InvariantViolated(f"page {page.page_no} says it takes {page.used} bytes, but takes {used_size(page)}")
-    tail = memoryview(image)[8:]
-    return b"".join((_CHECKSUM.pack(xxh3_64_intdigest(tail)), tail))
+    return _sealed(page, count, bytearray(body))
+
+
+def _encode_frozen(page: Page, page_size: int) -> bytes:
+    vals: Slices = page.vals
+    if len(vals.image) != page_size or vals.end != page.used:
+        raise InvariantViolated(f"frozen page {page.page_no} says it takes {page.used} bytes, but takes {vals.end}")
+    body = bytearray(vals.image)
+    vals.write_patches(body)
+    return _sealed(page, vals.count, body)
+
+
+def _sealed(page: Page, count: int, body: bytearray) -> bytes:
+    """Fill in the header and the checksum."""
+    PAGE_HEADER.pack_into(
+        body, 0, 0, page.page_lsn, page.image_lsn, page.max_txn, page.page_no, page.tree, PAGE_VERSION, page.kind, page.level,
+        count, page.used, _RESERVED,
+    )  # fmt: skip
+    _CHECKSUM.pack_into(body, 0, xxh3_64_intdigest(memoryview(body)[8:]))
+    return bytes(body)
 
 
 def _leaf_parts(page: Page) -> tuple[int, list[bytes | bytearray]]:
@@ -332,8 +311,7 @@ def _pack(code: str, numbers: object) -> bytes:
 
 
 def _unpack(code: str, raw: bytes) -> array[int]:
-    numbers = array(code)
-    numbers.frombytes(raw)
+    numbers = array(code, raw)
     if _BIG_ENDIAN:
         numbers.byteswap()
     return numbers
@@ -371,19 +349,14 @@ def decode_page(image: bytes, page_no: int, page_size: int) -> Page:
 
 
 def _decode_leaf(page: Page, image: bytes, count: int, used: int) -> None:
-    middle = PAGE_HEADER_SIZE + 2 * count
-    start = middle + 2 * count
+    start = PAGE_HEADER_SIZE + 4 * count
     if start > used:
         raise PageCorruption(page.page_no, Damage.FORMAT, f"{count} entries, {used} bytes used")
-    lengths = _unpack("H", image[PAGE_HEADER_SIZE:start])
-    try:
-        ends = array("H", accumulate(lengths, initial=start))
-    except OverflowError:
-        raise PageCorruption(page.page_no, Damage.FORMAT, f"entries end beyond {used} bytes used") from None
-    if ends[-1] != used:
-        raise PageCorruption(page.page_no, Damage.FORMAT, f"entries end at {ends[-1]}, {used} bytes used")
-    page.keys = Slices(image, ends, 0, count)
-    page.vals = Slices(image, ends, count, count)
+    sizes = _unpack("H", image[PAGE_HEADER_SIZE:start])
+    page.keys = keys = Slices(image, sizes, 0, count, start)
+    page.vals = vals = Slices(image, sizes, count, count, keys.end)
+    if vals.end != used:
+        raise PageCorruption(page.page_no, Damage.FORMAT, f"entries end at {vals.end}, {used} bytes used")
 
 
 def _decode_inner(page: Page, image: bytes, count: int, used: int) -> None:

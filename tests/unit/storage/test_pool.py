@@ -12,7 +12,8 @@ from thunderdb.base.errors import Corruption, InvariantViolated, LimitExceeded, 
 from thunderdb.runtime.inline import MemoryFile
 from thunderdb.runtime.sync import Future
 from thunderdb.storage.page import Damage, Page, PageCorruption, PageKind, copy_page, decode_page, encode_page
-from thunderdb.storage.pool import BufferPool, DirtyPage, PageMiss, RoomMiss
+from thunderdb.storage.pool import BufferPool, PageMiss, RoomMiss
+from thunderdb.storage.writeback import DirtyPage
 
 
 def table(pool: BufferPool) -> dict[int, int]:
@@ -223,6 +224,9 @@ class FailingFile:
             error, self.fail_sync = self.fail_sync, None
             raise error
         await self._file.sync()
+
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        return None
 
     async def read(self, offset: int, size: int) -> bytes:
         if self.fail_read is not None:
@@ -742,3 +746,133 @@ def test_data_directory_is_where_the_pages_are() -> None:
     assert list(world.disk.files) == [f"{DATA}/pages.000000"]
     assert decode_page(world.on_disk(3), 3, PAGE_SIZE).keys == [b"k"]
     assert encode_page(world.pool.get(3), PAGE_SIZE) == world.on_disk(3)
+
+
+def test_what_the_operating_system_has_is_loaded_without_a_wait() -> None:
+    world = PoolWorld(suspend=False)
+    world.disk.suspends = False
+
+    async def main() -> None:
+        lsn = world.new_leaf(3, val=b"three").page_lsn
+        await world.pool.write_back(world.pool.get(3))
+        await world.pool.sync()
+        assert world.pool.drop(3)
+        page = world.pool.get(3)
+        assert (page.page_lsn, page.vals, world.pool.loads, world.pool.get(3)) == (lsn, [b"three"], 1, page)
+        assert world.pool.written_lsns[3] == lsn
+        world.pool.check()
+
+    world.run(main())
+
+
+def test_nothing_is_loaded_at_once_that_somebody_works_with_or_that_is_damaged() -> None:
+    world = PoolWorld(suspend=False)
+    world.disk.suspends = False
+
+    async def main() -> None:
+        world.new_leaf(3)
+        await world.pool.write_back(world.pool.get(3))
+        await world.pool.sync()
+        good = world.on_disk(3)
+        assert world.pool.drop(3)
+        for page_no in (5, 1000):  # zeros; behind the end
+            with pytest.raises(PageMiss):
+                world.pool.get(page_no)
+        world.overwrite(3, good[:100] + b"?" + good[101:])
+        with pytest.raises(PageMiss):
+            world.pool.get(3)
+        world.overwrite(3, good)
+        world.pool.written_lsns[3] += 10  # a lost write
+        with pytest.raises(PageMiss):
+            world.pool.get(3)
+        world.pool.written_lsns[3] -= 10
+        failing(world)  # a disk that never has anything at once
+        with pytest.raises(PageMiss):
+            world.pool.get(3)
+
+    world.run(main())
+
+
+def test_a_page_that_is_being_written_again_is_not_read_meanwhile() -> None:
+    world = PoolWorld(suspend=False)
+    world.disk.suspends = False
+
+    async def main() -> None:
+        page = world.new_leaf(3)
+        world.log.hold()
+        writing = world.tasks.spawn(world.pool.write_back(page), "write")
+        await world.tasks.yield_now()
+        world.pool._forget(page)  # as a rebuilt page would do it; the write goes on
+        with pytest.raises(PageMiss):
+            world.pool.get(3)
+        world.log.release()
+        await writing
+        assert world.pool.get(3).keys == [b"k"]
+
+    world.run(main())
+
+
+def test_pages_read_at_once_are_over_the_capacity_for_a_step_only() -> None:
+    world = PoolWorld(page_count=200, capacity_pages=20, suspend=False)
+    world.disk.suspends = False
+
+    async def main() -> None:
+        for page_no in range(1, 150):
+            page = world.new_leaf(page_no, val=b"v" * 900)
+            await world.pool.write_back(page)
+            await world.pool.load(page_no)
+        await world.pool.sync()
+        await world.pool.make_room(0)
+        missed = 0
+        for page_no in range(1, 150):
+            try:
+                world.pool.get(page_no)
+            except PageMiss:
+                missed += 1
+        pool = world.pool
+        assert missed and pool.capacity_bytes < pool.used_bytes <= pool.capacity_bytes + pool.reserve_bytes
+        for _ in range(10):
+            await world.tasks.yield_now()
+        assert pool.used_bytes <= pool.capacity_bytes
+        pool.check()
+
+    world.run(main())
+
+
+def test_a_written_page_is_frozen_and_may_be_changed_on() -> None:
+    world = PoolWorld()
+
+    async def main() -> None:
+        page = world.new_leaf(3)
+        for number in range(20):
+            world.put(page, b"l%02d" % number, b"value")
+        before = page.charge
+        world.log.hold()
+        writing = world.tasks.spawn(world.pool.write_back(page), "write")
+        await world.tasks.yield_now()
+        assert type(page.keys) is not list and page.charge < before + PAGE_SIZE
+        world.put(page, b"m", b"after the encoding")  # B1
+        world.log.release()
+        await writing
+        assert b"m" not in decode_page(world.on_disk(3), 3, PAGE_SIZE).keys and page.keys[-1] == b"m" and page.rec_lsn
+        await world.pool.write_back(page)
+        assert decode_page(world.on_disk(3), 3, PAGE_SIZE).keys == page.keys
+        world.pool.check()
+
+    world.run(main())
+
+
+def test_cold_dirty_pages_go_as_soon_as_they_are_written() -> None:
+    world = PoolWorld(page_count=400, capacity_pages=40)
+
+    async def main() -> None:
+        for page_no in range(1, 300):
+            await world.pool.make_room(3 * PAGE_SIZE)
+            world.new_leaf(page_no, val=b"%d" % page_no * 300)
+        pool = world.pool
+        assert pool.evictions and pool.writes < 300
+        pool.check()
+        for page_no in range(1, 300):
+            assert (await pool.load(page_no)).vals == [b"%d" % page_no * 300]
+
+    world.run(main())

@@ -187,6 +187,9 @@ class CrashFile:
     async def read(self, offset: int, size: int) -> bytes:
         return bytes(self.inode.cached[offset : offset + size])
 
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        return None
+
     async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         self.disk.claim(offset + len(data) - len(self.inode.cached))
         piece = bytes(data)

@@ -1,0 +1,164 @@
+"""A leaf's entries as they lie in its image: searched, read and changed without taking the page apart.
+
+    image    header, key lengths, value lengths, keys, values           (see storage/page)
+    sizes    the lengths, keys first, as one array
+    Slices   the keys, or the values: entry i is cut out of the image when somebody asks for it
+    patches  values that have changed since: index -> value, in the place of what the image has
+
+A page that is read, or whose rows change within their sizes, costs its image and a few bytes an entry. Whatever else is done to
+it takes it apart first (`page.thaw`).
+
+Z1. An image is never changed; a page gets another one. So an image may be read by others meanwhile (a write under way).
+Z2. A patch is as long as what it replaces: sizes, and `used`, stay. At most PATCH_LIMIT of them, then they are folded in.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import overload
+
+PATCH_LIMIT = 4
+
+_DICT_BYTES = 232
+_BYTES_SIZE = 33 + 7
+_SUMS = 8
+"""So many times the place of an entry is found by adding up; then a table of all places pays."""
+
+
+class Slices:
+    """The keys or the values of a frozen leaf."""
+
+    __slots__ = ("image", "patches", "count", "_sizes", "_first", "_start", "_width", "_ends", "_sums")
+
+    def __init__(self, image: bytes, sizes: array[int], first: int, count: int, start: int) -> None:
+        """Entries `first` to `first + count` of `sizes`; the first of them begins at image[start]."""
+        self.image = image
+        self.patches: dict[int, bytes] | None = None
+        self.count = count
+        self._sizes = sizes
+        self._first = first
+        self._start = start
+        self._width = width = sizes[first] if count else 0  # of every entry, 0 if they differ
+        if width and sizes[first : first + count] != array("H", (width,)) * count:
+            self._width = 0
+        self._ends: array[int] | None = None
+        self._sums = 0
+
+    @property
+    def end(self) -> int:
+        """Where the last entry ends in the image."""
+        if self._width:
+            return self._start + self._width * self.count
+        return self._start + sum(self._sizes[self._first : self._first + self.count])
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return self._slice(index)
+        if not 0 <= index < self.count:
+            if not -self.count <= index < 0:
+                raise IndexError(index)
+            index += self.count
+        if self.patches is not None and index in self.patches:
+            return self.patches[index]
+        width = self._width
+        if width:
+            at = self._start + index * width
+            return self.image[at : at + width]
+        start, end = self._place(index)
+        return self.image[start:end]
+
+    def _slice(self, index: slice) -> list[bytes]:
+        start, stop, step = index.indices(self.count)
+        return self._cut(start, stop) if step == 1 else self.copy()[index]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Where an entry begins and ends in the image."""
+        if self._width:
+            start = self._start + index * self._width
+            return start, start + self._width
+        ends = self._ends
+        if ends is not None:
+            return ends[index], ends[index + 1]
+        first = self._first
+        self._sums += 1
+        if self._sums > _SUMS:
+            sizes = self._sizes[first : first + self.count].tolist()
+            self._ends = array("H", list(accumulate(sizes, initial=self._start)))
+        start = self._start + sum(self._sizes[first : first + index])
+        return start, start + self._sizes[first + index]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.copy())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (list, Slices)) and self.copy() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    def copy(self) -> list[bytes]:
+        return self._cut(0, self.count)
+
+    def _cut(self, start: int, stop: int) -> list[bytes]:
+        if stop <= start:
+            return []
+        width, image = self._width, self.image
+        if width:
+            begin, end = self._start + start * width, self._start + stop * width
+            found = [image[at : at + width] for at in range(begin, end, width)]
+        else:
+            begin = self._place(start)[0]
+            sizes = self._sizes[self._first + start : self._first + stop].tolist()
+            ends = list(accumulate(sizes, initial=begin))
+            found = list(map(image.__getitem__, map(slice, ends, ends[1:])))
+        if self.patches is not None:
+            for index, value in self.patches.items():
+                if start <= index < stop:
+                    found[index - start] = value
+        return found
+
+    # -- Changing values
+
+    def patch(self, index: int, value: bytes) -> bool:
+        """Put a value in the place of one of the same size; False if it is not (Z2)."""
+        if self._sizes[self._first + index] != len(value):
+            return False
+        patches = self.patches
+        if patches is None:
+            self.patches = {index: value}
+        else:
+            patches[index] = value
+        return True
+
+    def move_to(self, image: bytes) -> None:
+        """Lie in another image, with entries of the same sizes, which has the patches in it."""
+        self.image = image
+        self.patches = None
+
+    @property
+    def extra_bytes(self) -> int:
+        """What it takes beside image and sizes, about."""
+        places = 0 if self._ends is None else 2 * self.count + 96
+        if self.patches is None:
+            return places
+        return places + _DICT_BYTES + sum(map(_BYTES_SIZE.__add__, map(len, self.patches.values())))
+
+    def write_patches(self, target: bytearray) -> None:
+        """Put the patches where they belong in a copy of the image."""
+        if self.patches is not None:
+            for index, value in self.patches.items():
+                start, end = self._place(index)
+                target[start:end] = value
