@@ -145,6 +145,9 @@ class SimFile:
         if disk.on_boundary is not None:
             await disk.cross("truncate", self.path, AFTER)
 
+    async def allocate(self, size: int) -> None:
+        await self.truncate(max(size, await self.size()))
+
     async def sync(self) -> None:
         disk = self._check()
         if disk.on_boundary is not None:

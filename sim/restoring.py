@@ -83,6 +83,7 @@ class Restoring(Actions):
         site.scale_bulk(True)
         try:
             await site.open()
+            site.note("recovered", "restore")
             await site.first_service()
         finally:
             site.scale_bulk(False)

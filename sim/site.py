@@ -51,7 +51,7 @@ ROW_BYTES = 1400
 ROWS_A_LOAD = 100
 PATIENCE_NS = 24 * 3600 * SECOND_NS
 TRIES = 50
-MARKED = {"restore.pages": "pages laid down", "restore.recovery_started": "log laid down"}
+MARKED = {"restore.pages": "pages laid down", "restore.log": "log laid down"}
 """Events that are moments of the report."""
 ONCE = ("recovery.settle", "process.start", "process.command")
 """Costs that do not grow with the database."""

@@ -42,8 +42,9 @@ from sim.disk import DeviceProfile
 from sim.engine_session import SimDatabase
 from sim.world import World
 from thunderdb.archive.archiver import Archiver
+from thunderdb.backup.lay_pages import check_pages
 from thunderdb.backup.plan import plan_restore
-from thunderdb.backup.restore import check_pages, restore
+from thunderdb.backup.restore import restore
 from thunderdb.backup.take import BackupRequest, take_backup
 from thunderdb.base import config as daemon_config
 from thunderdb.base.config import Config
@@ -61,7 +62,7 @@ from tools.metering import CHANGE, PAGE, Meter, metering
 COSTS_FILE = Path(__file__).resolve().parents[1] / "sim" / "costs.py"
 DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
 SMALL_WINDOWS = Memory(gather_bytes=0, window_bytes=1 << 20)
-BEGINNINGS = ("restore.pages_started", "restore.log_started", "restore.recovery_started")
+BEGINNINGS = ("restore.pages_started", "restore.log_started", "restore.log")
 UNITS = {
     "process.start": "a daemon's process, until it opens the database", "process.command": "a command's process",
     "recovery.settle": "a restart, beside all else", "recovery.scan": "a log record, analysed",
@@ -229,7 +230,7 @@ def function_costs(folder: Path) -> dict[str, float]:
 
     jobs: dict[str, tuple[Callable[[], object], int]] = {
         "log.byte": (read_and_check, len(pages)),
-        "offload.check_pages": (lambda: check_pages(pages, page_size, 0, path.name), len(pages)),
+        "offload.check_pages": (lambda: check_pages(pages, page_size, 0, path.name, True), len(pages)),
         "offload.xxh3_128": (lambda: xxh3_128(pages), len(pages)),
         "offload._decode": (lambda: zstd.decompress(packed), len(packed)),
     }

@@ -68,6 +68,17 @@ def test_a_write_does_not_keep_the_buffer_it_was_given(world: Any) -> None:
     assert world.run(main) == b"before"
 
 
+def test_allocated_room_reads_as_zeros_and_what_was_there_stays(world: Any) -> None:
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        await file.write(0, b"x" * 100)
+        await file.allocate(9000)
+        await file.allocate(50)
+        return await file.size(), await file.read(0, 200)
+
+    assert world.run(main) == (9000, b"x" * 100 + bytes(100))
+
+
 def test_truncate_shrinks_and_growth_shows_zeros(world: Any) -> None:
     async def main(ports: Any) -> Any:
         file = await ports.disk.open(f"{world.dir}/f", create=True)

@@ -5,7 +5,7 @@
     files of this very backup, copied by hand, compressed or not, whole or cut short      COPY
     the marker `restore.json` of the same restore, control file RESTORING or BACKUP       INTERRUPTED
     that marker, and the database has been opened                                         OPENED: only the end is missing
-    `restored.json` of the same restore, and nothing has happened since                   OPENED: it is done, say so again
+    `restored.json` of the same restore, and nothing has happened since                   DONE: say so again
     anything else                                                                         refused, nothing changed
 
 A copy is told by its control file, byte for byte: a backup's own control file says BACKUP, which no database that ever ran
@@ -35,6 +35,7 @@ MARKER_FILE = RESTORE_MARKER
 MARKER_VERSION = 1
 DONE_FILE = "restored.json"
 _HARMLESS = frozenset((LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, f".{MARKER_FILE}.tmp"))
+_AT_REST = (DatabaseState.BACKUP, DatabaseState.CLEAN)
 _COMPARE_BYTES = 1 << 20
 
 
@@ -43,6 +44,7 @@ class Kind(StrEnum):
     COPY = "copy"
     INTERRUPTED = "interrupted"
     OPENED = "opened"
+    DONE = "done"
     BLOCKED = "blocked"  # refused, which a dry run only reports
 
 
@@ -97,19 +99,22 @@ async def write_marker(disk: Disk, data_dir: str, marker: Marker) -> None:
 
 
 async def write_done(disk: Disk, data_dir: str, marker: Marker) -> None:
-    """The restore has come to its end, and the database is shut down (D1). Durable when: it returns."""
-    control = await _control(disk, data_dir)
+    """The restore has come to its end, and nobody has the database open (D1). Durable when: it returns."""
+    control = await read_control(disk, data_dir)
     if control is not None:
         await _write(disk, data_dir, DONE_FILE, {"sequence": control.sequence, "restore": asdict(marker)})
 
 
 async def _done(disk: Disk, data_dir: str, request: tuple[str, str, str, bool]) -> Marker | None:
-    """The marker of that very restore, if it is done and the database has not been touched since."""
-    control = await _control(disk, data_dir)
+    """The marker of that very restore, if it is done and the database has not been opened since: that saves its control file.
+
+    BACKUP is how a restore leaves it, CLEAN how one does that has checked the database.
+    """
+    control = await read_control(disk, data_dir)
     try:
         found = json.loads(await disk.read_file(f"{data_dir}/{DONE_FILE}"))
         marker = Marker(**found["restore"])
-        same = control is not None and control.sequence == found["sequence"] and control.state == DatabaseState.CLEAN
+        same = control is not None and control.sequence == found["sequence"] and control.state in _AT_REST
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         return None
     return marker if same and marker.request == request else None
@@ -146,7 +151,7 @@ async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tup
                 f"another restore into {config.data_dir} was interrupted (to {marker.target}, from {marker.backup})",
                 "Run that command again; or empty data_dir and wal_dir to start this one.",
             )
-        control = await _control(disk, config.data_dir)
+        control = await read_control(disk, config.data_dir)
         if control is not None and control.system_id != backup.system_id:
             raise _foreign(config.data_dir, control, backup)
         opened = control is not None and control.state in (DatabaseState.RUNNING, DatabaseState.CLEAN)
@@ -157,7 +162,7 @@ async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tup
         return Destination(Kind.EMPTY, None, 0)
     done = await _done(disk, config.data_dir, request)
     if done is not None:
-        return Destination(Kind.OPENED, done, present)
+        return Destination(Kind.DONE, done, present)
     await _check_copy(disk, config, backup, data, wal)
     return Destination(Kind.COPY, None, present)
 
@@ -168,7 +173,7 @@ async def _check_lock(disk: Disk, data_dir: str) -> None:
         await lock.release()
 
 
-async def _control(disk: Disk, data_dir: str) -> ControlState | None:
+async def read_control(disk: Disk, data_dir: str) -> ControlState | None:
     path = f"{data_dir}/{CONTROL_FILE}"
     try:
         return decode_control(await disk.read_file(path), path)
@@ -198,7 +203,7 @@ async def _check_copy(disk: Disk, config: Config, backup: BackupSource, data: li
     data_files = [file for file in backup.files if file.path.startswith("data/")]
     known = {f"{config.data_dir}/{file.path.removeprefix('data/')}": file for file in data_files}
     known |= {f"{config.wal_dir}/{file.path.removeprefix('wal/')}": file for file in backup.wal_files()}
-    control = await _control(disk, config.data_dir)
+    control = await read_control(disk, config.data_dir)
     trusted = backup.manifest is not None and await _same_control(disk, config.data_dir, backup)
     if control is not None and control.system_id != backup.system_id:
         raise _foreign(config.data_dir, control, backup)

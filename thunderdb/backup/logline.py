@@ -22,7 +22,7 @@ from thunderdb.archive.index import ArchiveIndex, Complete, LogSource, StoreSour
 from thunderdb.backup.sources import BackupLog
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.target import Mark, TooEarly, marks_of
+from thunderdb.recovery.target import Mark, TooEarly, Transactions, marks_of
 from thunderdb.runtime.ports import Ports
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentHeader, SegmentScan, decode_segment_header, segment_name
 from thunderdb.wal.timeline import Fork, parse_history, timeline_at
@@ -108,6 +108,7 @@ class Found:
     marks: list[Mark]
     data: bytes
     records: int
+    transactions: Transactions
 
 
 class LineReader:
@@ -122,6 +123,7 @@ class LineReader:
         self.system_id = system_id
         self._records_from = records_from
         self._trouble = ""
+        self._last: tuple[LogSource, int, int, bytes] | None = None
 
     async def first(self, lsn: int, newest_number: int) -> Found:
         """The piece that holds `lsn`, looked for from segment `newest_number` downwards.
@@ -231,8 +233,13 @@ class LineReader:
         return None
 
     async def _fetch(self, source: LogSource, timeline: int, number: int) -> bytes | None:
+        last = self._last
+        if last is not None and last[:3] == (source, timeline, number):
+            return last[3]  # asked for its header a moment ago
         try:
-            return await source.segment(timeline, number)
+            data = await source.segment(timeline, number)
+            self._last = None if data is None else (source, timeline, number, data)
+            return data
         except Corruption as error:
             self._trouble = f"is damaged in {source.place}: {error.message}"
             return None
@@ -267,11 +274,12 @@ class LineReader:
             self._trouble = f"in {source.place} does not continue the log before it"
             return None
         scan = SegmentScan(header, data, until_lsn=self.line.limit(timeline))
-        marks = list(marks_of(scan, self._records_from))
+        transactions = Transactions()
+        marks = list(marks_of(scan, self._records_from, transactions))
         if scan.lsn == header.start_lsn:
             return None  # an open segment without a whole record yet, or an ancestor's that the line left before
         piece = Piece(source, timeline, number, header, scan.lsn, scan.prev_checksum, scan.closed)
-        return Found(piece, marks, data, scan.records)
+        return Found(piece, marks, data, scan.records, transactions)
 
 
 def checksum_at(found: Found, lsn: int) -> int:

@@ -26,42 +26,25 @@ from thunderdb.backup.branches import Followed, check_unambiguous
 from thunderdb.backup.chain import is_backup, list_backups, open_chain
 from thunderdb.backup.destination import Destination, InTheWay, Kind, inspect, read_marker
 from thunderdb.backup.logline import (
-    Found,
-    Gap,
     Line,
     LineReader,
-    Piece,
-    checksum_at,
     choose_lines,
     has_log,
     read_lines,
-    used_digest,
 )
+from thunderdb.backup.scan import Scan, Segment
 from thunderdb.backup.sources import BackupLog, BackupSource, Survey, Unusable
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.target import LATEST, Stop, StopFinder, Target, TargetKind, TooEarly, format_time
+from thunderdb.recovery.target import Stop, Target, TargetKind, TooEarly
 from thunderdb.runtime.ports import Ports
-from thunderdb.wal.record import iter_changes
-from thunderdb.wal.segment import SegmentScan
 from thunderdb.wal.timeline import history_name
 
-LOOK_AHEAD_US = 24 * 3600 * 1_000_000
-"""How much log (in time) behind a target time is searched for a clock that was set back; a dry run searches all of it."""
 SPARE_SEGMENTS = 4
 PAGE_BYTES_A_SECOND = 250 << 20
 LOG_BYTES_A_SECOND = 12 << 20
 """Cautious guesses for two cores and a local disk: laying down pages, and replaying log. For the estimate only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One piece of log to lay down: records up to `end_lsn`, whose bytes have this digest."""
-
-    piece: Piece
-    end_lsn: int
-    digest: str
 
 
 @dataclass(slots=True)
@@ -76,7 +59,9 @@ class Plan:
     line: Line
     lines: dict[int, Line]
     segments: list[Segment]
+    kept: dict[str, bytes]
     stop: Stop
+    losers: int
     destination: Destination
     request: tuple[str, str, str, bool]
     no_archive: bool
@@ -200,8 +185,8 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     page_bytes = backup.page_count * backup.page_size
     log_bytes = stop.lsn - scan.segments[0].piece.header.start_lsn
     plan = Plan(
-        request.target, chain, sources, archive, place, line, lines, scan.segments, stop, destination, key, request.no_archive,
-        page_bytes, log_bytes, scan.newest_us, scan.notes,
+        request.target, chain, sources, archive, place, line, lines, scan.segments, scan.kept, stop, scan.losers, destination,
+        key, request.no_archive, page_bytes, log_bytes, scan.newest_us, scan.notes,
     )  # fmt: skip
     try:
         await _check_space(ports, config, plan)
@@ -239,7 +224,7 @@ async def _check_newest_line(
 async def _scan(
     ports: Ports, request: Request, backup: BackupSource, survey: Survey, sources: list[LogSource], candidates: list[Line],
     destination: Destination,
-) -> tuple[_Scan, Stop]:  # fmt: skip
+) -> tuple[Scan, Stop]:  # fmt: skip
     """N5: follow the newest line that has log of its own."""
     notes: list[str] = []
     marker = destination.marker
@@ -249,9 +234,9 @@ async def _scan(
             notes.append(_no_log(line))
             continue
         reader = LineReader(ports, sources, line, backup.system_id, _records_from(request.target))
-        scan = _Scan(ports, reader, backup, survey)
+        scan = Scan(ports, reader, backup, survey)
         try:
-            stop = await scan.run(request, marker.stop_lsn if marker is not None else 0)
+            stop = await scan.run(request.target, marker.stop_lsn if marker is not None else 0, request.dry_run)
         except Refused:
             if only or scan.reached_own or not line.forks:
                 raise
@@ -334,116 +319,6 @@ async def _check_holds(archive: StoreSource, backup: BackupSource) -> None:
             f"the archive in {archive.place} holds nothing of timeline {backup.timeline}, on which the backup was made",
             "Mount it, or name another with --wal-archive-dir; with no archive configured, the backup's own log is the end.",
         )
-
-
-class _Scan:
-    """Follows the log from where the backup needs it to where the restore stops."""
-
-    def __init__(self, ports: Ports, reader: LineReader, backup: BackupSource, survey: Survey) -> None:
-        self.segments: list[Segment] = []
-        self.newest_us = 0
-        self.notes: list[str] = []
-        self._ports = ports
-        self._reader = reader
-        self._backup = backup
-        self._torn = dict.fromkeys(survey.torn, 0)
-        self.line = reader.line
-        self.reached_own = not reader.line.forks
-        self.cut_found = False
-        self.starts: list[tuple[int, int]] = []
-        self._verified = False
-
-    async def run(self, request: Request, known_stop_lsn: int) -> Stop:
-        """Raises: Refused."""
-        backup = self._backup
-        target = LATEST if known_stop_lsn else request.target
-        least_lsn = max(backup.end_lsn, backup.checkpoint_lsn + 1)
-        look_ahead_us = None if request.dry_run else LOOK_AHEAD_US
-        finder = StopFinder(target, least_lsn, backup.checkpoint_lsn, look_ahead_us, backup.end_time_us)
-        found: Found | Gap | None = await self._reader.first(backup.keep_lsn, await self._newest_number())
-        gap: Gap | None = None
-        while isinstance(found, Found):
-            self._take(found)
-            await self._ports.tasks.work("restore.scan", found.records)
-            await self._ports.tasks.work("log.byte", len(found.data))
-            marks = found.marks
-            if known_stop_lsn:
-                marks = [mark for mark in marks if mark.lsn < known_stop_lsn]
-            done = finder.feed(marks)
-            end_lsn = found.piece.end_lsn
-            self.reached_own = self.reached_own or found.piece.timeline == self.line.timeline
-            if done or (known_stop_lsn and end_lsn >= known_stop_lsn):
-                break
-            found = await self._reader.following(found.piece)
-        if isinstance(found, Gap):
-            gap = found
-        self.newest_us, self.cut_found = finder.newest_us, finder.cut_lsn > 0
-        if gap is not None and not finder.cut_lsn:
-            newest = f"lsn:{format_lsn(gap.lsn)}" + (f", {format_time(finder.newest_us)}" if finder.newest_us else "")
-            raise gap.refuse(request.target.text, newest)
-        if gap is not None:
-            self.notes.append(f"the log cannot be followed to its end: segment {gap.name} {gap.detail}")
-        stop = finder.finish(known_stop_lsn or end_lsn, await self._vouched_us(end_lsn))
-        if known_stop_lsn > end_lsn:
-            raise Refused(
-                f"the log ends at {format_lsn(end_lsn)}, but this restore was begun up to {format_lsn(known_stop_lsn)}",
-                "Put the archive back as it was, or empty data_dir and wal_dir to start anew.",
-            )
-        self._cut(stop.lsn)
-        self._check_torn(stop.lsn)
-        return stop
-
-    async def _newest_number(self) -> int:
-        """Where to begin looking for the log that the backup needs: at what it has itself, else at its newest segment."""
-        backup = self._backup
-        return await BackupLog(backup).newest_at(backup.timeline, backup.keep_lsn) or backup.control.newest_segment
-
-    async def _vouched_us(self, end_lsn: int) -> int:
-        """Up to when the archive says that there is no commit beyond `end_lsn`."""
-        complete = await self._reader.complete()
-        return complete.time_us if complete is not None and complete.lsn <= end_lsn else 0
-
-    def _take(self, found: Found) -> None:
-        piece = found.piece
-        self.starts.append((piece.header.start_lsn, piece.number))
-        end_lsn = self._backup.end_lsn
-        manifest = self._backup.manifest
-        if manifest is not None and not self._verified and piece.header.start_lsn < end_lsn <= piece.end_lsn:
-            if checksum_at(found, end_lsn) != manifest.end_checksum:
-                raise Refused(
-                    f"segment {piece.name} in {piece.source.place} is not the log that the backup {self._backup.name} saw "
-                    f"at its end",
-                    "Name the archive of this database, or the right --timeline.",
-                )
-            self._verified = True
-        if self._torn:
-            self._note_images(found)
-        self.segments.append(Segment(piece, piece.end_lsn, used_digest(found.data, piece.header, piece.end_lsn)))
-
-    def _cut(self, stop_lsn: int) -> None:
-        """Drop what lies behind the stop, and cut the piece that holds it."""
-        self.segments = [segment for segment in self.segments if segment.piece.header.start_lsn < stop_lsn]
-        last = self.segments[-1]
-        if stop_lsn < last.end_lsn:
-            self.segments[-1] = replace(last, end_lsn=stop_lsn, digest="")
-
-    def _note_images(self, found: Found) -> None:
-        """Where torn pages of a copy made by hand have images in the log."""
-        scan = SegmentScan(found.piece.header, found.data, until_lsn=found.piece.end_lsn)
-        for header in scan:
-            if header[4]:
-                for page_no, _prev, op, _at, _size in iter_changes(found.data, header[5] + scan.bias, header[4]):
-                    if op == 2 and self._torn.get(page_no) == 0:
-                        self._torn[page_no] = header[5]
-
-    def _check_torn(self, stop_lsn: int) -> None:
-        for page_no, lsn in sorted(self._torn.items()):
-            if not lsn or lsn >= stop_lsn:
-                raise TooEarly(
-                    f"page {page_no} was being written while the copy in {self._backup.place} was made, and the log up to the "
-                    f"target has no image of it",
-                    f"Restore to lsn:{format_lsn(lsn)} or later." if lsn else "Use another backup.",
-                )
 
 
 async def _check_space(ports: Ports, config: Config, plan: Plan) -> None:

@@ -121,7 +121,9 @@ class BackupSource:
     def wal_files(self) -> list[StoredFile]:
         return sorted((file for file in self.files if file.path.startswith("wal/")), key=lambda file: file.path)
 
-    def _reader(self, file: StoredFile) -> FrameReader:
+    def reader(self, file: StoredFile) -> FrameReader:
+        """For who reads pieces on its own: at the end comes `check_digest`."""
+
         async def read_range(offset: int, size: int) -> bytes:
             return await self.store.get_range(file.path, offset, size)
 
@@ -129,13 +131,17 @@ class BackupSource:
 
     async def read_head(self, file: StoredFile) -> bytes:
         """Some decoded bytes from the file's beginning, unverified."""
-        return await self._reader(file).next()
+        return await self.reader(file).next()
 
     async def read(self, file: StoredFile) -> AsyncIterator[bytes]:
         """The file's decoded bytes, front to back. Raises: Corruption (named), StorageError, Refused (key)."""
-        reader = self._reader(file)
+        reader = self.reader(file)
         while data := await reader.next():
             yield data
+        self.check_digest(file, reader)
+
+    def check_digest(self, file: StoredFile, reader: FrameReader) -> None:
+        """Once a file was read to its end. Raises: Corruption if it is not the one that the manifest names."""
         if file.digest and (reader.size, reader.digest) != (file.size, file.digest):
             raise Corruption(f"{self.place}/{file.path}: the checksum does not match the manifest's", "Use another backup.")
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -32,6 +32,8 @@ from thunderdb.wal.record import H_KIND, H_LENGTH, H_LSN, H_TXN, RecordKind, ext
 from thunderdb.wal.segment import SegmentScan
 
 _COMMIT, _STEP, _NOTE = int(RecordKind.COMMIT), int(RecordKind.CLOCK_STEP), int(RecordKind.NOTE)
+_MARKED = frozenset((_COMMIT, _STEP, _NOTE))
+_ENDS = frozenset((_COMMIT, int(RecordKind.ABORT)))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:[.,](\d+))?\s*([Zz]|[+-]\d{2}:?\d{2})?")
 _VERBS = {"drop": NoteVerb.DROP, "truncate": NoteVerb.TRUNCATE}
@@ -177,10 +179,32 @@ class RecordMark:
 Mark = CommitMark | StepMark | NoteMark | RecordMark
 
 
-def marks_of(segment: SegmentScan, records_from: int | None = None) -> Iterator[Mark]:
-    """Yield the marks of a segment, checking all of its records; with `records_from`, every record that ends behind it."""
+@dataclass(slots=True)
+class Transactions:
+    """Who wrote log, and whose end is in it: those who have no end are rolled back when the log is replayed to there."""
+
+    begun: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
+
+    @property
+    def open(self) -> set[int]:
+        return self.begun - self.ended - {0}
+
+
+def marks_of(
+    segment: SegmentScan, records_from: int | None = None, transactions: Transactions | None = None
+) -> Iterator[Mark]:
+    """Yield the marks of a segment, checking all of its records; with `records_from`, every record that ends behind it.
+
+    `transactions` takes in all of them.
+    """
     data, bias = segment.data, segment.bias
     while headers := segment.batch():
+        if transactions is not None:
+            transactions.begun.update([header[H_TXN] for header in headers])
+            transactions.ended.update([header[H_TXN] for header in headers if header[H_KIND] in _ENDS])
+        if records_from is None:
+            headers = [header for header in headers if header[H_KIND] in _MARKED]
         for header in headers:
             kind, lsn = header[H_KIND], header[H_LSN]
             end_lsn = lsn + header[H_LENGTH]

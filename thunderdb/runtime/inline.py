@@ -192,6 +192,9 @@ class MemoryFile:
         else:
             del self.data[size:]
 
+    async def allocate(self, size: int) -> None:
+        await self.truncate(max(size, len(self.data)))
+
     async def sync(self) -> None:
         self._check()
         await self._disk.pause()

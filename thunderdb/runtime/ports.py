@@ -73,6 +73,10 @@ class File(Protocol):
 
     async def truncate(self, size: int) -> None: ...
 
+    async def allocate(self, size: int) -> None:
+        """Reserve room for the first `size` bytes; what is new of them reads as zeros. Raises: DiskFull."""
+        ...
+
     async def sync(self) -> None:
         """Make all writes that completed before this call durable (fdatasync). Raises: SyncFailed."""
         ...

@@ -111,6 +111,10 @@ class RealFile:
         except OSError as error:
             raise translate(error, "truncate", self.path) from error
 
+    async def allocate(self, size: int) -> None:
+        if size:
+            await self._in_thread("allocate", os.posix_fallocate, self._descriptor(), 0, size)
+
     async def sync(self) -> None:
         fd = self._descriptor()
         self._in_threads += 1

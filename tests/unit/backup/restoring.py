@@ -110,10 +110,11 @@ class RestoreWorld(BackupWorld):
         self, target: str, backup: str, config: Config | None = None, archive: str | None = ARCHIVE, **more: Any
     ) -> tuple[RestoreReport, Config]:
         config = config or self.target_config()
+        check = more.pop("check", True)
         plan = self.plan(target, backup, config, archive, **more)
         events = Events()
         events.subscribe(lambda name, fields: self.events.append((name, dict(fields))))
-        return self.run(restore(self, config, plan, events, check=True)), config
+        return self.run(restore(self, config, plan, events, check=check)), config
 
     def keys_in(self, config: Config) -> tuple[int, ...]:
         """Open the restored database as a start would, read the keys, check everything, shut down."""

@@ -202,6 +202,9 @@ class CrashFile:
         self.inode.pending.append((size, None))
         await self.disk.step(f"truncate {self.path} {size}")
 
+    async def allocate(self, size: int) -> None:
+        await self.truncate(max(size, len(self.inode.cached)))
+
     async def sync(self) -> None:
         covered = len(self.inode.pending)
         if self.disk.fail_sync(self.path):

@@ -1,0 +1,172 @@
+"""What a restore leaves: everything laid down and durable, the log still to be replayed by whoever starts the database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.backup.restoring import ARCHIVE, Mark, RestoreWorld
+from tests.unit.engine.world import PAGE, read
+from thunderdb.backup.destination import Kind, read_control
+from thunderdb.base.config import Config
+from thunderdb.base.errors import Refused
+from thunderdb.base.events import Events
+from thunderdb.engine.check import check_database
+from thunderdb.engine.database import Database
+from thunderdb.storage.control import DatabaseState
+
+
+def with_loser() -> tuple[RestoreWorld, Mark]:
+    """A backup, some commits, and one transaction that has written and never ends."""
+    world = RestoreWorld(rows=400)
+    world.commit(2)
+    world.backup("/b/full")
+    world.commit(3)
+    world.switch()
+
+    async def lose() -> None:
+        txn = world.db.begin()
+        for key in range(90_000, 90_040):
+            await world.db.insert(txn, world.t, [key, "lost"])
+
+    world.run(lose())
+    mark = world.commit(2)
+    world.ship()
+    return world, mark
+
+
+def laid_down(check: bool = False, **more: Any) -> tuple[RestoreWorld, Mark, Config]:
+    world, mark = with_loser()
+    report, config = world.restore("latest", "/b/full", check=check, **more)
+    assert report.rolled_back == 1
+    return world, mark, config
+
+
+def state_of(world: RestoreWorld, config: Config) -> DatabaseState:
+    control = world.run(read_control(world.disk, config.data_dir))
+    assert control is not None
+    return control.state
+
+
+def opened(world: RestoreWorld, config: Config) -> Database:
+    return world.run(Database.open(world, config, Events()))
+
+
+def test_the_end_of_a_restore_writes_no_page_and_the_start_finds_all() -> None:
+    world, mark, config = laid_down()
+    assert state_of(world, config) is DatabaseState.BACKUP
+    stored = world.disk.files["/b/full/data/pages.000000"]
+    assert world.disk.files[f"{config.data_dir}/pages.000000"] == stored
+    db = opened(world, config)
+    assert db.deferred is not None and len(db.deferred)
+    table = db.catalog.table("t")
+    assert table is not None
+    assert world.run(read(db, db.begin(), table, mark.keys[-1])) is not None  # a query does not wait for the rest
+    assert len(db.deferred)
+    world.run(db.close())
+    assert world.keys_in(config) == mark.keys
+
+
+def test_the_start_needs_nothing_but_its_own_directories() -> None:
+    world, mark, config = laid_down()
+    for path in [path for path in world.disk.files if path.startswith((ARCHIVE, "/b/", world.config.data_dir))]:
+        del world.disk.files[path]
+    assert world.keys_in(config) == mark.keys
+
+
+def test_all_of_it_is_durable_when_it_says_done() -> None:
+    world, mark, config = laid_down()
+    world.crash(power=True)
+    assert world.keys_in(config) == mark.keys
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("works", [False, True])
+def test_killed_after_its_first_start(power: bool, works: bool) -> None:
+    world, mark, config = laid_down()
+    keys = mark.keys
+    world.config, world.db = config, opened(world, config)
+    if works:
+        table = world.db.catalog.table("t")
+        assert table is not None
+        world.t = table
+        keys = (*keys, world.commit(1).keys[-1])
+    world.crash(power)
+    assert world.keys_in(config) == keys
+
+
+def test_the_same_restore_again_is_done_and_changes_nothing() -> None:
+    world, mark, config = laid_down()
+    files = world.snapshot()
+    plan = world.plan("latest", "/b/full", config)
+    assert plan.destination.kind is Kind.DONE
+    again, _ = world.restore("latest", "/b/full", config, check=False)
+    assert world.snapshot() == files
+    assert (again.rolled_back, again.timeline) == (1, 2)
+    assert world.keys_in(config) == mark.keys
+
+
+def test_a_drills_check_may_follow_and_then_it_is_still_the_same_restore() -> None:
+    world, mark, config = laid_down()
+    checked, _ = world.restore("latest", "/b/full", config, check=True)
+    assert checked.problems == () and state_of(world, config) is DatabaseState.CLEAN
+    assert world.plan("latest", "/b/full", config).destination.kind is Kind.DONE
+    assert world.keys_in(config) == mark.keys
+
+
+@pytest.mark.parametrize("stops", ["killed", "shut down"])
+def test_once_it_was_started_the_same_restore_is_refused(stops: str) -> None:
+    """Somebody may have worked in it: a restore never takes that away."""
+    world, _mark, config = laid_down()
+    db = opened(world, config)
+    if stops == "killed":
+        world.crash(power=False)
+    else:
+        world.run(db.close())
+    files = world.snapshot()
+    with pytest.raises(Refused, match="is not of the backup|differs from the backup"):
+        world.restore("latest", "/b/full", config, check=False)
+    assert world.snapshot() == files
+
+
+def test_a_backup_of_the_restored_database_before_its_pages_are_brought_up() -> None:
+    world, mark, config = laid_down()
+    world.go_on(config, mark)
+    assert world.db.deferred is not None and len(world.db.deferred)
+    world.backup("/b/second")
+    base = world.backup("/b/third", type="incremental", base="/b/second", known=frozenset())
+    assert base.page_count
+    assert world.verify("/b/second").passed and world.verify("/b/third").passed
+    for place in ("/b/second", "/b/third"):
+        _, second = world.restore("latest", place, archive=None, check=False)
+        assert world.keys_in(second) == mark.keys
+    assert world.run(check_database(world.db)) == []
+
+
+def test_a_restore_of_a_restore_that_was_never_drained() -> None:
+    world, mark, config = laid_down()
+    world.go_on(config, mark)
+    later = world.commit(2)
+    world.ship(owner="b" * 32)
+    _, second = world.restore(later.at_lsn, "/b/full", check=False)
+    assert world.keys_in(second) == later.keys
+    _, third = world.restore(mark.at_lsn, "/b/full", check=False)
+    assert world.keys_in(third) == mark.keys
+
+
+def test_who_is_rolled_back_is_counted_as_the_start_will_do_it() -> None:
+    world, mark = with_loser()
+    for target in ("latest", mark.at_lsn, world.marks[2].at_lsn, world.marks[3].time):
+        report, config = world.restore(target, "/b/full", check=False)
+        db = opened(world, config)
+        assert db.restarted is not None and db.restarted.losers == report.rolled_back
+        world.run(db.close())
+
+
+def test_room_is_reserved_for_pages_that_nobody_owns() -> None:
+    """They are not written; but whoever takes them later must not find the disk full."""
+    world, mark, config = laid_down()
+    size = len(world.disk.files[f"{config.data_dir}/pages.000000"])
+    assert size == len(world.disk.files["/b/full/data/pages.000000"]) and size % PAGE == 0
+    assert mark.keys

@@ -1,0 +1,112 @@
+"""Laying down the log of a restore: the planned segments under the new timeline, the last one cut where the restore stops.
+
+K1. What is laid down is what the plan read: bytes that it kept, or a second reading with the same digest (plan.N3).
+K2. A segment keeps its number, its records and its LSNs; only its header, and so its name, is of the new timeline.
+K3. When `run` returns, all of it is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from xxhash import xxh3_128
+
+from thunderdb.backup.inflight import InFlight
+from thunderdb.backup.scan import Segment
+from thunderdb.base.errors import StorageError, ThunderError
+from thunderdb.base.events import Events
+from thunderdb.runtime.ports import Ports
+from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan, decode_segment_header, encode_segment_header, segment_name
+from thunderdb.wal.timeline import Fork, format_history, history_name
+
+READ_AHEAD = 2
+WRITES_IN_FLIGHT = 4
+WRITE_BYTES = 4 << 20
+
+
+class LogLayer:
+    """The log directory of one restore."""
+
+    def __init__(self, ports: Ports, wal_dir: str, system_id: int, events: Events) -> None:
+        self.ports = ports
+        self.wal_dir = wal_dir
+        self.system_id = system_id
+        self.events = events
+
+    async def run(self, timeline: int, segments: Sequence[Segment], kept: dict[str, bytes], forks: tuple[Fork, ...]) -> None:
+        """`kept`: segments that the plan still has, by name; each is let go of as it is written.
+
+        Raises: StorageError for a segment that is gone, or is not what was planned; DiskFull.
+        """
+        reading: InFlight[bytes] = InFlight(self.ports.tasks, READ_AHEAD, "restore.read")
+        writing: InFlight[None] = InFlight(self.ports.tasks, WRITES_IN_FLIGHT, "restore.sync")
+        try:
+            for index, segment in enumerate(segments):
+                while index + len(reading) < len(segments) and not reading.full:
+                    reading.begin(self._data(segments[index + len(reading)], kept))
+                data = await reading.next()
+                await writing.room()
+                await self.ports.tasks.work("restore.log_byte", len(data))
+                size = SEGMENT_HEADER_SIZE + segment.end_lsn - segment.piece.header.start_lsn
+                writing.begin(self._segment(timeline, segment, memoryview(data)[:size]))
+                last = index == len(segments) - 1
+                self.events.emit("restore.segment", segment=segment.piece.name, size_bytes=size, last=last)
+            await writing.drain()
+        except (ThunderError, OSError):
+            await reading.settle()
+            await writing.settle()
+            raise
+        await self._write(history_name(timeline), (memoryview(format_history(forks).encode()),))
+        await self.ports.disk.sync_dir(self.wal_dir)
+
+    async def _data(self, segment: Segment, kept: dict[str, bytes]) -> bytes:
+        """K1."""
+        piece = segment.piece
+        data = kept.pop(piece.name, None)
+        if data is not None:
+            return data
+        data = await piece.source.segment(piece.timeline, piece.number)
+        if data is None:
+            hint = "Put it back, and run the restore again."
+            raise StorageError(f"segment {piece.name} is gone from {piece.source.place}", hint)
+        await self._check(data, segment)
+        return data
+
+    async def _segment(self, timeline: int, segment: Segment, data: memoryview) -> None:
+        """K2."""
+        header = encode_segment_header(replace(segment.piece.header, timeline=timeline))
+        await self._write(segment_name(timeline, segment.piece.number), (memoryview(header), data[SEGMENT_HEADER_SIZE:]))
+
+    async def _check(self, data: bytes, segment: Segment) -> None:
+        piece = segment.piece
+        header = decode_segment_header(data, piece.timeline, piece.number, self.system_id)
+        same = (header.start_lsn, header.prev_checksum) == (piece.header.start_lsn, piece.header.prev_checksum)
+        if same and segment.digest:
+            used = memoryview(data)[SEGMENT_HEADER_SIZE : SEGMENT_HEADER_SIZE + segment.end_lsn - header.start_lsn]
+            same = (await self.ports.offload.run(xxh3_128, used)).hexdigest() == segment.digest
+        elif same:
+            scan = SegmentScan(header, data, until_lsn=segment.end_lsn)
+            scan.drain()
+            same = scan.lsn == segment.end_lsn
+        if not same:
+            raise StorageError(
+                f"segment {piece.name} in {piece.source.place} is not what it was when the restore was planned",
+                "Run the restore again.",
+            )
+
+    async def _write(self, name: str, parts: tuple[memoryview, ...]) -> None:
+        """A whole file, durable when this returns; its name is when the directory has been synced."""
+        file = await self.ports.disk.open(f"{self.wal_dir}/{name}", create=True)
+        try:
+            offset = 0
+            for part in parts:
+                for at in range(0, len(part), WRITE_BYTES):
+                    await file.write(offset + at, part[at : at + WRITE_BYTES])
+                offset += len(part)
+            await file.truncate(offset)
+            await file.sync()
+        except Exception:
+            await file.close()
+            raise
+        await file.close()
