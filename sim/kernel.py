@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from heapq import heappush
 from typing import Any, TypeVar
 
 import simpy
 from simpy.events import NORMAL, Event, EventPriority
 
 from sim.rand import Stream
-from sim.trace import Op, Trace
+from sim.trace import Trace
 from thunderdb.runtime.sync import Future, Task, Tasks
 
 T = TypeVar("T")
 
 SPIN_LIMIT = 2_000_000
+NEVER = 1 << 62
 _SWEEP_MINIMUM = 2048
 
 
@@ -37,7 +39,7 @@ class Livelock(AssertionError):
 class SimTimer(Event):
     """A callback at a time: the light event that nearly everything here is made of.
 
-    It is a simpy event without a callback list; `Kernel.step` runs it directly.
+    It is a simpy event without a callback list; `Kernel.run_until` runs it directly.
     """
 
     __slots__ = ("scheduler", "function", "args", "traced")
@@ -68,7 +70,6 @@ class Kernel(simpy.Environment):
         self._bits = ties.getrandbits
         self._serial = 0
         self._cancelled = 0
-        self.steps = 0
 
     @property
     def now_ns(self) -> int:
@@ -77,13 +78,13 @@ class Kernel(simpy.Environment):
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
         # K1: a drawn key instead of simpy's counter; the serial number only keeps keys unique.
         self._serial += 1
-        heapq.heappush(self._queue, (self._now + int(delay), priority, self._bits(32) << 40 | self._serial, event))
+        heappush(self._queue, (self._now + int(delay), priority, self._bits(32) << 40 | self._serial, event))
 
     def at(self, delay_ns: int, function: Callable[..., None], *args: Any) -> SimTimer:
         """Run `function` after `delay_ns`, on behalf of the world (no node's death stops it)."""
         timer = SimTimer(self, None, function, args)
         self._serial += 1
-        heapq.heappush(self._queue, (self._now + delay_ns, 1, self._bits(32) << 40 | self._serial, timer))
+        heappush(self._queue, (self._now + delay_ns, 1, self._bits(32) << 40 | self._serial, timer))
         return timer
 
     def cancelled(self) -> None:
@@ -95,47 +96,35 @@ class Kernel(simpy.Environment):
             heapq.heapify(self._queue)
             self._cancelled = 0
 
-    def step(self) -> None:
-        if self._queue and self._queue[0][3].__class__ is SimTimer:
-            self._now, _, _, timer = heapq.heappop(self._queue)
-            self.steps += 1
-            _fire(timer)
-        else:
-            super().step()
-
     def run_until(self, done: Callable[[], bool], until_ns: int | None = None) -> bool:
         """Step until `done()`, or until nothing is left, or until the time comes; return `done()`."""
         queue = self._queue
         pop = heapq.heappop
+        until = NEVER if until_ns is None else until_ns
         while not done():
-            if until_ns is not None and (not queue or queue[0][0] > until_ns):
-                self._now = max(self._now, until_ns)
+            if not queue or queue[0][0] > until:
+                if until_ns is not None:
+                    self._now = max(self._now, until_ns)
                 return False
-            if not queue:
-                return False
-            if queue[0][3].__class__ is SimTimer:
-                self._now, _, _, timer = pop(queue)
-                self.steps += 1
-                _fire(timer)
+            if queue[0][3].__class__ is not SimTimer:
+                self.step()
+                continue
+            self._now, _, _, timer = pop(queue)
+            function = timer.function
+            if function is None:
+                self._cancelled -= 1
+                continue
+            scheduler = timer.scheduler
+            if scheduler is None:
+                timer.function = None
+                function(*timer.args)
+            elif scheduler.held is not None:
+                scheduler.held.append(timer)
             else:
-                super().step()
+                timer.function = None
+                if scheduler.alive:
+                    scheduler.enter(timer, function)
         return True
-
-
-def _fire(timer: SimTimer) -> None:
-    function = timer.function
-    if function is None:
-        timer.env._cancelled -= 1
-        return
-    scheduler = timer.scheduler
-    if scheduler is not None and scheduler.held is not None:
-        scheduler.held.append(timer)
-        return
-    timer.function = None
-    if scheduler is None:
-        function(*timer.args)
-    elif scheduler.alive:
-        scheduler.enter(timer, function)
 
 
 class SimScheduler:
@@ -170,8 +159,13 @@ class SimScheduler:
             self._arm()
 
     def call_later(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> SimTimer:
-        timer = self.after(delay_ns, callback, *args)
+        kernel = self.kernel
+        timer = SimTimer(kernel, self, callback, args)
         timer.traced = True
+        if self.alive:
+            kernel._serial = serial = kernel._serial + 1
+            key = kernel._bits(32) << 40 | serial
+            heappush(kernel._queue, (kernel._now + (delay_ns if delay_ns > 0 else 0), 1, key, timer))
         return timer
 
     def after(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> SimTimer:
@@ -179,9 +173,9 @@ class SimScheduler:
         kernel = self.kernel
         timer = SimTimer(kernel, self, callback, args)
         if self.alive:
-            kernel._serial += 1
-            key = kernel._bits(32) << 40 | kernel._serial
-            heapq.heappush(kernel._queue, (kernel._now + (delay_ns if delay_ns > 0 else 0), 1, key, timer))
+            kernel._serial = serial = kernel._serial + 1
+            key = kernel._bits(32) << 40 | serial
+            heappush(kernel._queue, (kernel._now + (delay_ns if delay_ns > 0 else 0), 1, key, timer))
         return timer
 
     def work(self, kind: str, count: int) -> int:
@@ -219,12 +213,12 @@ class SimScheduler:
         kernel = self.kernel
         for timer in held:
             kernel._serial += 1
-            heapq.heappush(kernel._queue, (kernel._now, 1, kernel._bits(32) << 40 | kernel._serial, timer))
+            heappush(kernel._queue, (kernel._now, 1, kernel._bits(32) << 40 | kernel._serial, timer))
 
     def enter(self, timer: SimTimer, function: Callable[..., None]) -> None:
         """Run a timer's callback, then all that became ready through it."""
         if timer.traced:
-            self.trace.event(self.kernel._now, self.node, Op.TIMER)
+            self.trace.timer(self.kernel._now, self.node)
         was_armed, self._armed = self._armed, True
         self._turn += 1
         try:
@@ -233,27 +227,31 @@ class SimScheduler:
             if self.alive:
                 raise
         if not was_armed:
-            self._drain()
+            if self._ready:
+                self._drain()
+            else:
+                self._armed = False
 
     def _arm(self) -> None:
         self._armed = True
         kernel = self.kernel
         timer = SimTimer(kernel, self, self._drain, ())
         kernel._serial += 1
-        heapq.heappush(kernel._queue, (kernel._now, 1, kernel._bits(32) << 40 | kernel._serial, timer))
+        heappush(kernel._queue, (kernel._now, 1, kernel._bits(32) << 40 | kernel._serial, timer))
 
     def _drain(self) -> None:
         """Run generation after generation of ready callbacks; now and then let others of the same instant go first."""
         spins = 0
         getrandbits = self._order.getrandbits
-        while self._ready:
-            batch, self._ready = self._ready, []
-            if len(batch) > 1:
+        while ready := self._ready:
+            if len(ready) == 1:
+                batch: Any = (ready.pop(),)
+                spins += 1
+            else:
+                batch, self._ready = ready, []
                 if batch[0][0] != batch[-1][0]:
                     batch = self._shuffled(batch)
                 spins += len(batch)
-            else:
-                spins += 1
             for _, callback, args in batch:
                 self._turn += 1
                 try:
@@ -263,11 +261,12 @@ class SimScheduler:
                         raise
                 if not self.alive:
                     return
-            if spins > SPIN_LIMIT:
-                raise Livelock(f"node {self.node} spins at {self.kernel._now} ns: {batch[-1][1]!r}")
-            if self._ready and not getrandbits(4):
-                self._arm()
-                return
+            if self._ready:
+                if spins > SPIN_LIMIT:
+                    raise Livelock(f"node {self.node} spins at {self.kernel._now} ns: {batch[-1][1]!r}")
+                if not getrandbits(4):
+                    self._arm()
+                    return
         self._armed = False
 
     def _shuffled(self, batch: list[tuple[int, Callable[..., None], tuple[Any, ...]]]) -> list[Any]:

@@ -320,7 +320,10 @@ class Archiver:
 
     async def _drop_replaced(self) -> None:
         """Partial segments that a crash left beside the closed ones."""
-        ledger, here = self.ledger, {number for number, _ in self.log.segments}
+        ledger = self.ledger
+        if not ledger.stale:
+            return
+        here = {number for number, _ in self.log.segments}
         for number in sorted(ledger.stale):
             if number in ledger.known and (number <= ledger.shipped or number not in here):
                 await self._drop_partial(number)
@@ -354,6 +357,8 @@ class Archiver:
 
     async def _flush(self) -> bool:
         """Flush the log, unless it waits for its disk: then the archiver must not wait with it (A2)."""
+        if self.log.flushed_lsn == self.log.next_lsn and self.log.failure is None:
+            return True
         try:
             await self._tasks.wait_for(self._tasks.spawn(self.log.flush_all(), "archive.flush"), FLUSH_NS)
         except TimeoutError:
@@ -366,7 +371,7 @@ class Archiver:
         if not (stopping or now_ns - self._tail_ns >= self._config.wal_archive_lag * MS // 2):
             return
         await self._flush()  # so that this push reaches the last sample
-        number, start_lsn = log.segments[-1]
+        number, start_lsn = log.segments_after(log.newest_segment - 1)[-1]
         flushed_lsn = log.flushed_lsn
         if number <= log.newest_closed or ledger.pending or flushed_lsn <= max(start_lsn, ledger.archived_lsn):
             return  # a tail is of no use without the segments before it

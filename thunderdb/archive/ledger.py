@@ -55,7 +55,9 @@ class Ledger:
     def pending(self) -> list[tuple[int, int]]:
         """(number, start LSN) of the closed segments that are still to be shipped, oldest first."""
         closed = self.log.newest_closed
-        return [(number, start_lsn) for number, start_lsn in self.log.segments if self.shipped < number <= closed]
+        if self.shipped >= closed:
+            return []
+        return [(number, start_lsn) for number, start_lsn in self.log.segments_after(self.shipped) if number <= closed]
 
     # -- At the start
 

@@ -34,22 +34,25 @@ class Future(Generic[T]):
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._value: Any = _PENDING
+        self._value: Any = _PENDING  # None once there is an error
         self._error: BaseException | None = None
-        self._callbacks: list[Callable[[Future[T]], None]] = []
+        self._callbacks: Any = None  # nothing, one callback, or a list of them: nearly all futures have one
 
     def done(self) -> bool:
-        return self._value is not _PENDING or self._error is not None
+        return self._value is not _PENDING
 
     def set_result(self, value: T) -> None:
-        if self._value is _PENDING and self._error is None:
+        if self._value is _PENDING:
             self._value = value
-            self._wake()
+            if self._callbacks is not None:
+                self._wake()
 
     def set_error(self, error: BaseException) -> None:
-        if self._value is _PENDING and self._error is None:
+        if self._value is _PENDING:
+            self._value = None
             self._error = error
-            self._wake()
+            if self._callbacks is not None:
+                self._wake()
 
     def result(self) -> T:
         if self._error is not None:
@@ -61,22 +64,34 @@ class Future(Generic[T]):
         return self._error
 
     def add_done_callback(self, callback: Callable[[Future[T]], None]) -> None:
-        if self.done():
+        callbacks = self._callbacks
+        if self._value is not _PENDING:
             self._scheduler.call_soon(callback, self)
+        elif callbacks is None:
+            self._callbacks = callback
+        elif callbacks.__class__ is list:
+            callbacks.append(callback)
         else:
-            self._callbacks.append(callback)
+            self._callbacks = [callbacks, callback]
 
     def remove_done_callback(self, callback: Callable[[Future[T]], None]) -> None:
-        if callback in self._callbacks:
-            self._callbacks.remove(callback)
+        callbacks = self._callbacks
+        if callbacks.__class__ is not list:
+            if callbacks == callback:
+                self._callbacks = None
+        elif callback in callbacks:
+            callbacks.remove(callback)
 
     def _wake(self) -> None:
-        callbacks, self._callbacks = self._callbacks, []
+        callbacks, self._callbacks = self._callbacks, None
+        if callbacks.__class__ is not list:
+            self._scheduler.call_soon(callbacks, self)
+            return
         for callback in callbacks:
             self._scheduler.call_soon(callback, self)
 
     def __await__(self) -> Generator[Future[T], None, T]:
-        if self._value is _PENDING and self._error is None:
+        if self._value is _PENDING:
             yield self
         if self._error is not None:
             raise self._error
@@ -132,7 +147,10 @@ class Task(Future[T]):
                 raise
         else:
             self._waiting_on = waiting_on
-            waiting_on.add_done_callback(self._resume)
+            if waiting_on._callbacks is None and waiting_on._value is _PENDING:
+                waiting_on._callbacks = self._resume
+            else:
+                waiting_on.add_done_callback(self._resume)
 
 
 class Tasks:
@@ -229,9 +247,10 @@ class Event:
         """Wait for the flag for at most `timeout_ns`; return whether it is set."""
         if self._set:
             return True
-        waiter: Future[None] = self._tasks.future()
+        scheduler = self._tasks.scheduler
+        waiter: Future[None] = Future(scheduler)
         self._waiters.append(waiter)
-        timer = self._tasks.scheduler.call_later(timeout_ns, waiter.set_result, None)
+        timer = scheduler.call_later(timeout_ns, waiter.set_result, None)
         await waiter
         timer.cancel()
         if waiter in self._waiters:

@@ -232,6 +232,13 @@ class LogWriter:
         """(number, start LSN) of each segment whose file exists, oldest first."""
         return list(zip(self._numbers, self._starts, strict=True))
 
+    def segments_after(self, number: int) -> list[tuple[int, int]]:
+        """`segments` above a number."""
+        if number >= self.newest_segment:
+            return []
+        at = bisect_right(self._numbers, number)
+        return list(zip(self._numbers[at:], self._starts[at:], strict=True))
+
     @property
     def buffered_bytes(self) -> int:
         return self.next_lsn - self.flushed_lsn
