@@ -13,7 +13,7 @@ from sim.copying import HandCopy, copy_by_hand
 from sim.engine_session import EngineSession
 from sim.oracle import Violation, differences
 from sim.site import DATA_DIR, MS, SECOND_NS, WAL_DIR, Loss, Site
-from sim.steps import Step
+from sim.steps import ANY, Step
 from sim.workload import ITEMS
 from sim.world import NodeDied
 from thunderdb.archive.codec import Codec
@@ -22,7 +22,8 @@ from thunderdb.backup.manifest import Manifest
 from thunderdb.backup.settings import config_text
 from thunderdb.backup.take import BackupRequest, Progress, take_backup
 from thunderdb.backup.verify import verify_backup
-from thunderdb.base.errors import ThunderError
+from thunderdb.base.errors import Refused, ThunderError
+from thunderdb.recovery.target import Target, parse_target
 
 HOLD_NS = 3600 * SECOND_NS
 
@@ -54,6 +55,9 @@ class Actions:
         self.loss = Loss()
         self.recovered_lsn = 0
         self._backups = 0
+        self.over = False
+        self.tried: set[str] = set()
+        """Where backups were begun: a place is used once."""
 
     async def carry_out(self, step: Step) -> str:
         """Do it, and compare how it ended with what the step expects; return how it ended. Raises: Violation."""
@@ -62,7 +66,7 @@ class Actions:
         if outcome == "ok" and _USUAL.get(step.verb, "ok") != "ok":
             outcome = said or _USUAL[step.verb]
             said = "; ".join(self.refusals[-1:])
-        if outcome not in expected.split(" or "):
+        if expected != ANY and outcome not in expected.split(" or "):
             raise Violation(f"line {step.line}: {step.verb} ended {outcome}, expected {expected}: {said}")
         words = step.args.get("says", "")
         if words.lower() not in said.lower():
@@ -80,6 +84,10 @@ class Actions:
             self.refusals.append(said)
             self.site.note(f"refused: {error.message}", "operator")
             return "refused", said
+        except OSError as error:  # as the command line does
+            self.refusals.append(str(error))
+            self.site.note(f"refused: {error}", "operator")
+            return "refused", str(error)
 
     # -- Backups
 
@@ -87,6 +95,9 @@ class Actions:
         site = self.site
         self._backups += 1
         name = args.get("name", f"backup{self._backups}")
+        if "base" in args and args["base"] not in self.places:
+            raise Refused(f"there is no backup {args['base']} to build on")
+        self.tried.add(args["to"])
         base = self.places[args["base"]] if "base" in args else None
         request = BackupRequest(
             args["to"], include_wal=args.get("include_wal", True), compress=args.get("compress", False),
@@ -111,13 +122,17 @@ class Actions:
             site.scale_store(args["to"], False)
             site.phase = before
         self.places[name], self.manifests[name] = args["to"], manifest
-        self.archived_at[name] = frozenset(site.world.store.objects)
+        self.archived_at[name] = frozenset([*site.world.store.objects, *site.node.image.names])
         site.note(f"backup {name} completed", "backup")
         if site.damaged:
             report = await site.call(verify_backup(site.node.ports, args["to"]))
-            if not report.passed:
+            if not report.passed and not site.trouble.disk:
                 raise Violation(f"backup {name} says that it is whole, and has copied damage: {report.problems[0]}")
         site.happened("backup.completed", {"name": name})
+
+    def target_of(self, text: str) -> Target:
+        """A target as a user writes it. Raises: what the parser raises."""
+        return parse_target(text)
 
     async def _verify(self, args: dict[str, Any]) -> str:
         site = self.site
@@ -154,7 +169,10 @@ class Actions:
 
     async def _open_copy(self, args: dict[str, Any]) -> None:
         """Lay the copy down on a new machine and start there."""
-        site, copy = self.site, self.copies[args.get("copy", "copy")]
+        site = self.site
+        if args.get("copy", "copy") not in self.copies:
+            raise Refused("there is no such copy")
+        copy = self.copies[args.get("copy", "copy")]
         node = site.new_machine()
         copy.lay(node.image, {"data": DATA_DIR, "wal": WAL_DIR})
         if site.up:
@@ -186,9 +204,11 @@ class Actions:
     async def _wait_archived(self, args: dict[str, Any]) -> None:
         site = self.site
         if site.archiver is None:
-            raise Violation("nothing is archived here")
+            raise Refused("nothing is archived here")
         await site.call(site.db.log.flush_all())
         lsn = site.db.log.flushed_lsn
+        if not site.archiver.target.has_tail:
+            site.db.log.switch_segment()
         await site.call(site.archiver.wait_archived(lsn))
 
     async def _mark(self, args: dict[str, Any]) -> None:
@@ -239,6 +259,7 @@ class Actions:
             site.phase = before
         site.note(f"retention removed {len(done.removed)} objects", "backup")
         site.world.fired["expired_objects"] += len(done.removed)
+        site.retired.update(done.removed)
 
     async def _scrub(self, args: dict[str, Any]) -> str:
         problems = await self.site.check()
@@ -260,6 +281,10 @@ class Actions:
     async def _stop(self, args: dict[str, Any]) -> None:
         self.site.note("daemon stopped", "operator")
         await self.site.stop()
+
+    async def _end(self, args: dict[str, Any]) -> None:
+        self.site.note("nothing is left that could be restored", "operator")
+        self.over = True
 
     # -- Starting and restoring
 
@@ -283,11 +308,14 @@ class Actions:
         finally:
             site.scale_bulk(False)
             site.phase = before
-        self.loss = await site.settle(self.recovered_lsn)
+        self.loss = await self._settled()
         await self._serving()
 
+    async def _settled(self) -> Loss:
+        return await self.site.settle(self.recovered_lsn)
+
     async def _serving(self) -> None:
-        problems = [] if self.site.damaged else await self.site.check()
+        problems = [] if self.site.troubled else await self.site.check()
         if problems:
             raise Violation(f"check: {len(problems)} problems: {'; '.join(problems[:4])}")
         self.site.start_clients()

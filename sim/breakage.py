@@ -18,13 +18,14 @@ from sim.image import DiskImage
 from sim.oracle import Violation
 from sim.rand import Stream
 from sim.schema import ScenarioError
-from sim.site import DATA_DIR, MS, WAL_DIR, Site
+from sim.site import DATA_DIR, DISK_TIMES, MS, WAL_DIR, Site
 from sim.steps import Step
 from sim.workload import BANK, ITEMS
 from thunderdb.archive.names import parse_object_name
 
 SECTOR = 512
 PAGE_HEADER_BYTES = 64
+OPTIONAL_SYNCS = 500
 
 
 @dataclass(slots=True)
@@ -46,8 +47,10 @@ class Breakage:
         self.backups = backups
         self.stream: Stream = site.world.streams.stream("breakage")
         self.damaged: list[str] = []
+        self.optional = False
 
     async def carry_out(self, step: Step) -> None:
+        self.optional = step.optional
         await getattr(self, f"_{step.verb}")(step.args)
 
     # -- Machines
@@ -81,14 +84,16 @@ class Breakage:
                 site.fired("region_lost", "store")
                 bucket = site.world.store.buckets[place]
                 bucket.faults.down = True
+                site.trouble.begin("region_lost")
                 for url in [url for url in site.world.store.objects if url.startswith(place + "/")]:
                     del site.world.store.objects[url]
+                    site.spoiled.append(url)
 
     async def _pause(self, args: dict[str, Any]) -> None:
         node = self.site.node
         self.site.fired("pause", "process")
         node.pause()
-        self._later(args, node.resume)
+        self._later("pause", args, node.resume)
 
     # -- Disks
 
@@ -96,12 +101,17 @@ class Breakage:
         """The next fsync fails; the node must stop by itself."""
         site = self.site
         site.node.ports.disk.arm("sync_error", args.get("path", ""))
-        for _ in range(100_000):
+        site.trouble.strike("sync_error")
+        for _ in range(OPTIONAL_SYNCS if self.optional else 100_000):
             if site.fatal is not None or not site.node.alive:
                 break
             await site.sleep(2 * MS)
         else:
-            raise Violation("an fsync was to fail, but nothing was synced")
+            if not self.optional:
+                raise Violation("an fsync was to fail, but nothing was synced")
+            site.node.ports.disk.armed.clear()
+            return
+        site.trouble.strike("sync_error")
         site.fired("sync_error", _kind_of(args.get("path", "")))
         if site.node.alive:
             site.node.crash(False)
@@ -116,33 +126,28 @@ class Breakage:
         def over() -> None:
             image.capacity_bytes = 1 << 50
 
-        self._later(args, over)
+        self._later("disk_full", args, over)
 
     async def _slow_disk(self, args: dict[str, Any]) -> None:
         profile, factor = self.site.node.profile, args.get("factor", 10)
         self.site.world.fired["slow_disk"] += 1
         self.site.fired("slow_disk", "disk")
-        names = ("read_ns", "write_ns", "sync_ns", "entry_ns")
-        before = {name: getattr(profile, name) for name in names}
-        for name, value in before.items():
-            setattr(profile, name, value * factor)
-
-        def over() -> None:
-            for name, value in before.items():
-                setattr(profile, name, value)
-
-        self._later(args, over)
+        node = self.site.node
+        self.site.usual_speed(node)
+        for name in DISK_TIMES:
+            setattr(profile, name, getattr(profile, name) * factor)
+        self._later("slow_disk", args, lambda: self.site.usual_speed(node))
 
     async def _fsync_lies(self, args: dict[str, Any]) -> None:
-        self._disk_fault("lost_sync", args.get("chance", 1.0), args)
+        self._disk_fault("lost_sync", args.get("chance", 1.0), args, "fsync_lies")
 
     async def _disk_errors(self, args: dict[str, Any]) -> None:
-        self._disk_fault(args["kind"], args.get("chance", 0.01), args)
+        self._disk_fault(args["kind"], args.get("chance", 0.01), args, args["kind"])
 
-    def _disk_fault(self, kind: str, chance: float, args: dict[str, Any]) -> None:
+    def _disk_fault(self, kind: str, chance: float, args: dict[str, Any], name: str) -> None:
         node = self.site.node
         node.set_faults(DiskFaults({kind: chance}, args.get("path", "")))
-        self._later(args, lambda: node.set_faults(DiskFaults()))
+        self._later(name, args, lambda: node.set_faults(DiskFaults()))
 
     # -- Stores
 
@@ -154,7 +159,7 @@ class Breakage:
         def over() -> None:
             bucket.faults.down = False
 
-        self._later(args, over)
+        self._later("store_outage", args, over)
 
     async def _store_errors(self, args: dict[str, Any]) -> None:
         faults = self._bucket(args).faults
@@ -168,7 +173,7 @@ class Breakage:
             faults.error_before = faults.error_after = faults.truncated = 0.0
             faults.lag_ns = 0
 
-        self._later(args, over)
+        self._later("store_errors", args, over)
 
     def _bucket(self, args: dict[str, Any]) -> Any:
         buckets = self.site.world.store.buckets
@@ -181,11 +186,13 @@ class Breakage:
 
     async def _clock_jump(self, args: dict[str, Any]) -> None:
         self.site.node.clock.jump(args["by_ns"])
+        self.site.trouble.strike("clock_jump")
         self.site.world.fired["clock_jump"] += 1
         self.site.fired("clock_jump", "clock")
 
     async def _clock_drift(self, args: dict[str, Any]) -> None:
         self.site.node.clock.set_drift(args["ppm"] * 1000)
+        self.site.trouble.strike("clock_drift")
         self.site.world.fired["clock_drift"] += 1
         self.site.fired("clock_drift", "clock")
 
@@ -207,6 +214,8 @@ class Breakage:
         site, name = self.site, args.get("table", ITEMS)
         if name == BANK and verb == "delete_rows":
             raise ScenarioError(f"{site.scenario.path}: clients need the table {BANK} to have its rows")
+        if self.optional and name not in site.recorder.state:
+            return
         await site.stop_clients()
         session = EngineSession(site.db, site.recorder)
 
@@ -237,6 +246,8 @@ class Breakage:
         what, how = args.get("what", "page"), args.get("how", "flip")
         for _ in range(args.get("count", 1)):
             targets = self._targets(what, args)
+            if (not targets or (how == "stale" and len(targets) < 2)) and self.optional:
+                return
             if not targets:
                 raise Violation(f"the timeline damages {what}, but there is none")
             target = self._which(targets, args.get("which", "random"))
@@ -284,6 +295,8 @@ class Breakage:
         """A place in the used part of a page that is one; `hot`: of the page that was changed last."""
         size = self.site.config.page_size
         pages = [number for number in range(1, len(data) // size) if any(data[number * size : number * size + 8])]
+        if not pages:
+            return len(data) // 2
         number = pages[self.stream.between(0, len(pages) - 1)]
         if hot:
             number = max(pages, key=lambda page: int.from_bytes(data[page * size + 8 : page * size + 16], "little"))
@@ -308,7 +321,9 @@ class Breakage:
                 elif parsed is not None and what != "history" and parsed.partial == (what == "archive_tail"):
                     found.append(one)
             return found
-        place = self.backups[args["backup"]] if "backup" in args else list(self.backups.values())[-1]
+        place = self.backups.get(args["backup"], "") if "backup" in args else next(reversed(self.backups.values()), "")
+        if not place:
+            return []
         inside = {"backup": "/data/pages.", "manifest": "/backup_manifest.json", "backup_segment": "/wal/"}[what]
         return [one for one in self._at(place, what) if one.name.startswith(place + inside)]
 
@@ -346,10 +361,17 @@ class Breakage:
 
         return [of(path) for path in sorted(image.names) if path.startswith(directory + "/")]
 
-    def _later(self, args: dict[str, Any], over: Callable[[], None]) -> None:
+    def _later(self, name: str, args: dict[str, Any], over: Callable[[], None]) -> None:
         """B1."""
+        trouble = self.site.trouble
+        trouble.begin(name)
+
+        def ended() -> None:
+            over()
+            trouble.end(name)
+
         if "for_ns" in args:
-            self.site.world.kernel.at(args["for_ns"], over)
+            self.site.world.kernel.at(args["for_ns"], ended)
 
 
 def _hole(data: bytearray) -> int:

@@ -5,21 +5,23 @@ Exit codes: 0 every promise held; 1 one did not, or nothing ran; 2 wrong usage o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
-from sim import diverge, exhaustive, history_sweep, mutants
+from sim import diverge, exhaustive, generate, history_sweep, mutants
 from sim import scenario as scenarios
 from sim.report import gather, measure, promised_rpo, read_lines, replay_line, run_all, words, write_report
 from sim.scenario import Scenario, ScenarioError
 from sim.shrink import shrink, write
-from sim.sweep import parse_seeds, sweep
+from sim.sweep import parse_seeds, read_corpus, sweep
 from thunderdb import __version__
 
 _PROMISE_HELP = "Replace a promise, e.g. rto=1ms. May be given several times."
@@ -45,18 +47,26 @@ def main() -> None:
 @click.argument("file", required=False)
 @click.option("--seed", type=int, default=None, help="The run's seed (0; of a replay file: its own).")
 @click.option("--replay", type=click.Path(), help="A replay file: it holds the plan, not only the seed.")
+@click.option("--generated", "generated_", is_flag=True, help="The incident that is generated from the seed.")
+@click.option("--print", "printed", is_flag=True, help="Print the scenario as YAML instead of running it (with --generated).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
 @click.option("--log", is_flag=True, help="Print the engine's events on stderr.")
 def run_command(
-    file: str | None, seed: int | None, replay: str | None, as_json: bool, promises: tuple[str, ...], log: bool
-) -> None:
-    """Run the scenario FILE, or a replay file, with one seed."""
-    file = replay or file
+    file: str | None, seed: int | None, replay: str | None, generated_: bool, printed: bool, as_json: bool,
+    promises: tuple[str, ...], log: bool,
+) -> None:  # fmt: skip
+    """Run the scenario FILE, a replay file, or a generated incident, with one seed."""
+    file = "--generated" if generated_ else replay or file
     if file is None:
-        raise click.UsageError("which scenario? Give a FILE, or --replay FILE.")
-    scenario = _load(file, promises)
+        raise click.UsageError("which scenario? Give a FILE, --replay FILE, or --generated.")
+    if printed and not generated_:
+        raise click.UsageError("--print shows a generated incident: give --generated and --seed.")
+    scenario = _generated(seed or 0, promises) if generated_ else _load(file, promises)
     seed = scenario.seed if seed is None else seed
+    if printed:
+        click.echo(generate.text(seed), nl=False)
+        return
     lines: list[str] | None = [] if log else None
     report = measure(scenario, seed, log=lines)
     for line in lines or []:
@@ -68,22 +78,34 @@ def run_command(
 
 
 @main.command("sweep")
-@click.argument("files", nargs=-1, required=True)
-@click.option("--seeds", default="0..100", show_default=True, help="Half open, A..B.")
+@click.argument("files", nargs=-1)
+@click.option("--generated", "generated_", is_flag=True, help="Incidents that are generated, one from each seed.")
+@click.option("--corpus", type=click.Path(), help="Generated incidents, of the seeds that this file lists.")
+@click.option("--seeds", default=None, help="Half open, A..B (0..100; without end if there is a time).")
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (as many as cores).")
-@click.option("--time", "time_s", type=float, default=0.0, help="Stop after so many seconds.")
+@click.option("--time", "time_s", type=click.FloatRange(0), default=0.0, help="Stop after so many seconds.")
+@click.option("--minutes", type=click.FloatRange(0), default=0.0, help="Stop after so many minutes.")
+@click.option("--json", "lines", type=click.File("w"), default="-", help="Where the JSON lines go (stdout).")
 @click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
 @click.option("--twice", is_flag=True, help="Each run also in another process, with another hash seed, folder and time zone.")
 def sweep_command(
-    files: tuple[str, ...], seeds: str, jobs: int | None, time_s: float, promises: tuple[str, ...], twice: bool
-) -> None:
-    """Run every scenario FILE with every seed; one JSON line a run, last `N runs, M violations`."""
-    loaded = [_load(file, promises) for file in files]
+    files: tuple[str, ...], generated_: bool, corpus: str | None, seeds: str | None, jobs: int | None, time_s: float,
+    minutes: float, lines: TextIO, promises: tuple[str, ...], twice: bool,
+) -> None:  # fmt: skip
+    """Run every scenario FILE, or generated incidents, with every seed; one JSON line a run, last `N runs, M violations`."""
+    if bool(files) == (generated_ or corpus is not None):
+        raise click.UsageError("which scenarios? Give FILEs, or --generated, or --corpus FILE.")
+    loaded: list[Scenario | None] = [_load(file, promises) for file in files] or [None]
+    time_s = time_s or minutes * 60
     try:
-        chosen = parse_seeds(seeds)
+        chosen: Iterable[int] = read_corpus(corpus) if corpus else parse_seeds(seeds or "0..100")
     except ScenarioError as error:
         _leave(error)
-    totals = sweep(loaded, chosen, jobs or os.cpu_count() or 1, time_s, list(promises), sys.stdout, sys.stderr, twice)
+    if seeds is None and time_s and not corpus:
+        chosen = itertools.count()
+    totals = sweep(loaded, chosen, jobs or os.cpu_count() or 1, time_s, list(promises), lines, sys.stderr, twice)
+    if lines.name != "<stdout>":
+        click.echo(f"{totals.runs} runs, {totals.violations} violations")
     sys.exit(0 if totals.runs and not totals.violations and not totals.missing else 1)
 
 
@@ -224,6 +246,13 @@ def _load(file: str, promises: tuple[str, ...]) -> Scenario:
         path = str(packaged) if packaged.exists() else file
     try:
         return scenarios.with_promises(scenarios.load(path), list(promises))
+    except ScenarioError as error:
+        _leave(error)
+
+
+def _generated(seed: int, promises: tuple[str, ...]) -> Scenario:
+    try:
+        return scenarios.with_promises(generate.generated(seed), list(promises))
     except ScenarioError as error:
         _leave(error)
 

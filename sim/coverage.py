@@ -53,6 +53,30 @@ def enabled(scenario: Scenario) -> list[str]:
     return sorted({*found})
 
 
+def classes(scenario: Scenario) -> list[str]:
+    """The fault classes of a timeline, as fine as the generator draws them: by kind of disk fault, and of damaged file."""
+    found = set()
+    for step in flat(scenario.timeline):
+        if step.verb == "damage":
+            found.add(f"damage {step.args['what']}")
+        elif step.verb in FAULTS and step.verb != "heal":
+            found.add(step.args["kind"] if step.verb == "disk_errors" else step.verb)
+    return sorted(found)
+
+
+def silent(enabled_in: Counter[str], coverage: Counter[str]) -> list[str]:
+    """C1 over generated runs: the classes that were there in enough of them, and did not strike once."""
+    missing = []
+    for name, runs in sorted(enabled_in.items()):
+        kind = name.removeprefix("damage ")
+        kind = {"hot_page": "page", "page_file": "page"}.get(kind, kind)
+        shown = {"fsync_lies": "lost_sync", "store_errors": "store_"}.get(name, name.replace("damage " + name[7:], "damage_"))
+        struck = any(key.startswith(shown) and (shown != "damage_" or key.split("|")[1] == kind) for key in coverage)
+        if runs >= ENOUGH_RUNS and not struck:
+            missing.append(f"{name} is enabled in {runs} runs, but never fired")
+    return missing
+
+
 def never_fired(scenario: Scenario, fired: Counter[str], coverage: Counter[str]) -> list[str]:
     """C1: the classes of `enabled` that did not strike once."""
     seen = {name for name, count in fired.items() if count} | {key.partition("|")[0] for key in coverage}

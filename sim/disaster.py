@@ -26,6 +26,7 @@ from sim.rand import Stream, derive
 from sim.restoring import Restoring
 from sim.runner import Result, where
 from sim.scenario import Scenario
+from sim.schema import ScenarioError
 from sim.site import MS, SECOND_NS, Site
 from sim.steps import ACCIDENTS, ACTIONS, OUTAGES, Step
 from sim.trace import Sink
@@ -104,11 +105,16 @@ class Incident:
         since = 0
         for step in self.steps:
             mark = len(site.events)
-            if step.if_up and not site.up:
+            if (step.if_up and not site.up) or (step.if_down and site.up):
                 continue
             await self._wait(step, since)
+            await self._look()
             since = mark
+            if (step.if_up and not site.up) or (step.if_down and site.up):
+                continue
             await self._do(step)
+            if self.actions.over:
+                break
         for step, task in self.background:
             await self._join(step, task)
         self.schedule = None
@@ -120,11 +126,26 @@ class Incident:
         if step.at_ns[0] >= 0:
             await site.sleep(self.began_ns + step.at_ns[0] - site.world.now_ns)
         if step.event:
-            await site.event(step.event, step.nth, since)
+            await site.event(step.event, step.nth, since, step.within_ns)
         if step.io[0] and step.verb not in ("kill", "power_cut"):
             await self._boundary(step, None)
         await site.sleep(step.after_ns[0])
         site.check_calls()
+
+    async def _look(self) -> None:
+        """A database that has stopped by itself is dead from here on."""
+        site = self.site
+        if (site.troubled or not site.node.alive) and await site.found_dead():
+            self._incident_begins()
+            await self._gather()
+
+    async def _gather(self) -> None:
+        """After a death: wait for what was done in the background."""
+        for step, task in self.background:
+            await self._join(step, task)
+        self.background.clear()
+        await self.site.buried()
+        self.site.phase = "down"
 
     async def _do(self, step: Step) -> None:
         site = self.site
@@ -146,23 +167,19 @@ class Incident:
         if step.io[0] and step.verb in ("kill", "power_cut"):
             await self._boundary(step, step.args.get("fates", "mixed"))
         else:
-            await self.breakage.carry_out(step)
+            await self._break(step)
         if step.verb in OUTAGES and not site.node.alive:
             self.fault_ns = site.node.crash_ns if first else self.fault_ns
-            for background, task in self.background:
-                await self._join(background, task)
-            self.background.clear()
-            await site.buried()
-            site.phase = "down"
+            await self._gather()
 
     async def _act(self, step: Step) -> None:
         """An action, and what follows for RTO and RPO if it brought service back."""
         site = self.site
         phase = site.phase
         before = len(site.marks)
-        why_not = self.judge.why_not(step) if step.verb == "restore" else None
+        opinion = self.judge.before(step)
         outcome = await self.actions.carry_out(step)
-        self.judge.ended(step, why_not, outcome)
+        self.judge.ended(step, opinion, outcome)
         served = [mark for mark in site.marks[before:] if mark.kind == "service"]
         if step.args.get("expect") in ("refused", "problems", "failed") and self.fault_ns < 0:
             self._incident_begins()  # N2: this is how it was found
@@ -231,11 +248,20 @@ class Incident:
 
         node.set_boundary(hook)
         try:
-            await site.world.tasks.wait_for(come, IO_PATIENCE_NS)
+            await site.world.tasks.wait_for(come, step.within_ns or IO_PATIENCE_NS)
         except TimeoutError:
             node.set_boundary(None)
             if fates is not None:
-                await self.breakage.carry_out(step)
+                await self._break(step)
+
+    async def _break(self, step: Step) -> None:
+        """A fault. What a person does to a database that cannot do it (it is damaged, it dies) does not happen."""
+        try:
+            await self.breakage.carry_out(step)
+        except (ThunderError, NodeDied) as error:
+            if isinstance(error, ScenarioError) or not step.optional:
+                raise
+            self.site.note(f"{step.verb} fails: {error}", "event")
 
     async def _join(self, step: Step, task: Task[None]) -> None:
         await task
@@ -266,8 +292,11 @@ class Incident:
             return
         site.clear_faults()
         site.check_calls()
+        if site.troubled or await site.found_dead():
+            await self._end_in_trouble()
+            return
         if site.budget is not None:
-            site.budget[0] += 3
+            site.budget[0] += 30
         before = site.recorder.acked
         deadline_ns = site.world.now_ns + self.scenario.promises.service_ns
         while site.recorder.acked < before + 1 and site.clients:
@@ -282,6 +311,19 @@ class Incident:
         if problems:
             raise Violation(f"check at the end: {len(problems)} problems: {'; '.join(problems[:4])}")
         await site.stop()
+
+    async def _end_in_trouble(self) -> None:
+        """The disk has lied or was damaged: whatever is shown must be right, but a refusal by name is, too."""
+        site = self.site
+        try:
+            if site.up:
+                await site.stop()
+            await site.open()
+            await site.settle(site.db.log.end_lsn)
+            await site.stop()
+        except ThunderError as error:
+            site.note(f"refused: {error.message}", "operator")
+            await site.give_up()
 
     # -- The verdict
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sim import twin
+from sim.generate import generated
 from sim.play import play
 from sim.report import one_collection, report
 from sim.trace import TRACE_HEADER, Op
@@ -109,7 +110,7 @@ def _place(code: Any, line: int) -> str:
 def stream(out: BinaryIO) -> None:
     """The child: play what standard input asks for, and stream it."""
     request = json.loads(sys.stdin.readline())
-    (scenario,) = twin.load(request)
+    scenario = twin.load(request)[0] or generated(request["seed"])
     with one_collection():
         result = play(scenario, request["seed"], record=Streamer(out))
     found = report(result, 0.0, 0.0)

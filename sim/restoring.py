@@ -7,7 +7,7 @@ A3. A restore that went well is compared with the truth at its target: exactly t
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.actions import Actions
@@ -17,7 +17,7 @@ from sim.engine_session import read_state
 from sim.history import HistoryDatabase
 from sim.image import DiskImage
 from sim.oracle import Violation, differences
-from sim.site import DATA_DIR, WAL_DIR, Site
+from sim.site import DATA_DIR, WAL_DIR, Loss, Site
 from sim.truth import Commit, before_txn, before_verb, state_of, until_time
 from sim.workload import PROBE
 from sim.world import SimNode
@@ -29,12 +29,22 @@ from thunderdb.engine.check import check_database
 from thunderdb.recovery.target import Target, TargetKind, format_time, parse_target
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A restore that was planned, and has not been compared yet: the machine may die at any moment of it."""
+
+    parent: int
+    stop_lsn: int
+    chosen: list[Commit] | None
+
+
 class Restoring(Actions):
     """The operator who can restore, too."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self.report: RestoreReport | None = None
+        self.begun: Begun | None = None
 
     async def _restore(self, args: dict[str, Any]) -> None:
         site = self.site
@@ -42,6 +52,8 @@ class Restoring(Actions):
         if site.up and not drill:
             await site.stop()
         where = args.get("machine", "new")
+        if where != "again" and not drill:
+            self.begun = None
         node = site.new_machine() if drill or where == "new" else site.node
         if not drill:
             site.node = node
@@ -49,7 +61,7 @@ class Restoring(Actions):
             empty_directories(node.image)
         if not node.alive:
             node.restart()
-        place, target = self._place(args.get("backup", "")), self._target(args.get("target", "latest"))
+        place, target = self._place(args.get("backup", "")), self.target_of(args.get("target", "latest"))
         if args.get("backup") in self.copies:
             place = self._lay_copy(node, self.copies[args["backup"]])
         config = site.config
@@ -62,21 +74,27 @@ class Restoring(Actions):
         site.note("restore begins", "restore")
         events = site.new_events()
         contents = _contents(node.image)
+        timeline = args.get("timeline", "")
+        timeline = str(site.recorder.line.number) if timeline == "own" else timeline
         try:
             await site.call(node.ports.tasks.work("process.command", 1), node)
             plan: Plan = await self._planned(site, node, plan_restore(
-                node.ports, config, target, place, archive, no_archive=drill, timeline=args.get("timeline", "")), contents)
+                node.ports, config, target, place, archive, no_archive=drill, timeline=timeline), contents)
             site.note("restore planned", "restore")
+            if not drill:
+                self.begun = Begun(plan.line.timeline, plan.stop.lsn, self._chosen(target, plan.line.timeline))
             report = await site.call(
                 restore(node.ports, config, plan, events, drill, database=site.database), node
             )
         finally:
             site.scale_bulk(False)
             site.phase = before
-        site.damaged = False
+        if not drill:
+            site.damaged = False
+            site.trouble.replaced()
         self.report, self.recovered_lsn = report, report.stop_lsn
         site.note("restored", "restore")
-        chosen = self._chosen(target, report)
+        chosen = self._chosen(target, report.parent_timeline)
         if drill:
             await self._drilled(node, report, chosen)
             return
@@ -87,14 +105,23 @@ class Restoring(Actions):
             await site.first_service()
         finally:
             site.scale_bulk(False)
+        self.begun = None
         self.loss = await site.settle_restore(report.parent_timeline, report.timeline, report.stop_lsn, chosen)
         await self._serving()
+
+    async def _settled(self) -> Loss:
+        """After a start: what a restore had laid down before the machine died is compared as that restore's."""
+        begun, site = self.begun, self.site
+        if begun is None:
+            return await super()._settled()
+        self.begun, self.recovered_lsn = None, begun.stop_lsn
+        return await site.settle_restore(begun.parent, site.db.log.timeline, begun.stop_lsn, begun.chosen)
 
     async def _planned(self, site: Site, node: SimNode, coro: Coroutine[Any, Any, Plan], before: dict[str, bytes]) -> Plan:
         """A2."""
         try:
             return await site.call(coro, node)
-        except ThunderError:
+        except (ThunderError, OSError):
             if _contents(node.image) != before:
                 raise Violation("a restore was refused, but has changed the directories") from None
             raise
@@ -121,7 +148,7 @@ class Restoring(Actions):
         node.crash(power=False)
         site.note("drill passed", "operator")
 
-    def _target(self, text: str) -> Target:
+    def target_of(self, text: str) -> Target:
         """A target as a user writes it, or `time:NAME`, `lsn:NAME` of a moment that was marked."""
         kind, _, name = text.partition(":")
         if name in self.moments:
@@ -129,9 +156,9 @@ class Restoring(Actions):
             text = format_time(time_us, 6) if kind == "time" else f"lsn:{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
         return parse_target(text)
 
-    def _chosen(self, target: Target, report: RestoreReport) -> list[Commit] | None:
+    def _chosen(self, target: Target, timeline: int) -> list[Commit] | None:
         """A3: the commits that a target asks for; None for latest, where the log's end decides."""
-        path = self.site.path_of(report.parent_timeline)
+        path = self.site.path_of(timeline)
         if target.kind is TargetKind.LATEST:
             return None
         if target.kind is TargetKind.TIME:

@@ -14,11 +14,11 @@ I3. Everything the report shows as a moment is a mark; marks are taken where the
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sim import devices
+from sim import commands, devices
 from sim.copying import copy_tree
 from sim.costs import COSTS_NS
 from sim.disk import DeviceProfile, DiskFaults
@@ -30,6 +30,7 @@ from sim.rand import Stream, derive
 from sim.scenario import Scenario, Workload
 from sim.store import Bucket
 from sim.trace import Sink
+from sim.trouble import Troubles
 from sim.truth import Commit, Line, Recorder, state_of
 from sim.workload import ITEMS, PROBE, Client, set_up
 from sim.world import NodeDied, SimNode, World
@@ -50,7 +51,11 @@ ROW_BYTES = 1400
 """About what a row of `items` takes in a database of a few MB with pages of 16 KB: index entries, and room that is not used."""
 ROWS_A_LOAD = 100
 PATIENCE_NS = 24 * 3600 * SECOND_NS
+SHORT_PATIENCE_NS = 900 * SECOND_NS
+"""Where the work is limited in number, nothing takes long."""
 TRIES = 50
+STUCK_NS = 20 * SECOND_NS
+DISK_TIMES = ("read_ns", "write_ns", "sync_ns", "entry_ns")
 MARKED = {"restore.pages": "pages laid down", "restore.log": "log laid down"}
 """Events that are moments of the report."""
 ONCE = ("recovery.settle", "process.start", "process.command")
@@ -89,6 +94,11 @@ class Site:
         self.config: Config = scenario.config(DATA_DIR, WAL_DIR)
         self.recorder = Recorder(lambda: self.world.now_ns)
         self.database = scaled_database(scenario.scale)
+        self.trouble = Troubles(lambda: self.world.now_ns)
+        self.patience_ns = PATIENCE_NS if scenario.long or not scenario.workload.transactions else SHORT_PATIENCE_NS
+        """A call that takes longer waits for ever."""
+        self.archived: dict[int, int] = {}
+        """By timeline: how far its archiver has said that the archive is."""
         self.node = self._machine("a")
         self.lines: dict[int, Line] = {1: self.recorder.line}
         self.machines = 1
@@ -101,10 +111,15 @@ class Site:
         self.life = 0
         self.marks: list[Mark] = []
         self.events: list[tuple[str, int]] = []
+        self.observer: Callable[[str, dict[str, Any]], None] | None = None
         self.waiting: list[tuple[str, int, Future[None]]] = []
         self.phase = "set up"
         self.fatal: BaseException | None = None
         self.spoiled: list[str] = []
+        self.retired: set[str] = set()
+        """What retention has removed: names of objects, places of backups."""
+        self.diverged = False
+        """A disk that lied has taken back what was archived already: nothing can be said of the archive any more."""
         self.damaged = False
         """Its own files were damaged: whether anybody notices is what the timeline asks."""
         self.client_count = Stream(derive(seed, "clients")).between(*scenario.workload.clients)
@@ -123,7 +138,9 @@ class Site:
     # -- Machines and stores
 
     def _machine(self, name: str) -> SimNode:
-        return self.world.node(name, profile=devices.disk(self.scenario.device))
+        node = self.world.node(name, profile=devices.disk(self.scenario.device))
+        node.on_command = commands.handler(node, node.stream("commands"))
+        return node
 
     def new_machine(self) -> SimNode:
         """Another machine, with an empty disk, and the same mounts of other machines' disks."""
@@ -160,6 +177,12 @@ class Site:
             for kind, cost in COSTS_NS.items() if self.scenario.cpu else ():
                 node.costs_ns[kind] = cost if kind in ONCE else cost * scale
 
+    def usual_speed(self, node: SimNode) -> None:
+        """A disk is as fast as the scenario says."""
+        plain = devices.disk(self.scenario.device)
+        for name in DISK_TIMES:
+            setattr(node.profile, name, getattr(plain, name))
+
     def _workload(self) -> Workload:
         given, scenario = self.scenario.workload, self.scenario
         items = given.items
@@ -185,6 +208,8 @@ class Site:
     def happened(self, name: str, fields: dict[str, Any]) -> None:
         """An event of the engine, or of this harness."""
         self.events.append((name, self.world.now_ns))
+        if self.observer is not None:
+            self.observer(name, fields)
         if name in MARKED:
             self.note(MARKED[name], "restore")
         if self.log is not None:
@@ -198,16 +223,19 @@ class Site:
                 else:
                     entry[2].set_result(None)
 
-    async def event(self, name: str, nth: int, since: int) -> None:
-        """Wait for the nth event of a name from position `since` on. Raises: Violation if it never comes."""
+    async def event(self, name: str, nth: int, since: int, within_ns: int = 0) -> None:
+        """Wait for the nth event of a name from position `since` on. Raises: Violation if it never comes (no `within_ns`)."""
         seen = sum(1 for found, _ in self.events[since:] if found == name)
         if seen >= nth:
             return
         come: Future[None] = Future(self.world.scheduler)
         self.waiting.append((name, nth - seen, come))
         try:
-            await self.world.tasks.wait_for(come, PATIENCE_NS)
+            await self.world.tasks.wait_for(come, within_ns or self.patience_ns)
         except TimeoutError:
+            self.waiting = [entry for entry in self.waiting if entry[2] is not come]
+            if within_ns:
+                return
             raise Violation(f"the timeline waits for an event {name}, which does not come") from None
 
     # -- The daemon's life
@@ -268,6 +296,7 @@ class Site:
             stream = self.world.streams.stream(f"client.{number}")
             client = Client(session, number, self.life, stream, self.workload, self.mix)
             client.budget = self.budget
+            client.forgives = self.explained
             self.clients.append(client)
             self.calls.append(self.node.call(client.run()))
 
@@ -280,21 +309,41 @@ class Site:
 
     async def ended(self, call: Future[Any]) -> None:
         try:
-            await self.world.tasks.wait_for(call, PATIENCE_NS)
+            await self.world.tasks.wait_for(call, STUCK_NS if self.troubled else self.patience_ns)
+        except TimeoutError:
+            if not self.troubled:
+                raise Violation("a client waits for ever") from None
+            self.node.crash(power=False)  # for the lock of one whose damaged page cannot be rolled back, say
         except NodeDied:
             pass
         except ThunderError as error:
-            if not self._explained(error):
+            if not self.explained(error):
                 raise
 
     async def stop(self) -> None:
-        """A clean shutdown: clients go, the archiver ships the rest, the database closes."""
+        """A clean shutdown: clients go, the archiver ships the rest, the database closes; in trouble, it is killed."""
         await self.stop_clients()
-        if self.archiver is not None:
-            await self.call(self.archiver.stop())
-        await self.call(self.db.close())
+        try:
+            if self.archiver is not None:
+                await self.call(self.archiver.stop())
+            await self.call(self.db.close())
+        except ThunderError as error:
+            if not self.explained(error):
+                raise
+        except NodeDied:
+            if not self.troubled:
+                raise
         self.node.crash(power=False)
         await self.buried()
+
+    async def found_dead(self) -> bool:
+        """Whether the database has stopped by itself (an error that it cannot go on from); then its process is gone, too."""
+        if self.db_ is None or (self.fatal is None and self.node.alive):
+            return False
+        if self.node.alive:
+            self.node.crash(power=False)
+        await self.buried()
+        return True
 
     async def give_up(self) -> None:
         """The database opened, but does not serve: it is stopped."""
@@ -305,6 +354,7 @@ class Site:
     async def buried(self) -> None:
         """The node is dead: settle the model and the clients."""
         self.recorder.crashed(self.node.crash_ns)
+        self.note_archived()
         for call in self.calls:
             await self.ended(call)
         self.calls.clear()
@@ -315,6 +365,12 @@ class Site:
         self.db_ = self.archiver = None
         self.node.fatal = self.fatal = None
         self.world.bury()
+
+    def note_archived(self) -> None:
+        """How far the archive is, from what its archiver says."""
+        if self.archiver is not None:
+            timeline = self.archiver.timeline
+            self.archived[timeline] = max(self.archived.get(timeline, 0), self.archiver.archived_lsn)
 
     # -- The truth
 
@@ -408,12 +464,17 @@ class Site:
         """A client that has ended with an error has found something."""
         for call in self.calls:
             error = call.error()
-            if error is not None and not isinstance(error, NodeDied) and not self._explained(error):
+            if error is not None and not isinstance(error, NodeDied) and not self.explained(error):
                 raise error
 
-    def _explained(self, error: BaseException) -> bool:
+    @property
+    def troubled(self) -> bool:
+        """Whether the machine's own disk fails, or holds what it should not."""
+        return self.damaged or self.trouble.lied or self.trouble.disk
+
+    def explained(self, error: BaseException) -> bool:
         """A query that needs a damaged page is refused by name: right, where somebody has damaged the files."""
-        return self.damaged and isinstance(error, ThunderError)
+        return self.troubled and isinstance(error, ThunderError)
 
     async def sleep(self, duration_ns: int) -> None:
         if duration_ns > 0:
@@ -422,15 +483,17 @@ class Site:
     async def call(self, coro: Coroutine[Any, Any, T], node: SimNode | None = None) -> T:
         """Run on the node, and wait. Raises: NodeDied; Violation if it takes for ever."""
         try:
-            return await self.world.tasks.wait_for((node or self.node).call(coro), PATIENCE_NS)
+            return await self.world.tasks.wait_for((node or self.node).call(coro), self.patience_ns)
         except TimeoutError:
             raise Violation("a call waits for ever") from None
 
     def clear_faults(self) -> None:
         """Heal everything."""
+        self.trouble.clear()
         for node in self.world.nodes.values():
             node.set_faults(DiskFaults())
             node.image.capacity_bytes = 1 << 50
+            self.usual_speed(node)
             if node.alive:
                 node.ports.disk.armed.clear()
                 node.resume()

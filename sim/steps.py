@@ -26,6 +26,8 @@ WHAT = (
     "backup_segment",
 )  # fmt: skip
 EITHER = "ok or refused"
+ANY = "any"
+"""However it ends: whether that was right, the judge says."""
 WHICH = ("first", "second", "middle", "newest", "random")
 HOW = ("flip", "zero", "hole", "cut", "delete", "stale", "duplicate", "hide")
 
@@ -44,6 +46,9 @@ class Step:
     io_path: str = ""
     wait: bool = True
     if_up: bool = False
+    if_down: bool = False
+    within_ns: int = 0
+    optional: bool = False
     note: str = ""
     line: int = 0
     steps: tuple[Step, ...] = ()
@@ -52,7 +57,7 @@ class Step:
 
 def _expect(*names: str) -> dict[str, Key]:
     return {
-        "expect": Key("expect", OneOf(names), f"What it must lead to ({names[0]} if nothing is said)."),
+        "expect": Key("expect", OneOf((*names, ANY)), f"What it must lead to ({names[0]} if nothing is said)."),
         "says": Key("says", Text(), "Words that the refusal, or the report, must have."),
     }
 
@@ -74,18 +79,19 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
     "checkpoint": ("Ask for a checkpoint, with a hold on its log.", {
         "hold": Key("hold_ns", Duration()), **_expect("ok", "died"),
     }),
-    "copy": ("Copy data_dir and wal_dir by hand, as rsync does, under load.", {"name": Key("name", Text())}),
-    "switch": ("Close the log segment, so that it is archived.", {}),
-    "wait_archived": ("Wait until the archive has all that was committed by now.", {}),
+    "copy": ("Copy data_dir and wal_dir by hand, as rsync does, under load.", {"name": Key("name", Text()), **_expect("ok")}),
+    "switch": ("Close the log segment, so that it is archived.", _expect("ok")),
+    "wait_archived": ("Wait until the archive has all that was committed by now.", _expect("ok")),
     "expire": ("Remove what retention no longer keeps.", {
         "keep": Key("keep_ns", Duration(), "How long archived log is kept."),
         "keep_backups": Key("keep_backups_ns", Duration(), "How long full backups are kept."),
         "of": Key("of", Text(), "The place below which backups lie."),
         **_expect("ok", "died", "ok or died"),
     }),
+    "end": ("Nothing is left that could be restored: the incident ends here.", {}),
     "scrub": ("Check the whole database.", _expect("clean", "problems", "refused", "clean or problems")),
     "query": ("Read every table.", _expect("ok", "refused", EITHER)),
-    "stop": ("Stop the daemon cleanly.", {}),
+    "stop": ("Stop the daemon cleanly.", _expect("ok")),
     "start": ("Start the daemon on what its directories hold.", _expect("ok", "refused", "died", EITHER)),
     "restore": ("Restore from a backup, and from the archive where one is configured.", {
         "from": Key("backup", Text(), "Name of a backup, of a copy, or a folder of backups."),
@@ -93,12 +99,14 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
         "archive": Key("archive", Text(), "Another archive than the configured one; `none` for none."),
         "machine": Key("machine", OneOf(("same", "new", "again")), "The same one, emptied; a new one; or where one broke off."),
         "drill": Key("drill", Switch(), "Restore beside the running database, and archive nothing."),
-        "timeline": Key("timeline", Text(), "Follow this timeline, not the newest one."),
+        "timeline": Key("timeline", Text(), "Follow this timeline; `own`: the one that the database was on."),
         **_expect("ok", "refused", "died", EITHER),
     }),
     "open_copy": ("Start the daemon on a copy made by hand.", {"copy": Key("copy", Text()), **_expect("ok", "refused")}),
-    "mark": ("Remember this moment under a name, as somebody who looks at the clock.", {"name": Key("name", Text())}),
-    "serve": ("Let the clients work.", {"for": Key("for_ns", Duration())}),
+    "mark": ("Remember this moment under a name, as somebody who looks at the clock.", {
+        "name": Key("name", Text()), **_expect("ok"),
+    }),
+    "serve": ("Let the clients work.", {"for": Key("for_ns", Duration()), **_expect("ok")}),
     "load": ("Write until the log has grown by this much (after scaling).", {"log": Key("log_bytes", Size())}),
 }  # fmt: skip
 
@@ -155,6 +163,9 @@ _WHEN: dict[str, Key] = {
     "io": Key("io", RangeOf(Count()), "Wait for so many boundaries of I/O: each operation has one before and one after it."),
     "path": Key("io_path", Text(), "Count only I/O on paths that contain this."),
     "if_up": Key("if_up", Switch(), "Only if the database is running; else the step is left out."),
+    "if_down": Key("if_down", Switch(), "Only if the database is not running; else the step is left out."),
+    "within": Key("within_ns", Duration(), "Wait no longer for the event or the I/O; then the step is done all the same."),
+    "optional": Key("optional", Switch(), "Nothing happens where there is nothing that it could strike."),
     "wait": Key("wait", Switch(), "Whether the next step waits until this one is done."),
     "note": Key("note", Text(), "For people."),
 }

@@ -11,17 +11,20 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 from sim import coverage
-from sim.report import Report, measure, replay_line
-from sim.scenario import Scenario, ScenarioError
+from sim.report import Report, replay_line
+from sim.scenario import ScenarioError
+from sim.source import Source, measured, place
 from sim.twin import Twin, differing
 
 Job = tuple[int, int]
 """(position of the scenario, seed)"""
+NO_END = 1 << 30
 
 
 @dataclass(slots=True)
@@ -37,6 +40,8 @@ class Totals:
     runs_of: Counter[int] = field(default_factory=Counter)
     fired: dict[int, Counter[str]] = field(default_factory=dict)
     coverage: dict[int, Counter[str]] = field(default_factory=dict)
+    enabled_in: Counter[str] = field(default_factory=Counter)
+    """Of generated incidents: in how many each fault class was there."""
     missing: list[str] = field(default_factory=list)
     """Fault classes that were enabled and never fired."""
     interrupted: bool = False
@@ -46,6 +51,7 @@ class Totals:
         self.runs_of[position] += 1
         self.fired.setdefault(position, Counter()).update(report.get("faults", {}))
         self.coverage.setdefault(position, Counter()).update(report.get("coverage", {}))
+        self.enabled_in.update(report.get("classes", ()))
         self.violations += report["verdict"] != "ok"
         self.events += report["events"]
         self.busy_s += report.get("cpu_s", 0.0)
@@ -54,10 +60,11 @@ class Totals:
 
     def progress(self, total: int, elapsed_s: float) -> str:
         rate = self.runs / elapsed_s if elapsed_s > 0 else 0.0
+        done = f"{self.runs}/{total}" if total < NO_END else f"{self.runs}"
         speed = int(self.events / self.busy_s) if self.busy_s > 0 else 0
         ratio = self.sim_s / self.busy_s if self.busy_s > 0 else 0.0
         return (
-            f"{self.runs}/{total} runs, {self.violations} violations, {rate:.1f} runs/s, {speed} events/s a core, "
+            f"{done} runs, {self.violations} violations, {rate:.1f} runs/s, {speed} events/s a core, "
             f"{ratio:.3g} times real time"
         )
 
@@ -73,17 +80,31 @@ def parse_seeds(text: str) -> range:
     return seeds
 
 
-_scenarios: list[Scenario] = []
+def read_corpus(path: str) -> list[int]:
+    """The seeds of a corpus: the first word of each line that is no comment. Raises: ScenarioError."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ScenarioError(f"{path}: {error.strerror or error}") from None
+    seeds = []
+    for number, line in enumerate(lines, 1):
+        word = line.partition("#")[0].split()
+        if word and not word[0].isdigit():
+            raise ScenarioError(f"{path}:{number}: {word[0]!r} is no seed: a line is a seed, and why it is here")
+        seeds += [int(word[0])] if word else []
+    return seeds
 
+
+_scenarios: list[Source] = []
 
 _twin: Twin | None = None
 
 
-def _start_worker(scenarios: list[Scenario], promises: list[str] | None) -> None:
+def _start_worker(scenarios: list[Source], promises: list[str] | None) -> None:
     """With promises, even none, each run is also asked of a twin."""
     global _scenarios, _twin
     _scenarios = scenarios
-    _twin = None if promises is None else Twin([scenario.path for scenario in scenarios], promises)
+    _twin = None if promises is None else Twin([place(scenario) for scenario in scenarios], promises)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
 
 
@@ -93,12 +114,12 @@ def _work(job: Job) -> tuple[int, Report]:
     try:
         if _twin is not None:
             _twin.ask(position, seed)  # it runs beside this one
-        report = measure(scenario, seed)
+        report = measured(scenario, seed)
         if _twin is not None:
-            _same(report, _twin.answer(), scenario.path)
+            _same(report, _twin.answer(), place(scenario))
         return position, report
     except Exception as error:  # a bug of the simulator itself is a violation, too
-        return position, _broken(scenario, seed, error)
+        return position, _broken("generated" if scenario is None else scenario.name, seed, error)
 
 
 def _same(report: Report, other: Report, path: str) -> None:
@@ -111,16 +132,16 @@ def _same(report: Report, other: Report, path: str) -> None:
         report["violations"] = [*report["violations"], f"another process gives another {', '.join(keys)}: {where}"]
 
 
-def _broken(scenario: Scenario, seed: int, error: Exception) -> Report:
+def _broken(name: str, seed: int, error: Exception) -> Report:
     return {
-        "scenario": scenario.name, "seed": seed, "verdict": "violation", "trace_hash": "", "rpo_transactions": 0,
+        "scenario": name, "seed": seed, "verdict": "violation", "trace_hash": "", "rpo_transactions": 0,
         "rpo_s": 0.0, "rto_s": 0.0, "sim_s": 0.0, "wall_s": 0.0, "events": 0, "faults": {},
         "violations": [f"{type(error).__name__}: {error}"],
     }  # fmt: skip
 
 
 def sweep(
-    scenarios: list[Scenario], seeds: range, jobs: int, time_s: float, promises: list[str], out: TextIO, err: TextIO,
+    scenarios: Sequence[Source], seeds: Iterable[int], jobs: int, time_s: float, promises: list[str], out: TextIO, err: TextIO,
     twice: bool = False,
 ) -> Totals:  # fmt: skip
     """Run every scenario with every seed, `twice` also in another process; write as the module says.
@@ -129,18 +150,18 @@ def sweep(
     """
     totals = Totals()
     work: Iterator[Job] = ((position, seed) for seed in seeds for position in range(len(scenarios)))
-    total = len(seeds) * len(scenarios)
+    total = len(seeds) * len(scenarios) if isinstance(seeds, Sized) else NO_END
     began = time.monotonic()
     shown_at = 0.0
     live = err.isatty()
-    reports = _reports(scenarios, work, jobs, began + time_s if time_s else 0.0, promises if twice else None)
+    reports = _reports(list(scenarios), work, jobs, began + time_s if time_s else 0.0, promises if twice else None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for position, report in reports:
             totals.add(report, position)
             print(json.dumps(report), file=out, flush=True)
             if report["verdict"] != "ok":
-                print(_clear(live) + replay_line(report, scenarios[position].path, promises), file=err, flush=True)
+                print(_clear(live) + replay_line(report, place(scenarios[position]), promises), file=err, flush=True)
             now = time.monotonic()
             if now - shown_at > (0.2 if live else 10.0):
                 shown_at = now
@@ -155,13 +176,16 @@ def sweep(
     return totals
 
 
-def _cover(scenarios: list[Scenario], totals: Totals, err: TextIO) -> None:
+def _cover(scenarios: Sequence[Source], totals: Totals, err: TextIO) -> None:
     """Show what struck what, and name the fault classes that were enabled and never fired (coverage.C1)."""
     everything = coverage.total(totals.coverage.values())
     if everything:
         print(f"faults by file and phase:\n{coverage.text(everything)}", file=err, flush=True)
     for position, scenario in enumerate(scenarios):
         if totals.runs_of[position] < coverage.ENOUGH_RUNS or totals.interrupted:
+            continue
+        if scenario is None:
+            totals.missing += coverage.silent(totals.enabled_in, totals.coverage[position])
             continue
         for fault in coverage.never_fired(scenario, totals.fired[position], totals.coverage[position]):
             totals.missing.append(f"{scenario.name}: {fault} is enabled, but never fired in {totals.runs_of[position]} runs")
@@ -174,7 +198,7 @@ def _clear(live: bool) -> str:
 
 
 def _reports(
-    scenarios: list[Scenario], work: Iterator[Job], jobs: int, deadline: float, twins: list[str] | None
+    scenarios: list[Source], work: Iterator[Job], jobs: int, deadline: float, twins: list[str] | None
 ) -> Generator[tuple[int, Report], None, None]:
     """Yield reports as runs end, until the work or the time is over. Closing it ends the workers."""
     if twins is not None:
@@ -204,11 +228,11 @@ def _reports(
 
 
 def _alone(
-    scenarios: list[Scenario], work: Iterator[Job], deadline: float, twins: list[str] | None
+    scenarios: list[Source], work: Iterator[Job], deadline: float, twins: list[str] | None
 ) -> Iterator[tuple[int, Report]]:
     global _scenarios, _twin
     _scenarios = scenarios
-    _twin = None if twins is None else Twin([scenario.path for scenario in scenarios], twins)
+    _twin = None if twins is None else Twin([place(scenario) for scenario in scenarios], twins)
     try:
         for job in work:
             if _over(deadline):

@@ -21,9 +21,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sim import scenario as scenarios
-from sim.report import Report, measure
-from sim.scenario import Scenario
+from sim import source
+from sim.report import Report
+from sim.source import GENERATED, Source
 
 HASH_SEEDS = ("1", "4242")
 ZONES = ("UTC", "Asia/Kathmandu")
@@ -54,7 +54,7 @@ class Twin:
 
     def __init__(self, paths: list[str], promises: list[str]) -> None:
         here = os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[1]
-        request = {"paths": [os.path.abspath(path) for path in paths], "promises": promises}
+        request = {"paths": [path if path == GENERATED else os.path.abspath(path) for path in paths], "promises": promises}
         self._process = start("sim.twin", 0 if here else 1, request)
 
     def ask(self, position: int, seed: int) -> None:
@@ -82,8 +82,8 @@ def differing(one: Report, other: Report) -> list[str]:
     return [key for key in sorted({*one, *other}) if key not in MEASURED and one.get(key) != other.get(key)]
 
 
-def load(request: dict[str, Any]) -> list[Scenario]:
-    return [scenarios.with_promises(scenarios.load(path), request["promises"]) for path in request["paths"]]
+def load(request: dict[str, Any]) -> list[Source]:
+    return [source.load(path, request["promises"]) for path in request["paths"]]
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
     for line in sys.stdin:
         position, seed = json.loads(line)
         try:
-            report = measure(loaded[position], seed)
+            report = source.measured(loaded[position], seed)
         except Exception as error:  # what the parent says of its own run (sweep._broken)
             report = {"violations": [f"{type(error).__name__}: {error}"], "verdict": "violation"}
         try:

@@ -39,6 +39,10 @@ def _result_type_changed(error: SqlError) -> bool:
     return error.sqlstate == "0A000" and "cached plan must not change result type" in error.message
 
 
+def _never(_error: BaseException) -> bool:
+    return False
+
+
 class Vanished(Exception):
     """The client leaves, as if its machine had died."""
 
@@ -81,6 +85,8 @@ class Client:
         self.mix = mix
         self.stopping = False
         self.transactions = 0
+        self.forgives: Callable[[BaseException], bool] = _never
+        """Errors that somebody else is to blame for: the transaction is rolled back, and the client goes on."""
         self.budget: list[int] | None = None
         """Transactions left to all clients together; None: no end."""
         self._number = number
@@ -97,7 +103,7 @@ class Client:
         while not self.stopping:
             if self.budget is not None:
                 if self.budget[0] <= 0:
-                    await session.tasks.sleep(5_000_000)
+                    await session.tasks.sleep(50_000_000)
                     continue
                 self.budget[0] -= 1
             kind = pick(stream, self.mix)
@@ -119,17 +125,18 @@ class Client:
                 # The server notices later; until then the locks stay.
                 await session.tasks.sleep(stream.between(0, 60_000_000))
                 await session.vanish()
-            except (NodeStopped, StorageError):
-                if not session.may_fail():
+            except (NodeStopped, StorageError) as error:
+                if session.may_fail():
+                    return
+                if not self.forgives(error):
                     raise
-                return
             except Disconnected:
                 if session.over:
                     return
             try:
                 await session.rollback()
-            except NodeStopped:
-                if not session.may_fail():
+            except (NodeStopped, StorageError) as error:
+                if not session.may_fail() and not self.forgives(error):
                     raise
                 return
             except Disconnected:

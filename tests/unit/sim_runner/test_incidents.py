@@ -10,6 +10,7 @@ import pytest
 from sim import coverage
 from sim.costs import COSTS_NS
 from sim.disaster import Incident, run
+from sim.judge import Opinion
 from sim.plan import fixed
 from sim.report_rows import phases
 from sim.scenario import Scenario, parse, with_promises
@@ -94,11 +95,18 @@ def test_the_judge_objects() -> None:
     found = Incident(scenario, 1)
     step = scenario.timeline[-1]
     found.actions.refusals.append("I would rather not")
-    found.judge.ended(step, "", "refused")
-    found.judge.ended(step, "a segment is gone", "ok")
-    assert ["although backup and archive are whole" in found.judge.problems[0], found.judge.problems[1]] == [
-        True, "line 7: restored, although a segment is gone",
-    ]  # fmt: skip
+    found.judge.ended(step, Opinion(True), "refused")
+    found.judge.ended(step, Opinion(False, "a segment is gone"), "ok")
+    found.judge.ended(step, Opinion(True, floor_lsn=7), "ok")
+    found.judge.ended(step, Opinion(), "refused")
+    assert found.judge.problems == [
+        "line 7: restore: refused, although nothing is wrong: I would rather not",
+        "line 7: restore: succeeded, although a segment is gone",
+        "line 7: restore: restored to 0x0, but the archive was said to be at 0x7",
+    ]
+    found.site.trouble.begin("store_outage")
+    found.judge.ended(step, Opinion(True), "refused")
+    assert len(found.judge.problems) == 3
 
 
 def test_a_fault_that_never_fires_is_named() -> None:
