@@ -1,7 +1,8 @@
 """Kill at every I/O of a backup, an archive push, a retention run, a restore, and of the first start after one.
 
 A small history is brought to where the operation begins; the operation runs once, and the disk is kept at each of its I/O
-boundaries. From each of these states, after kill -9 and after power cuts with all, nothing and a mix of the unsynced landed:
+boundaries. From each of these states, after kill -9 and after power cuts with all, nothing and a mix of the unsynced landed (and
+after kill -9 once more with a power cut, nothing or a mix landed, at some I/O of the run that follows: I2):
 
     backup      what looks complete verifies and restores; the database opens; the same backup can be taken again
     archive     the database opens and goes on archiving; a restore to `latest` from the archive gives every commit
@@ -10,17 +11,20 @@ boundaries. From each of these states, after kill -9 and after power cuts with a
     first_start it replays the log: until it serves, the same restore again is done or refused; then it is a database like any
 
 I1. Never a silent wrong result: whatever opens or restores is exactly the model, or it is refused by name.
+I2. What a killed process has only renamed is there for the next one, and gone after a power cut: whatever the next one said
+    meanwhile must hold all the same.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sim.branch import Branch, deaths, record_branches
 from sim.engine_session import read_state
+from sim.fates import NoneLanded
 from sim.history import History, HistoryDatabase, Shape
 from sim.history_targets import Aim, Elsewhere
 from sim.image import DiskImage
@@ -30,6 +34,7 @@ from sim.runner import where
 from sim.truth import Commit, below, state_of
 from sim.vault import CONFIG_TEXT, Vault
 from sim.workload import PROBE
+from sim.world import NodeDied
 from thunderdb.archive.archiver import Archiver
 from thunderdb.archive.codec import Codec
 from thunderdb.backup.expire import expire
@@ -54,6 +59,7 @@ SETTINGS: dict[str, Any] = {
     "wal_archive_enabled": True, "wal_archive_dir": ARCHIVE, "wal_archive_lag": "20ms", "wal_archive_timeout": "60s",
     "wal_archive_retention": "1m", "keep_daily": "1h", "destination": BACKUPS,
 }  # fmt: skip
+CUTS = 2
 OPERATIONS = ("backup", "incremental", "archive", "retention", "restore", "first_start")
 
 
@@ -195,9 +201,13 @@ class Check:
         self.stage = stage
         self.counts = counts
         self.archived_lsn = 0
+        self.cut: int | None = None  # I2: at which boundary of the run that follows the death the power goes
+        self.archiver: Archiver | None = None
+        self.completed: list[str] = []
 
-    def state(self, image: DiskImage, seed: int) -> None:
+    def state(self, image: DiskImage, seed: int, cut: int | None = None) -> None:
         """Raises: Violation; what nothing explains."""
+        self.cut, self.archiver, self.completed = cut, None, []
         check: Callable[[Elsewhere], None] = getattr(self, f"_{self.stage.operation}")
         elsewhere = Elsewhere(seed, image, None, self.counts)
         elsewhere.node.clock.jump(self.stage.history.world.now_ns)
@@ -210,30 +220,34 @@ class Check:
 
     def _backup(self, machine: Elsewhere) -> None:
         stage = self.stage
+        self._cut_off(machine, lambda: self._take_again(machine, "b003"))
         places = complete(machine.node.image)
+        if missing := sorted(set(self.completed) - set(places)):
+            raise Violation(f"completed, and gone after a power cut: {missing}")
         self.counts["complete"] += len(places)
         machine.verify(stage.config, places)
-        self._run(machine, self._take_again(machine))
-        machine.verify(stage.config, [f"{BACKUPS}/b003"])
-        self._latest(machine, f"{BACKUPS}/b003")
+        self._run(machine, self._take_again(machine, "b004"))
+        machine.verify(stage.config, [f"{BACKUPS}/b004"])
+        self._latest(machine, f"{BACKUPS}/b004")
 
     _incremental = _backup
 
-    async def _take_again(self, machine: Elsewhere) -> None:
+    async def _take_again(self, machine: Elsewhere, other: str) -> None:
         """The database opens, and a backup can be taken: under the same name as soon as what was left is removed."""
         stage, ports = self.stage, machine.node.ports
         db = await HistoryDatabase.open(ports, stage.config, Events())
         await self._whole(db)
         archiver = await Archiver.open(db, stage.config, ports, db.events)
-        for name in ("b002", "b003"):
+        for name in ("b002", other):
             request = stage.request(name, "b001" if stage.operation == "incremental" else "")
             try:
                 await take_backup(
                     db, ports, request, backup_id=f"bk-20260102-000{name[1:]}", archiver=archiver, config_text=CONFIG_TEXT,
                     known=frozenset([await base_checksum(ports)]),
                 )  # fmt: skip
+                self.completed.append(request.destination)
             except Refused:
-                if name == "b003":
+                if name == other:
                     raise
                 if await ports.disk.exists(request.destination + PARTIAL):
                     await remove_tree(ports.disk, request.destination + PARTIAL)
@@ -242,6 +256,7 @@ class Check:
         await db.close()
 
     def _archive(self, machine: Elsewhere) -> None:
+        self._cut_off(machine, lambda: self._archive_on(machine))
         self._lost(machine)
         self._run(machine, self._archive_on(machine))
         self._latest(machine, BACKUPS)
@@ -265,6 +280,7 @@ class Check:
         db = await HistoryDatabase.open(ports, stage.config, Events())
         await self._whole(db)
         archiver = await Archiver.open(db, stage.config, ports, db.events)
+        self.archiver = archiver
         if archiver is not None:
             await archiver.wait_archived(db.log.flushed_lsn)
             status = archiver.status()
@@ -275,6 +291,11 @@ class Check:
 
     def _retention(self, machine: Elsewhere) -> None:
         stage = self.stage
+
+        async def once() -> None:
+            await expire(machine.node.ports, stage.config, Codec(stage.compress, None), Events())
+
+        self._cut_off(machine, once)
         places = complete(machine.node.image)
         if f"{BACKUPS}/b003" not in places:
             raise Violation("the newest backup is gone")
@@ -312,22 +333,57 @@ class Check:
             await self._whole(db)
             await db.close()
 
+        self._cut_off(machine, lambda: self._restoring(machine))
         fork = Elsewhere(1, machine.node.image.fork(), None, self.counts)
         try:
             self._run(fork, early(fork.node.ports))
         finally:
             fork.close()
+        self._run(machine, self._restoring(machine))
+        machine.compare(stage.target, HistoryDatabase, [], stage.commits)
+
+    async def _restoring(self, machine: Elsewhere) -> None:
         try:
-            self._run(machine, stage.restoring(machine.node.ports))
+            await self.stage.restoring(machine.node.ports)
         except Refused as error:
             if not ("original database" in error.message or "is not of the backup" in error.message):
                 raise
             self.counts["was done"] += 1  # and started since: what is there is no restore any more
-        machine.compare(stage.target, HistoryDatabase, [], stage.commits)
 
     _first_start = _restore
 
     # -- Helpers
+
+    def _cut_off(self, machine: Elsewhere, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """I2: a run that ends in a power cut at the latest when it is through; what the archiver said until then counts."""
+        if self.cut is None:
+            return
+        if not machine.node.alive:
+            machine.node.restart()
+        left, odd = self.cut, self.cut % 2
+
+        def cut() -> None:
+            if self.archiver is not None:
+                self.archived_lsn = max(self.archived_lsn, self.archiver.archived_lsn)
+            machine.node.set_boundary(None)
+            machine.node.crash(power=True, fates=None if odd else NoneLanded())  # odd: a mix
+
+        def hook(_action: str, _path: str, _before: bool) -> None:
+            nonlocal left
+            left -= self.archiver is not None or self.stage.operation != "archive"  # not while the database only opens
+            if left == 0:
+                self.counts["cut off"] += 1
+                cut()
+
+        machine.node.set_boundary(hook)
+        try:
+            machine.world.run(_on(machine, make()), LIMIT_NS)
+        except NodeDied:
+            pass
+        else:
+            cut()
+        machine.world.bury()
+        machine.node.restart()
 
     def _run(self, machine: Elsewhere, coro: Coroutine[Any, Any, None]) -> None:
         if not machine.node.alive:
@@ -370,6 +426,15 @@ def complete(image: DiskImage) -> list[str]:
     return sorted(place for place in found if not place.endswith(PARTIAL) and "/." not in place)
 
 
+def _deaths(branch: Branch, seed: int, mixes: int, cuts: Stream) -> Iterator[tuple[str, DiskImage, int | None]]:
+    """Each death, and after kill -9 another run that is cut off at some boundary."""
+    for name, image in deaths(branch, seed, mixes):
+        for _ in range(CUTS if name == "kill" else 0):
+            cut = cuts.between(1, 1 << cuts.between(3, 8))
+            yield f"kill, power cut at {cut}", image.fork(), cut
+        yield name, image, None
+
+
 def explore(operation: str, seed: int, sample: float = 1.0, mixes: int = 1) -> Found:
     """Try every death in an operation, or a share of them."""
     found = Found(operation)
@@ -378,13 +443,15 @@ def explore(operation: str, seed: int, sample: float = 1.0, mixes: int = 1) -> F
     found.boundaries = len(stage.branches)
     check = Check(stage, found.counts)
     stream = Stream(derive(seed, f"every_io.{operation}"))
-    for branch, check.archived_lsn in zip(stage.branches, stage.archived, strict=True):
+    cuts = Stream(derive(seed, f"every_io.{operation}.cuts"))
+    for branch, archived_lsn in zip(stage.branches, stage.archived, strict=True):
         if stream.random() >= sample:
             continue
-        for name, image in deaths(branch, seed, mixes):
+        for name, image, cut in _deaths(branch, seed, mixes, cuts):
             found.states += 1
+            check.archived_lsn = archived_lsn
             try:
-                check.state(image, seed)
+                check.state(image, seed, cut)
             except Exception as error:
                 text = f"{operation} seed {seed}, {branch.index} ({branch.where}) {name}: {type(error).__name__}: {error}"
                 found.violations.append(f"{text} ({where(error)})")
