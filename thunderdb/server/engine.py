@@ -55,7 +55,7 @@ async def open_engine(ports: RealPorts, config: Config, events: Events) -> OpenD
     database.on_fatal = ports.scheduler.crashed
     try:
         operator = await NodeOperator.open(database, ports, config, events, cipher)
-    except ThunderError:
+    except (ThunderError, OSError):
         await database.close()
         raise
     return OpenDatabase(database, ports, operator)

@@ -48,13 +48,18 @@ class NodeOperator:
     async def open(
         cls, database: Database, ports: Ports, config: Config, events: Events, cipher: Cipher | None
     ) -> NodeOperator:
-        """Begin. Raises: ConfigError, StorageError."""
+        """Begin. Raises: ConfigError, StorageError, with nothing left running."""
         archiver = await Archiver.open(database, config, ports, events)
         operator = cls(database, ports, config, cipher, archiver)
-        await operator.jobs.load()
+        try:
+            await operator.jobs.load()
+            if not operator._is_drill:
+                await operator.schedule.start()
+        except Exception:
+            if archiver is not None:
+                await archiver.stop()
+            raise
         events.subscribe(operator._on_event)
-        if not operator._is_drill:
-            await operator.schedule.start()
         ports.tasks.detach(operator._look(), "recovery window")
         return operator
 

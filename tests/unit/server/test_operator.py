@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.engine.world import EngineWorld
 from thunderdb.archive.identity import Identity, write_identity
-from thunderdb.base.errors import NodeStopped, Refused
+from thunderdb.base.errors import NodeStopped, Refused, StorageError
 from thunderdb.server.backup_metrics import BACKUP_METRICS
 from thunderdb.server.operator import NodeOperator
 
@@ -173,3 +173,23 @@ def test_a_drill_removes_nothing_and_takes_no_scheduled_backups() -> None:
     with pytest.raises(Refused, match="may not write"):
         world.run(world.operator._retain())
     assert world.gauge("wal_archive_enabled") == 0
+
+
+def test_an_operator_that_cannot_begin_leaves_no_archiver_behind() -> None:
+    """The daemon closes the database then, and an archiver that goes on would meet closed files for ever."""
+    world = OperatorWorld()
+    world.run(world.operator.close())
+    read_file = world.disk.read_file
+
+    async def failing(path: str) -> bytes:
+        if path.endswith("schedule.json"):
+            raise StorageError(f"cannot read {path}: Input/output error")
+        return await read_file(path)
+
+    world.disk.read_file = failing  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match="schedule.json"):
+        world.run(NodeOperator.open(world.db, world, world.config, world.db.events, None))
+    before = {path: bytes(data) for path, data in world.disk.files.items() if path.startswith("/a/")}
+    world.insert(world.t, [2, "y"])
+    world.wait(10)
+    assert {path: bytes(data) for path, data in world.disk.files.items() if path.startswith("/a/")} == before
