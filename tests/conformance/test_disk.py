@@ -316,6 +316,18 @@ def test_the_lock_names_the_process_that_holds_it(machine: Any) -> None:
     machine.run(main)
 
 
+def test_a_link_is_replaced_whatever_a_killed_process_of_the_same_number_left(machine: Any) -> None:
+    os.symlink("nowhere", f"{machine.dir}/latest.{os.getpid()}.tmp")
+
+    async def main(ports: Any) -> None:
+        await ports.disk.symlink("one", f"{machine.dir}/latest")
+        await ports.disk.symlink("two", f"{machine.dir}/latest")
+
+    machine.run(main)
+    assert os.readlink(f"{machine.dir}/latest") == "two"
+    assert sorted(os.listdir(machine.dir)) == ["latest"]
+
+
 def test_reads_past_the_cache_go_through_a_thread(machine: Any) -> None:
     """RWF_NOWAIT says no for what is not cached: drop the file from the cache, then read it."""
 

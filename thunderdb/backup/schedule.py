@@ -133,8 +133,17 @@ class BackupSchedule:
         if job is None or job.status != COMPLETED:
             return None
         if kind == FULL and not is_url(self.config.destination):
-            await self.ports.disk.symlink(name, f"{self.config.destination}/{LATEST}")
+            await self._link(name)
         return label
+
+    async def _link(self, name: str) -> None:
+        """Let `full-latest` lead to the newest full backup; without it the backup is none the worse (S3)."""
+        disk, folder = self.ports.disk, self.config.destination
+        try:
+            await disk.symlink(name, f"{folder}/{LATEST}")
+            await disk.sync_dir(folder)
+        except (ThunderError, OSError) as error:
+            self.events.emit("schedule.failed", message=f"{folder}/{LATEST} does not lead to {name}: {error}")
 
     async def _retention(self) -> None:
         """S4."""

@@ -135,7 +135,10 @@ class Disk(Protocol):
         ...
 
     async def symlink(self, target: str, path: str) -> None:
-        """Make `path` a symbolic link to `target`, replacing a link that is there already, atomically."""
+        """Make `path` a symbolic link to `target`, replacing a link that is there already, atomically.
+
+        Raises: PermissionError, StorageError where the file system has no links. Durable when: sync_dir of the directory.
+        """
         ...
 
     async def resolve(self, path: str) -> str:

@@ -233,6 +233,8 @@ class RealDisk:
 
     async def symlink(self, target: str, path: str) -> None:
         temporary = f"{path}.{os.getpid()}.tmp"
+        if os.path.lexists(temporary):  # of a process that was killed here; in a container its number is soon ours
+            _call("remove", temporary, os.unlink, temporary)
         _call("link", path, os.symlink, target, temporary)
         _call("rename", path, os.rename, temporary, path)
 

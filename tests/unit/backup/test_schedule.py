@@ -124,6 +124,32 @@ def test_a_failure_is_tried_again_and_is_no_success() -> None:
     world.stop()
 
 
+def test_the_link_to_the_newest_is_durable_and_one_that_cannot_be_made_costs_no_second_backup() -> None:
+    world = ScheduleWorld()
+    done: list[str] = []
+    sync_dir, symlink = world.disk.sync_dir, world.disk.symlink
+
+    async def noted(path: str) -> None:
+        done.append(path)
+        await sync_dir(path)
+
+    async def made(target: str, path: str) -> None:
+        done.append("link")
+        await symlink(target, path)
+
+    async def no_links(target: str, path: str) -> None:
+        raise PermissionError(1, "Operation not permitted", path)
+
+    world.disk.sync_dir, world.disk.symlink = noted, made  # type: ignore[method-assign]
+    world.hours(3)
+    assert "/b" in done[done.index("link") :]
+    world.disk.symlink = no_links  # type: ignore[method-assign]
+    world.hours(26)
+    assert world.names() == ["full-20260101-020000", "full-20260102-020000"]
+    assert [fields for name, fields in world.seen if name == "schedule.failed" and "full-latest" in fields["message"]]
+    world.stop()
+
+
 def test_retention_runs_by_itself_and_its_failure_stops_nothing() -> None:
     world = ScheduleWorld(schedule_daily="off")
     world.hours(3.4)
