@@ -1,8 +1,8 @@
 """Kill at every I/O of a backup, an archive push, a retention run, a restore, and of the first start after one.
 
 A small history is brought to where the operation begins; the operation runs once, and the disk is kept at each of its I/O
-boundaries. From each of these states, after kill -9 and after power cuts with all, nothing and a mix of the unsynced landed (and
-after kill -9 once more with a power cut, nothing or a mix landed, at some I/O of the run that follows: I2):
+boundaries. From each of these states, after kill -9 and after power cuts with all, nothing and a mix of the unsynced landed
+(and after kill -9 once more with a power cut, nothing or a mix landed, at some I/O of the run that follows: I2):
 
     backup      what looks complete verifies and restores; the database opens; the same backup can be taken again
     archive     the database opens and goes on archiving; a restore to `latest` from the archive gives every commit

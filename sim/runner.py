@@ -21,7 +21,8 @@ from sim.disk import DiskFaults
 from sim.engine_session import EngineSession, SimDatabase, read_state
 from sim.faults_plan import Outage, Plan, Strike, draw, fates_of
 from sim.kernel import Livelock
-from sim.oracle import Oracle, Violation, Work
+from sim.oracle import Oracle, Violation
+from sim.probe import probe_write
 from sim.rand import Stream
 from sim.scenario import Scenario
 from sim.sql_session import Server, SqlClient
@@ -390,23 +391,7 @@ class Run:
             self.fault_ns = -1
 
     async def _probe_write(self, db: SimDatabase) -> None:
-        definition = db.catalog.table(PROBE)
-        if definition is None:
-            raise Violation("the probe's table is gone")
-        access = db.rows.table(definition)
-        db.log.admit()
-        txn = db.begin()
-        key = access.key_of([1])
-        payload = None if key is None else await db.rows.lock_row(txn, definition, key)
-        if key is None or payload is None:
-            raise Violation("the probe's row is gone")
-        _, value = access.row.decode(payload)
-        if value != self.probe_value:
-            raise Violation(f"the probe's row is {value}, acknowledged was {self.probe_value}")
-        await db.rows.update(txn, definition, key, payload, [1, value + 1])
-        self.oracle.by_txn[txn.id] = Work(0, True, outcome="committing")
-        await txn.commit()
-        self.probe_value = value + 1
+        self.probe_value = await probe_write(db, self.oracle.by_txn, self.probe_value)
 
     # -- Clients
 

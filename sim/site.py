@@ -25,7 +25,8 @@ from sim.disk import DeviceProfile, DiskFaults
 from sim.engine_session import EngineSession, read_state
 from sim.history import HistoryDatabase
 from sim.kernel import Livelock
-from sim.oracle import Violation, Work, differences
+from sim.oracle import Violation, differences
+from sim.probe import probe_write
 from sim.rand import Stream, derive
 from sim.scenario import Scenario, Workload
 from sim.store import Bucket
@@ -441,21 +442,7 @@ class Site:
         raise Violation("the disk has space again, but writes are still refused")
 
     async def _probe_write(self) -> None:
-        db = self.db
-        definition = db.catalog.table(PROBE)
-        if definition is None:
-            raise Violation("the probe's table is gone")
-        access = db.rows.table(definition)
-        db.log.admit()
-        txn = db.begin()
-        key = access.key_of([1])
-        payload = None if key is None else await db.rows.lock_row(txn, definition, key)
-        if key is None or payload is None:
-            raise Violation("the probe's row is gone")
-        _, value = access.row.decode(payload)
-        await db.rows.update(txn, definition, key, payload, [1, value + 1])
-        self.recorder.by_txn[txn.id] = Work(0, True, outcome="committing")
-        await txn.commit()
+        await probe_write(self.db, self.recorder.by_txn)
         self.recorder.last_ack_ns = self.world.now_ns
 
     # -- Helpers

@@ -116,3 +116,25 @@ def psql() -> str:
     if found is None:
         pytest.skip("psql is not installed (Debian: postgresql-client)")
     return found
+
+
+@pytest.fixture(scope="session")
+def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """Object stores on this machine, by scheme: started when first asked for; what cannot be had is a skip with the reason."""
+    from tools.harness.emulators import Emulator, Unavailable, start_azure, start_google, start_s3
+
+    started: dict[str, Emulator] = {}
+    directory = tmp_path_factory.mktemp("emulators")
+
+    def start(kind: str) -> Emulator:
+        if kind not in started:
+            makers = {"s3": start_s3, "gs": start_google, "az": lambda: start_azure(directory)}
+            try:
+                started[kind] = makers[kind]()
+            except Unavailable as reason:
+                pytest.skip(str(reason))
+        return started[kind]
+
+    yield start
+    for emulator in started.values():
+        emulator.stop()

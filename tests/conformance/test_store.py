@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from thunderdb.base.errors import ConfigError, StorageError
 from thunderdb.runtime.inline import InlineWorld
 from thunderdb.runtime.ports import ObjectStore
 from thunderdb.runtime.real_ports import run_real
-from tools.harness.emulators import Emulator, Unavailable, start_azure, start_google, start_s3
+from tools.harness.emulators import Emulator
 
 REMOTE = ("s3", "az", "gs")
 _prefixes = itertools.count(1)
@@ -60,26 +60,6 @@ class StoreWorld:
             return simulated.run(harness(), limit_ns=3600 * 10**9)
         finally:
             simulated.close()
-
-
-@pytest.fixture(scope="module")
-def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Emulator]]:
-    """Started when first asked for, one of a kind."""
-    started: dict[str, Emulator] = {}
-    directory = tmp_path_factory.mktemp("emulators")
-
-    def start(kind: str) -> Emulator:
-        if kind not in started:
-            makers = {"s3": start_s3, "gs": start_google, "az": lambda: start_azure(directory)}
-            try:
-                started[kind] = makers[kind]()
-            except Unavailable as reason:
-                pytest.skip(str(reason))
-        return started[kind]
-
-    yield start
-    for emulator in started.values():
-        emulator.stop()
 
 
 @pytest.fixture(params=["inline", "disk", "sim-disk:1", "sim-store", *REMOTE])

@@ -18,6 +18,7 @@ from typing import Any
 
 from thunderdb.base.errors import Corruption
 from thunderdb.runtime.ports import Disk, Random
+from thunderdb.runtime.replace import replace_file
 
 IDENTITY_FILE = "identity"
 ARCHIVED_FILE = "archived"
@@ -107,11 +108,4 @@ async def _read(disk: Disk, path: str) -> dict[str, Any] | None:
 
 
 async def _write(disk: Disk, directory: str, name: str, content: dict[str, Any]) -> None:
-    temporary = f"{directory}/.{name}.tmp"
-    file = await disk.open(temporary, create=True)
-    await file.truncate(0)
-    await file.write(0, json.dumps(content).encode() + b"\n")
-    await file.sync()
-    await file.close()
-    await disk.rename(temporary, f"{directory}/{name}")
-    await disk.sync_dir(directory)
+    await replace_file(disk, directory, name, json.dumps(content).encode() + b"\n")

@@ -28,13 +28,14 @@ from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.engine.database import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, RESTORE_MARKER
 from thunderdb.runtime.ports import Disk
+from thunderdb.runtime.replace import replace_file, temporary_name
 from thunderdb.storage.control import ControlState, DatabaseState
 from thunderdb.storage.written import written_file_names
 
 MARKER_FILE = RESTORE_MARKER
 MARKER_VERSION = 1
 DONE_FILE = "restored.json"
-_HARMLESS = frozenset((LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, f".{MARKER_FILE}.tmp"))
+_HARMLESS = frozenset((LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, temporary_name(MARKER_FILE)))
 _AT_REST = (DatabaseState.BACKUP, DatabaseState.CLEAN)
 _COMPARE_BYTES = 1 << 20
 
@@ -121,14 +122,7 @@ async def _done(disk: Disk, data_dir: str, request: tuple[str, str, str, bool]) 
 
 
 async def _write(disk: Disk, data_dir: str, name: str, content: dict[str, Any]) -> None:
-    temporary = f"{data_dir}/.{name}.tmp"
-    file = await disk.open(temporary, create=True)
-    await file.truncate(0)
-    await file.write(0, json.dumps(content).encode() + b"\n")
-    await file.sync()
-    await file.close()
-    await disk.rename(temporary, f"{data_dir}/{name}")
-    await disk.sync_dir(data_dir)
+    await replace_file(disk, data_dir, name, json.dumps(content).encode() + b"\n")
 
 
 async def names_in(disk: Disk, directory: str) -> list[str]:

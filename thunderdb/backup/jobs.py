@@ -30,6 +30,7 @@ from thunderdb.base.errors import InvariantViolated, NodeStopped, Refused, Thund
 from thunderdb.base.ids import format_lsn
 from thunderdb.engine.database import Database
 from thunderdb.runtime.ports import Ports
+from thunderdb.runtime.replace import replace_file
 from thunderdb.runtime.sync import Task
 
 JOBS_FILE = "backups.json"
@@ -348,19 +349,8 @@ class BackupJobs:
     async def _save(self) -> None:
         """Write backups.json anew. Durable when: it returns. Crash: it is as before."""
         self._forget()
-        disk, temporary = self.ports.disk, f"{self.config.data_dir}/.{JOBS_FILE}.tmp"
         data = json.dumps({"version": VERSION, "jobs": [asdict(job) for job in self._jobs.values()]}, indent=1).encode()
-        file = await disk.open(temporary, create=True)
-        try:
-            await file.truncate(0)
-            await file.write(0, data)
-            await file.sync()
-        except Exception:
-            await file.close()
-            raise
-        await file.close()
-        await disk.rename(temporary, self.path)
-        await disk.sync_dir(self.config.data_dir)
+        await replace_file(self.ports.disk, self.config.data_dir, JOBS_FILE, data)
 
     def _forget(self) -> None:
         """J3."""
