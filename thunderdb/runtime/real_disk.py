@@ -1,9 +1,9 @@
 """`Disk` on a POSIX file system.
 
-R1. Reads of cached data and small writes run inline; what may block for long (fsync, uncached reads, whatever is large) runs in
-    a thread, so that the loop keeps serving.
+R1. Reads of cached data and small writes run inline; what may block for long (uncached reads, whatever is large) runs in a
+    thread, fdatasync in the kernel's own (real_uring.py), so that the loop keeps serving.
 R2. A failed fsync raises SyncFailed whatever its errno: the operating system may have marked the pages clean (W4).
-R3. A descriptor is closed only after every thread that still uses it has finished.
+R3. A descriptor is closed only after every thread and every sync that still uses it has finished.
 R4. Names made by `make_dirs` are durable when it returns, also those that a killed process had made but not synced.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from thunderdb.base.errors import DiskFull, Refused, StorageError, SyncFailed
 from thunderdb.runtime.real_offload import Threads
 from thunderdb.runtime.real_tasks import AsyncioScheduler
+from thunderdb.runtime.real_uring import SyncRing, open_ring
 from thunderdb.runtime.sync import Future
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class RealFile:
         fd = self._descriptor()
         self._in_threads += 1
         try:
-            await self._disk.threads.submit(os.fdatasync, fd)
+            await self._disk.fdatasync(fd)
         except OSError as error:
             raise SyncFailed(f"cannot sync {self.path}: {error.strerror}") from error
         finally:
@@ -179,6 +180,18 @@ class RealDisk:
         self.threads = Threads(scheduler, workers, "disk")
         self.nowait_reads = hasattr(os, "RWF_NOWAIT")
         self.scratch = bytearray(SCRATCH_BYTES)  # what is read at once goes through here: fresh memory costs more than the read
+        self._ring: SyncRing | None = None
+        self._ring_tried = False
+
+    def fdatasync(self, fd: int) -> Future[None]:
+        """Have a file's data made durable: by the kernel's own workers, or by a thread where it does not lend them."""
+        if not self._ring_tried:
+            self._ring_tried = True
+            self._ring = open_ring(self.scheduler)
+        ring = self._ring
+        if ring is None or ring.full:
+            return self.threads.submit(os.fdatasync, fd)
+        return ring.fdatasync(fd)
 
     async def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> RealFile:
         flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
@@ -268,6 +281,9 @@ class RealDisk:
         return RealLock(fd)
 
     def close(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
         self.threads.close()
 
 

@@ -1,0 +1,129 @@
+"""fdatasync through io_uring: each request is answered once, with its own outcome; without io_uring threads do it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thunderdb.base.errors import SyncFailed
+from thunderdb.runtime import real_disk
+from thunderdb.runtime.real_ports import run_real
+from thunderdb.runtime.real_uring import ENTRIES, SyncRing, open_ring
+
+
+def with_ring(tmp_path: Path, body: Any) -> Any:
+    async def main(ports: Any) -> Any:
+        ring = open_ring(ports.scheduler)
+        if ring is None:
+            pytest.skip("this system lends no io_uring")
+        fd = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
+        try:
+            return await body(ring, fd)
+        finally:
+            os.close(fd)
+            ring.close()
+
+    return run_real(main)
+
+
+def test_every_request_is_answered_however_often_the_rings_go_round(tmp_path: Path) -> None:
+    async def body(ring: SyncRing, fd: int) -> int:
+        answered = 0
+        for _ in range(3 * ENTRIES):
+            futures = [ring.fdatasync(fd) for _ in range(5)]
+            for future in futures:
+                await future
+                answered += 1
+        return answered
+
+    assert with_ring(tmp_path, body) == 15 * ENTRIES
+
+
+def test_each_outcome_reaches_its_own_future(tmp_path: Path) -> None:
+    async def body(ring: SyncRing, fd: int) -> list[int]:
+        reading, writing = os.pipe()
+        closed = os.dup(fd)
+        os.close(closed)
+        found = []
+        for future in [ring.fdatasync(number) for number in (fd, reading, fd, closed, fd)]:
+            try:
+                await future
+                found.append(0)
+            except OSError as error:
+                found.append(error.errno or -1)
+        os.close(reading)
+        os.close(writing)
+        return found
+
+    assert with_ring(tmp_path, body) == [0, errno.EINVAL, 0, errno.EBADF, 0]
+
+
+def test_a_full_ring_leaves_the_rest_to_threads(tmp_path: Path) -> None:
+    async def main(ports: Any) -> tuple[int, int]:
+        files = [await ports.disk.open(str(tmp_path / str(number)), create=True) for number in range(ENTRIES + 3)]
+        by_thread = []
+        submit = ports.disk.threads.submit
+        ports.disk.threads.submit = lambda *args: by_thread.append(args) or submit(*args)
+        syncs = [ports.tasks.spawn(file.sync()) for file in files]
+        for sync in syncs:
+            await sync
+        for file in files:
+            await file.close()
+        if ports.disk._ring is None:
+            pytest.skip("this system lends no io_uring")
+        return len(by_thread), sum(sync.error() is None for sync in syncs)
+
+    assert run_real(main) == (3, ENTRIES + 3)
+
+
+def test_a_sync_that_fails_in_the_ring_is_sync_failed(tmp_path: Path) -> None:
+    async def main(ports: Any) -> str:
+        os.mkfifo(tmp_path / "pipe")
+        file = await ports.disk.open(str(tmp_path / "pipe"))
+        with pytest.raises(SyncFailed, match="cannot sync .*pipe: Invalid argument") as caught:
+            await file.sync()
+        await file.close()
+        return str(caught.value)
+
+    assert "pipe" in run_real(main)
+
+
+def test_without_io_uring_threads_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fdatasync
+    monkeypatch.setattr(real_disk, "open_ring", lambda scheduler: None)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(fd) or real(fd))
+
+    async def main(ports: Any) -> None:
+        file = await ports.disk.open(str(tmp_path / "f"), create=True)
+        await file.sync()
+        await file.close()
+
+    run_real(main)
+    assert len(synced) == 1
+
+
+def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
+    async def body(ring: SyncRing, fd: int) -> None:
+        await ring.fdatasync(fd)
+
+    with_ring(tmp_path, body)
+    before = len(os.listdir("/proc/self/fd"))
+    with_ring(tmp_path, body)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_system_call_that_is_refused_means_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: SyncRing, *args: object) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(SyncRing, "_call", refused)
+
+    async def main(ports: Any) -> object:
+        return open_ring(ports.scheduler)
+
+    assert run_real(main) is None
