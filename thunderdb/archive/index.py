@@ -3,6 +3,8 @@
 X1. An index is what a listing showed at one moment; a segment that is closed in it stands before its partial one.
 X2. A partial segment may be torn at its end (it is appended in place): its reader takes the records that are whole.
 X3. A gap is a number that is missing between two that are there; it is shown, never passed over.
+X4. The database may be at work meanwhile: what was listed may be gone by now (a partial segment that became a closed one), and
+    what is there may not have been. A segment is missing only if a listing of now does not have it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
 from thunderdb.wal.timeline import history_name, parse_history_name
 
 COMPLETE_VERSION = 1
+_LOOKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +185,11 @@ class StoreSource:
         return self._index
 
     async def segment(self, timeline: int, number: int) -> bytes | None:
-        for fresh in (False, True):  # what was listed may be gone, and what is there may not have been
-            index = await self.index(fresh)
+        for look in range(_LOOKS):  # X4
+            index = await self.index(fresh=look > 0)
             entry = index.segments.get((timeline, number))
+            if entry is None and look > 0:
+                return None
             if entry is None:
                 continue
             try:

@@ -171,12 +171,25 @@ class LineReader:
         """What comes behind a piece; None where the log ends."""
         lsn, owner = piece.end_lsn, self.line.owner(piece.end_lsn)
         self._trouble = ""
-        if piece.closed:
+        if not piece.closed:
+            return await self._gap(piece, piece.number, lsn, owner)
+        gap: Gap | None = None
+        for again in (False, True):
+            if again:
+                await self._look_again()
             found = await self._best(piece.number + 1, lsn, piece.checksum, owner)
             if found is not None:
                 return found
-        number = piece.number + 1 if piece.closed else piece.number
-        return await self._gap(piece, number, lsn, owner)
+            gap = await self._gap(piece, piece.number + 1, lsn, owner)
+            if gap is None or self._trouble:
+                break
+        return gap
+
+    async def _look_again(self) -> None:
+        """What told of later log was read after the listing that did not have this segment: it may have come in between."""
+        for source in self._sources:
+            if isinstance(source, StoreSource):
+                await source.index(fresh=True)
 
     async def _gap(self, piece: Piece, number: int, lsn: int, owner: int) -> Gap | None:
         """L3: segment `number` is missing, or breaks off at `lsn`."""
