@@ -8,8 +8,9 @@ import pytest
 
 from sim.engine_session import SimDatabase
 from sim.fates import NoneLanded
+from sim.store import StoreFaults
 from sim.world import NodeDied, SimNode, World
-from tests.sim.archiving import MS, Story
+from tests.sim.archiving import MS, SECOND_NS, Story
 from thunderdb.archive.archiver import Archiver
 from thunderdb.base.events import Events
 
@@ -134,6 +135,35 @@ def test_a_kill_at_every_moment_of_a_push_loses_nothing(kind: str) -> None:
     moments = [(1 + 12 * step) * MS for step in range(26)]
     struck = [Push(kind, False, after_ns=moment).run().struck for moment in moments]  # type: ignore[attr-defined]
     assert struck[0] and not struck[-1]
+
+
+class SetBack(Story):
+    """A quiet database; it is killed, its clock is set back, and the archive does not answer when it starts again (V5)."""
+
+    async def _main(self) -> None:
+        await self._open()
+        await self._call(self._work(0))
+        await self._sleep(self.chance.between(1000, 30_000) * MS)
+        self._claim()
+        self.node.crash(power=self.chance.random() < 0.5)
+        self.world.bury()
+        self.node.clock.jump(-self.chance.between(1, 7200) * SECOND_NS)
+        self.world.store.faults = StoreFaults(down=True)
+        self.node.restart()
+        self.db = await self._call(SimDatabase.open(self.node.ports, self.config, Events()))
+        archiver = await self._call(Archiver.open(self.db, self.config, self.node.ports, Events()))
+        assert archiver is not None
+        self.archiver = archiver
+        for _ in range(3):
+            await self._call(self._work(0))
+        self._heal()
+        await self._call(self.archiver.wait_archived(self.db.log.flushed_lsn))
+        await self._check_all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_note_holds_though_the_clock_is_set_back_and_the_archive_is_out_of_reach(seed: int) -> None:
+    assert SetBack(seed, "store").run().notes
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -20,8 +20,8 @@ from typing import Any
 from thunderdb.archive.cipher import load_cipher
 from thunderdb.archive.closing import NewLog
 from thunderdb.archive.identity import Archived, Identity, own_identity, write_archived
-from thunderdb.archive.index import Complete
 from thunderdb.archive.ledger import Ledger
+from thunderdb.archive.notes import Notes
 from thunderdb.archive.place import make_target
 from thunderdb.archive.start import Entrance, scan_segment
 from thunderdb.archive.status import ArchiveStatus
@@ -40,7 +40,6 @@ SECOND_NS = 1_000_000_000
 FIRST_BACKOFF_NS = SECOND_NS
 LAST_BACKOFF_NS = 60 * SECOND_NS
 STOP_NS = 5 * SECOND_NS
-IDLE_NOTE_NS = 10 * SECOND_NS
 FLUSH_NS = SECOND_NS
 NOTED_NS = SECOND_NS
 RELIST_NS = 3600 * SECOND_NS
@@ -69,12 +68,13 @@ class Archiver:
         self._task: Task[None] | None = None
         self._new_log = NewLog(db.ports.disk, db.log)
         self._checkpointed = False
+        self._notes = Notes(db, target, self.ledger, self._flush, self._promise)
         self._began = False
+        self._remembered = 0
         self._refused = ""
         self._attempt = 0
         self._last_error = ""
         self._tail_ns = 0
-        self._noted_ns = 0
         self._listed_ns = 0
         self._segment_waiters: list[tuple[int, Future[None]]] = []
         self._lsn_waiters: list[tuple[int, Future[None]]] = []
@@ -93,10 +93,9 @@ class Archiver:
         archiver = cls(db, make_target(ports, config, await load_cipher(ports, config)), NOBODY)
         try:
             await archiver._identify()
+            await archiver._keep_promise()
         except (ThunderError, OSError):
             pass  # it is tried again, loudly, and meanwhile nothing is written
-        else:
-            await archiver._keep_promise()
         archiver.start()
         return archiver
 
@@ -105,15 +104,20 @@ class Archiver:
             self.identity = await own_identity(self.db.ports.disk, self._config.data_dir, self.db.ports.random)
 
     async def _keep_promise(self) -> None:
-        """Commits must be after what an earlier life noted, even if the clock was set back meanwhile; it usually was not."""
+        """Commits must be after what an earlier life noted, even if the clock was set back meanwhile; it usually was not.
+
+        What is remembered here says so (identity.I4); the archive is asked as well, for that memory may be lost.
+        """
         if self.identity.no_archive:
             return
+        remembered = await self.ledger.remembered()
+        self.db.manager.order.not_before(self.ledger.promised_us)
         reading = self._tasks.spawn(self.target.noted(self.timeline), "archive.noted")
         try:
             complete = await self._tasks.wait_for(reading, NOTED_NS)
         except (ThunderError, OSError, TimeoutError):
             return
-        if complete is not None and (await self.ledger.remembered()) is not None:
+        if complete is not None and remembered is not None:
             self.db.manager.order.not_before(complete.time_us)
 
     def start(self) -> None:
@@ -250,7 +254,11 @@ class Archiver:
         self._began = True
 
     async def _remember(self, number: int) -> None:
+        self._remembered = number
         await write_archived(self.db.ports.disk, self._config.data_dir, self.ledger.memory(number))
+
+    async def _promise(self) -> None:
+        await self._remember(self._remembered)
 
     async def _step(self, stopping: bool) -> None:
         if stopping:
@@ -265,7 +273,7 @@ class Archiver:
                 await self._ship_closed()
         if self.target.has_tail:
             await self._ship_tail(stopping)
-            await self._note()
+            await self._notes.make()
         await self._list_again()
 
     async def _list_again(self) -> None:
@@ -385,17 +393,6 @@ class Archiver:
         await file.close()
         ledger.tail_shipped(flushed_lsn, sent)
         self._release(self._lsn_waiters, self.archived_lsn)
-
-    async def _note(self) -> None:
-        """Say up to when the archive is complete: after each push, and now and then when nothing is written."""
-        ledger, covered, now_ns = self.ledger, self.ledger.covered, self._clock.monotonic_ns()
-        if covered.time_us <= ledger.noted.time_us or covered.lsn > self.archived_lsn:
-            return
-        if covered.lsn == ledger.noted.lsn and now_ns - self._noted_ns < IDLE_NOTE_NS:
-            return
-        complete = Complete(covered.lsn, covered.time_us, self.log.newest_segment)
-        await self.target.note(self.timeline, complete)
-        ledger.noted, self._noted_ns = complete, now_ns
 
     # -- Trouble
 

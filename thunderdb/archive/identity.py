@@ -1,13 +1,16 @@
 """Who writes: the instance's identity, and what it remembers of its archive. Two small files in data_dir.
 
     identity    {"version": 1, "instance": 32 hex digits, "no_archive": bool}
-    archived    {"version": 1, "place": …, "timeline": …, "number": …, "history": bool, "size_bytes": …, "time_us": …}
+    archived    {"version": 1, "place": …, "timeline": …, "number": …, "history": bool, "size_bytes": …, "time_us": …,
+                 "noted_us": …}
 
 I1. The identity is durable before anything is claimed with it. It is part of no backup; a restore makes a new one. So of two
     databases from one backup only one owns a timeline.
 I2. With `no_archive` the database is a drill: it archives nothing, whatever its configuration says.
 I3. `archived` is a memory, not a proof: it tells an archive that was emptied (or not mounted) from a new one, and is all there
     is to know about a command that archives without one that reads back.
+I4. No note in an archive says "complete up to T" before a commit later than T is in the log, or T is in `noted_us`: so a start
+    knows what was promised, even if its clock was set back and the archive is out of reach.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """The newest segment of `timeline` that was archived at `place`, 0 for none; how much that is in all, and when it was."""
+    """The newest segment of `timeline` that was archived at `place`, 0 for none; how much that is in all, and when it was.
+
+    `noted_us`: up to when some archive was said to be complete (I4), as an order time.
+    """
 
     place: str
     timeline: int
@@ -45,6 +51,7 @@ class Archived:
     history: bool = False
     size_bytes: int = 0
     time_us: int = 0
+    noted_us: int = 0
 
 
 def new_identity(random: Random, no_archive: bool = False) -> Identity:
@@ -83,7 +90,7 @@ async def read_archived(disk: Disk, data_dir: str) -> Archived | None:
         found = await _read(disk, f"{data_dir}/{ARCHIVED_FILE}")
         return None if found is None else Archived(
             str(found["place"]), int(found["timeline"]), int(found["number"]), bool(found["history"]),
-            int(found.get("size_bytes", 0)), int(found.get("time_us", 0)),
+            int(found.get("size_bytes", 0)), int(found.get("time_us", 0)), int(found.get("noted_us", 0)),
         )  # fmt: skip
     except (Corruption, KeyError, ValueError, TypeError):
         return None  # I3: it is a memory, and the archive itself is looked at anyway

@@ -29,6 +29,7 @@ class Ledger:
         self.stale: dict[int, str] = {}  # keys of partial segments by number
         self.shipped = 0  # segments up to this one were compared with their copy in this life
         self.noted = Complete(0, 0, 0)
+        self.promised_us = 0  # identity.I4
         self._gaps: tuple[Gap, ...] = ()
         self._last_segment = ""
         self._last_time_us = 0
@@ -64,6 +65,8 @@ class Ledger:
     async def remembered(self) -> Archived | None:
         """What was archived at this place in earlier lives, as far as it was written down."""
         found = await read_archived(self.db.ports.disk, self.db.config.data_dir)
+        if found is not None:
+            self.promised_us = max(self.promised_us, found.noted_us)  # wherever that was
         return found if found is not None and found.place == self.target.place else None
 
     async def begin(self) -> None:
@@ -85,7 +88,9 @@ class Ledger:
 
     def memory(self, number: int) -> Archived:
         """What to write down for the next life."""
-        return Archived(self.target.place, self.timeline, number, True, self._total_bytes, self._last_time_us)
+        return Archived(
+            self.target.place, self.timeline, number, True, self._total_bytes, self._last_time_us, self.promised_us
+        )  # fmt: skip
 
     def take_over(self, index: ArchiveIndex) -> None:
         """What the archive shows at the start."""
