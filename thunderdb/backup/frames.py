@@ -13,12 +13,13 @@ E2. The digest is over the stored bytes, so that a backup can be checked without
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from backports import zstd
 from xxhash import xxh3_128
 
+from thunderdb.archive.directory import HOLE_BYTES, all_zeros
 from thunderdb.backup.manifest import FileEntry
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.runtime.ports import Ports, StoreWriter
@@ -26,9 +27,11 @@ from thunderdb.runtime.sync import Task
 
 FRAME_BYTES = 4 << 20
 READ_BYTES = 1 << 20
+PLAIN_READ_BYTES = 2 << 20
 LEVEL = 1
 IN_FLIGHT = 2
 COMPRESSED, ENCRYPTED = ".zst", ".enc"
+ZEROS = bytes(FRAME_BYTES)
 
 
 class FileSealer(Protocol):
@@ -82,6 +85,7 @@ class FrameWriter:
         self._sealer = None if cipher is None else cipher.sealer(self.path)
         self._on_written = on_written
         self._digest = xxh3_128()
+        self._zeros: list[tuple[int, int]] = []
         self._held: bytes | None = None  # a sealed object's last chunk is known as such only at the end
         self._running: deque[Task[bytes]] = deque()
 
@@ -109,7 +113,7 @@ class FrameWriter:
         if self._sealer is not None:
             await self._out(await self._ports.offload.run(self._sealer.chunk, self._held or b"", True))
         await self._writer.close()
-        return FileEntry(self.path, self.size, self.raw_size, self._digest.hexdigest(), pages)
+        return FileEntry(self.path, self.size, self.raw_size, self._digest.hexdigest(), pages, tuple(self._zeros))
 
     async def abort(self) -> None:
         """Give up: leave nothing running and nothing open."""
@@ -127,15 +131,25 @@ class FrameWriter:
 
     async def _out(self, data: bytes) -> None:
         self._digest.update(data)
+        if len(data) >= HOLE_BYTES and self.raw_size >= self.size and not (self._compress or self._sealer) and all_zeros(data):
+            joins = bool(self._zeros) and self._zeros[-1][1] == self.size
+            start = self._zeros.pop()[0] if joins else self.size
+            self._zeros.append((start, self.size + len(data)))
         self.size += len(data)
         await self._writer.write(data)
         self._on_written(len(data))
 
 
 class FrameReader:
-    """Decodes one file. `digest` and `size` are of the stored bytes read so far, so of all of them at the end."""
+    """Decodes one file. `digest` and `size` are of the stored bytes read so far, so of all of them at the end.
 
-    def __init__(self, ports: Ports, read: Read, path: str, stored_size: int, cipher: FileCipher | None) -> None:
+    `zeros` are stretches of a file stored plain that need not be read: the manifest says what is in them.
+    """
+
+    def __init__(
+        self, ports: Ports, read: Read, path: str, stored_size: int, cipher: FileCipher | None,
+        zeros: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
         _plain, self._compressed, encrypted = parse_stored_name(path)
         if encrypted and cipher is None:
             raise Refused(f"{path} is encrypted", "Name its key with backup_key_file or backup_key_command in [backup].")
@@ -149,6 +163,7 @@ class FrameReader:
         self._digest = xxh3_128()
         self._decompressor: zstd.ZstdDecompressor | None = None
         self._ended = False
+        self._zeros = deque(zeros)
 
     @property
     def digest(self) -> str:
@@ -157,7 +172,7 @@ class FrameReader:
     async def next(self) -> bytes:
         """The next raw bytes; empty at the end. Raises: Corruption naming the file; Refused for a wrong key; StorageError."""
         while self.size < self._stored_size:
-            data = await self._read(self.size, min(READ_BYTES, self._stored_size - self.size))
+            data = await self._stored()
             if not data:
                 raise Corruption(f"{self.path}: it ends after {self.size} of {self._stored_size} bytes")
             self._digest.update(data)
@@ -174,6 +189,22 @@ class FrameReader:
             if self._decompressor is not None and not self._decompressor.eof:
                 raise Corruption(f"{self.path}: its last frame is not complete")
         return b""
+
+    async def _stored(self) -> bytes:
+        """The next stored bytes; those that are known to be zeros are not read."""
+        count = self._stored_size - self.size
+        if self._zeros:
+            start, end = self._zeros[0]
+            if self.size == start:
+                count = min(count, end - start, FRAME_BYTES)
+                if start + count >= end:
+                    self._zeros.popleft()
+                else:
+                    self._zeros[0] = (start + count, end)
+                return ZEROS if count == FRAME_BYTES else ZEROS[:count]
+            count = min(count, start - self.size)
+        plain = not self._compressed and self._opener is None
+        return await self._read(self.size, min(PLAIN_READ_BYTES if plain else READ_BYTES, count))
 
     async def skim(self) -> None:
         """Read what is left for the digest alone, whatever it decodes to."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from xxhash import xxh3_64_intdigest, xxh3_128
 
+from thunderdb.archive.directory import all_zeros
 from thunderdb.backup.frames import parse_stored_name
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, INCREMENTAL_SUFFIX, check_header
 from thunderdb.backup.inflight import InFlight
@@ -188,6 +189,8 @@ def check_pages(data: bytes, page_size: int, first_page: int, path: str, check: 
 
     Raises: Corruption naming the first page that is not what was written, if that is to be checked.
     """
+    if all_zeros(data):
+        return []
     view, zeros = memoryview(data), bytes(page_size)
     digest, unpack = xxh3_64_intdigest, PAGE_HEADER.unpack_from
     runs: list[tuple[int, int]] = []

@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
@@ -41,13 +42,18 @@ _LSN_FIELDS = ("checkpoint_lsn", "redo_lsn", "keep_lsn", "start_lsn", "end_lsn")
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file: `size` bytes as stored, `raw_size` decoded; `pages` in it, if it holds pages."""
+    """One file: `size` bytes as stored, `raw_size` decoded; `pages` in it, if it holds pages.
+
+    `zeros`: where longer stretches of zeros lie in a file that is stored plain, as (start, end) in bytes. A reader may leave
+    them out; the digest covers them like everything else.
+    """
 
     path: str
     size: int
     raw_size: int
     xxh3_128: str
     pages: int | None = None
+    zeros: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +195,12 @@ def _document(manifest: Manifest) -> dict[str, Any]:
 
 
 def _file_document(entry: FileEntry) -> dict[str, Any]:
-    document = {"path": entry.path, "size": entry.size, "raw_size": entry.raw_size, "xxh3_128": entry.xxh3_128}
-    return document if entry.pages is None else {**document, "pages": entry.pages}
+    document: dict[str, Any] = {"path": entry.path, "size": entry.size, "raw_size": entry.raw_size, "xxh3_128": entry.xxh3_128}
+    if entry.pages is not None:
+        document["pages"] = entry.pages
+    if entry.zeros:
+        document["zeros"] = [list(stretch) for stretch in entry.zeros]
+    return document
 
 
 class _Fields:
@@ -287,6 +297,7 @@ def _file(document: Any, where: str) -> FileEntry:
     entry = FileEntry(
         path, source.take("size", _count), source.take("raw_size", _count), source.take("xxh3_128", _matching(_DIGEST)),
         source.take("pages", _count) if source.has("pages") else None,
+        source.take("zeros", _stretches) if source.has("zeros") else (),
     )  # fmt: skip
     source.end()
     return entry
@@ -296,6 +307,13 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is not a number from 0 up")
     return value
+
+
+def _stretches(value: Any) -> tuple[tuple[int, int], ...]:
+    found = tuple((_count(start), _count(end)) for start, end in value)
+    if not found or any(start >= end for start, end in found) or any(a[1] >= b[0] for a, b in pairwise(found)):
+        raise ValueError(f"{value!r} are not stretches of a file, in order and apart")
+    return found
 
 
 def _switch(value: Any) -> bool:

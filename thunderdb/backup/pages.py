@@ -7,6 +7,8 @@ not in memory) is taken in its place and written back.
 G1. A page is taken only if its checksum, its number and the LSN that it was last seen or written with (lost writes) are right.
 G2. Zeros are taken for a page only where the space map says that nobody owns it. An unreadable page that nobody owns is taken
     as zeros too: its next owner begins with a full image.
+G4. A page that nobody owns, and that no log from the checkpoint's redo_lsn on changes, is taken as zeros without being read:
+    its next owner begins with a full image, so whatever a redo needs of it lies in the log.
 G3. A page that cannot be had fails the backup, which names the page and its file.
 """
 
@@ -77,10 +79,11 @@ def owned(page_no: int, page_size: int, bit: Callable[[int], bool]) -> bool:
 
 
 class PageReader:
-    """Verified pages of an open database."""
+    """Verified pages of an open database, for a backup whose redo begins at `redo_lsn`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, redo_lsn: int = 0) -> None:
         self._db = db
+        self._redo_lsn = redo_lsn
         self.repaired = 0
         self.read_again = 0
 
@@ -88,6 +91,36 @@ class PageReader:
         """Up to `count` pages of one file, each as it is on disk now or newer. Raises: Corruption (G3)."""
         files, size = self._db.files, self._db.files.page_size
         count = min(count, files.page_count - page_no, files.pages_per_file - page_no % files.pages_per_file)
+        free = await self._free(page_no, count) if self._redo_lsn else []
+        if len(free) == count:
+            return bytes(count * size)
+        data = await self._read(page_no, count)
+        if not free:
+            return data
+        parts, zeros = bytearray(data), bytes(size)
+        for other in free:
+            parts[(other - page_no) * size : (other - page_no + 1) * size] = zeros
+        return bytes(parts)
+
+    async def _free(self, page_no: int, count: int) -> list[int]:
+        """G4. Which of some pages nobody owns now, but for those with log since `redo_lsn`: redo may begin with them."""
+        size, pool = self._db.files.page_size, self._db.pool
+
+        def operation() -> list[int]:
+            def bit(number: int) -> bool:
+                return is_allocated(pool.get(map_page_of(number, size)), number)
+
+            return [number for number in range(page_no, page_no + count) if not owned(number, size, bit)]
+
+        written = pool.written_lsns
+        return [
+            number
+            for number in await self._db.access.run(operation)
+            if not pool.is_dirty(number) and (number >= len(written) or written[number] < self._redo_lsn)
+        ]
+
+    async def _read(self, page_no: int, count: int) -> bytes:
+        files, size = self._db.files, self._db.files.page_size
         try:
             data = await files.read_pages(page_no, count)
         except PageCorruption:

@@ -46,6 +46,7 @@ class StoredFile:
     size: int
     raw_size: int
     digest: str = ""
+    zeros: tuple[tuple[int, int], ...] = ()
 
     @property
     def plain(self) -> str:
@@ -127,7 +128,7 @@ class BackupSource:
         async def read_range(offset: int, size: int) -> bytes:
             return await self.store.get_range(file.path, offset, size)
 
-        return FrameReader(self.ports, read_range, file.path, file.size, self.cipher)
+        return FrameReader(self.ports, read_range, file.path, file.size, self.cipher, file.zeros)
 
     async def read_head(self, file: StoredFile) -> bytes:
         """Some decoded bytes from the file's beginning, unverified."""
@@ -242,7 +243,7 @@ async def open_backup(ports: Ports, place: str, cipher: Cipher | None) -> Backup
     if manifest.encryption is not None and cipher is None:
         hint = "Name its key with backup_key_file or backup_key_command in [backup]."
         raise Unusable(f"the backup in {place} is encrypted", hint)
-    files = [StoredFile(entry.path, entry.size, entry.raw_size, entry.xxh3_128) for entry in manifest.files]
+    files = [StoredFile(entry.path, entry.size, entry.raw_size, entry.xxh3_128, entry.zeros) for entry in manifest.files]
     source = BackupSource(
         ports, place, store, manifest, ControlState(0, 0, 0, 0), b"", files, cipher, manifest.checkpoint_lsn, manifest.redo_lsn,
         manifest.start_lsn, manifest.end_lsn, manifest.history,

@@ -201,7 +201,7 @@ class Backup:
         db.checkpointer.holds[hold] = start_lsn
         progress.phase = "pages"
         progress.bytes_total = db.files.page_count * db.files.page_size + db.log.next_lsn - start_lsn
-        pages = await self._copy_pages()
+        pages = await self._copy_pages(done.redo_lsn)
         await db.log.flush_all()
         end_lsn, page_count = int(db.log.flushed_lsn), db.files.page_count  # B2, B3
         state = db.control.state
@@ -305,9 +305,9 @@ class Backup:
 
     # -- Parts
 
-    async def _copy_pages(self) -> incremental.PageSink:
+    async def _copy_pages(self, redo_lsn: int) -> incremental.PageSink:
         db = self.db
-        reader = PageReader(db)
+        reader = PageReader(db, redo_lsn)
         since_lsn = None if self.base is None else self.base.redo_lsn
         sink = incremental.PageSink(self, db.files.page_size, db.files.pages_per_file, db.control.state.system_id, since_lsn)
         page_no, chunk = 0, max(1, READ_BYTES // db.files.page_size)
