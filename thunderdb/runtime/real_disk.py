@@ -189,9 +189,12 @@ class RealDisk:
             self._ring_tried = True
             self._ring = open_ring(self.scheduler)
         ring = self._ring
-        if ring is None or ring.full:
-            return self.threads.submit(os.fdatasync, fd)
-        return ring.fdatasync(fd)
+        if ring is not None and not ring.full:
+            try:
+                return ring.fdatasync(fd)
+            except OSError:
+                pass  # the kernel did not take the request (EAGAIN: no memory for it now): nothing was begun, a thread does it
+        return self.threads.submit(os.fdatasync, fd)
 
     async def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> RealFile:
         flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)

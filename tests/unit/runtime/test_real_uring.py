@@ -107,6 +107,30 @@ def test_without_io_uring_threads_sync(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(synced) == 1
 
 
+def test_a_request_that_the_kernel_does_not_take_goes_to_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(fd) or real(fd))
+
+    def busy(self: SyncRing, *args: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def main(ports: Any) -> int:
+        file = await ports.disk.open(str(tmp_path / "f"), create=True)
+        await file.sync()
+        if ports.disk._ring is None:
+            pytest.skip("this system lends no io_uring")
+        call = SyncRing._call
+        monkeypatch.setattr(SyncRing, "_call", busy)
+        await file.sync()
+        monkeypatch.setattr(SyncRing, "_call", call)
+        await file.sync()  # the ring goes on where it was
+        await file.close()
+        return len(synced)
+
+    assert run_real(main) == 1
+
+
 def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
     async def body(ring: SyncRing, fd: int) -> None:
         await ring.fdatasync(fd)
