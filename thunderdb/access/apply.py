@@ -138,8 +138,12 @@ def count_payload(count: int) -> bytes:
 
 
 def image_payload(page: Page, page_size: int) -> bytes:
-    """A compressed full-page image (zstd level 1; raw where that is not smaller)."""
-    raw = encode_page(page, page_size)
+    """A compressed full-page image."""
+    return packed_image(encode_page(page, page_size))
+
+
+def packed_image(raw: bytes) -> bytes:
+    """An encoded page as an IMAGE's payload (zstd level 1; raw where that is not smaller)."""
     packed = _COMPRESSOR.compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
     if len(packed) < len(raw):
         return IMAGE_HEADER.pack(IMAGE_ZSTD, len(raw)) + packed

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thunderdb.access.apply import PageOp, child_append_payload, image_payload
+from thunderdb.access.apply import PageOp, child_append_payload, image_payload, packed_image
 from thunderdb.access.btree import _split, make_inner, max_key_size
 from thunderdb.access.context import Access
 from thunderdb.access.space import allocate
-from thunderdb.storage.page import PAGE_HEADER_SIZE, Page, PageKind, inner_entry_size, leaf_entry_size
+from thunderdb.storage.page import PAGE_HEADER_SIZE, Page, PageKind, encode_page, freeze, inner_entry_size, leaf_entry_size
 from thunderdb.wal.record import RecordKind
 
 BATCH_PAGES = 8
@@ -91,7 +91,9 @@ def _make_pages(
         else:
             page.keys, page.vals = leaf.keys, leaf.vals
             page.used = leaf.used or PAGE_HEADER_SIZE + sum(map(leaf_entry_size, leaf.keys, leaf.vals))
-        images.append((page, PageOp.IMAGE, image_payload(page, access.page_size)))
+        raw = encode_page(page, access.page_size)
+        freeze(page, raw)  # the rows' own objects go at once: what was built from them would else be scattered among them
+        images.append((page, PageOp.IMAGE, packed_image(raw)))
     return images
 
 

@@ -65,6 +65,8 @@ RESTORE_MARKER = "restore.json"
 FIRST_PAGES = 64
 LOST_AND_FOUND = "lost+found"
 """What an empty ext4 file system holds: a directory that is a mount point is as empty as one that is not."""
+LEAST_RECENT_LOG = 1 << 20
+"""So many bytes of durable log stay in memory at least, for rollbacks and old row versions; a 16th of the pool otherwise."""
 SNAPSHOT_LOG_FACTOR = 4
 """A snapshot may hold back this many times max_wal_size of log before it becomes too old."""
 
@@ -102,7 +104,8 @@ class Database:
         self.log = self.log_writer(
             tasks, ports.clock, ports.disk, config.wal_dir, events,
             segment_size=config.wal_segment_size, system_id=state.system_id, timeline=state.timeline,
-            buffer_size=config.wal_buffer_size, recent_size=config.wal_buffer_size,
+            buffer_size=config.wal_buffer_size,
+            recent_size=min(config.wal_buffer_size, max(LEAST_RECENT_LOG, config.buffer_pool_size // 16)),
             on_new_segment=self._on_new_segment, on_fatal=self._fatal,
         )  # fmt: skip
         self.pool = BufferPool(tasks, self.files, config.buffer_pool_size, state.page_size, self.log, events)

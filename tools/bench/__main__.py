@@ -65,10 +65,10 @@ def measure(options: argparse.Namespace, names: list[str], work: Path) -> list[R
             )  # fmt: skip
         )
     if "restart" in options.only:
-        for transactions in (4_000,) if quick else options.transactions:
-            scale = options.scale or (5 if quick else 100)
-            systems = makers(names, restart.FAR_APART)
-            take(restart.restarts(systems, work, scale=scale, transactions=transactions, rounds=options.rounds))
+        scale = options.scale or (5 if quick else 100)
+        counts = [2_000, 4_000] if quick else options.transactions
+        systems = makers(names, restart.FAR_APART)
+        take(restart.restarts(systems, work, scale=scale, transactions=counts, rounds=options.rounds))
     if "memory" in options.only:
         pools = {
             "ThunderDB": {"buffer_pool_size": f"{memory.POOL_MB}MB"},

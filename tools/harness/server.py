@@ -116,14 +116,25 @@ class Server:
         if self.process is None:
             return
         pids = [self.process.pid, *children(self.process.pid)]
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        self._signal_all(signal.SIGKILL)
         self.process.wait()
         self._wait_dead(pids)
         self._forget()
+
+    def pause(self) -> None:
+        """SIGSTOP to every process of the server: files and caches stay as a kill would leave them now."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        if self.process is not None:
+            for pid in [self.process.pid, *children(self.process.pid)]:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    pass
 
     def stop(self, timeout_s: float = 120.0) -> int:
         """SIGTERM (a clean shutdown) and its exit status; SIGKILL if it takes too long."""

@@ -109,6 +109,19 @@ def test_a_crash_anywhere_in_the_restart_and_again_in_that_one(power: bool) -> N
     assert at > 60
 
 
+def test_a_restart_with_nothing_to_redo_keeps_no_log_in_memory() -> None:
+    world = begun()
+    for again in (False, True):
+        if again:
+            world.close()
+            world.start()
+        else:
+            world.restart()
+        world.rest()
+        deferred = world.db.deferred
+        assert deferred is not None and not len(deferred) and not deferred.log._segments
+
+
 def test_losers_are_rolled_back_once_and_a_second_restart_finds_none() -> None:
     world = begun(suspend=False)
     db = world.db
