@@ -20,6 +20,7 @@ from sim import coverage
 from sim.play import play
 from sim.report_page import markdown, page
 from sim.report_rows import Data, parse_mutants, rows_of
+from sim.report_rto import FILE as REAL_FILE
 from sim.runner import Result
 from sim.scenario import Promises, Scenario, ScenarioError
 from thunderdb import __version__
@@ -157,7 +158,15 @@ def gather(scenarios: list[Scenario], reports: list[Report], seeds: str) -> Data
     }
     rows = rows_of(scenarios, reports)
     return Data([row for row in rows if row.runs], coverage.total(one.get("coverage", {}) for one in reports), mutants, summary,
-                facts, seeds)  # fmt: skip
+                facts, seeds, _real_daemons())  # fmt: skip
+
+
+def _real_daemons() -> Any:
+    """What tools/rto_report has measured, of a work tree or an installation; None where it has not."""
+    for folder in (Path(__file__).parents[1] / "docs", Path(__file__).parent / "data" / "docs"):
+        if (folder / REAL_FILE).exists():
+            return json.loads((folder / REAL_FILE).read_text(encoding="utf-8"))
+    return None
 
 
 def write_report(data: Data, folder: Path) -> list[Path]:

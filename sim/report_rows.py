@@ -53,6 +53,8 @@ class Row:
     cpu_s: float = 0.0
     events: int = 0
     missing: tuple[str, ...] = ()
+    wanted_rto_s: float = 0.0
+    rpo_promise_s: float = 0.0
 
     @property
     def command(self) -> str:
@@ -61,6 +63,22 @@ class Row:
     @property
     def must_refuse(self) -> bool:
         return self.outcome == "must_refuse" or (self.runs > 0 and not self.served and self.refused == self.runs)
+
+    @property
+    def unreached(self) -> bool:
+        """The specification wants a shorter RTO than was measured."""
+        return self.wanted_rto_s > 0 and self.rto(100) > self.wanted_rto_s
+
+    @property
+    def counted(self) -> bool:
+        """Whether its RPO is promised as a number of transactions."""
+        return self.rpo_promise == "0" or self.rpo_promise.endswith("transactions")
+
+    def rpo_text(self, percent: int) -> str:
+        """RPO as it is promised: a number of transactions, or a time."""
+        if self.counted:
+            return f"{percentile(self.lost, percent):g}"
+        return seconds(self.rpo(percent))
 
     def rto(self, percent: int) -> float:
         return percentile(self.rto_s, percent)
@@ -79,6 +97,8 @@ class Data:
     mutants_summary: str
     facts: dict[str, str]
     seeds: str
+    real: Mapping[str, Any] | None = None
+    """What tools/rto_report has measured."""
 
     @property
     def runs(self) -> int:
@@ -112,7 +132,8 @@ def _row(scenario: Scenario, reports: list[Report]) -> Row:
     row = Row(
         scenario.name, parts[-2] if len(parts) > 2 or parts[-2:-1] not in ([], ["scenarios"]) else "power", scenario.path,
         scenario.about, "backup's end" if promises.recovered_to == "backup_end" else rpo_words(promises.rpo, promises.rpo_ns),
-        promises.rto_ns / 1e9, promises.outcome,
+        promises.rto_ns / 1e9, promises.outcome, wanted_rto_s=promises.wanted_rto_ns / 1e9,
+        rpo_promise_s=max(0, promises.rpo_ns) / 1e9,
     )  # fmt: skip
     if row.folder == "scenarios":
         row.folder = "power"
@@ -166,7 +187,7 @@ _PHASES = {
     "noticed": ("noticed", "people"), "operator acts": ("decided, machine ready", "people"),
     "daemon started": ("waiting", "people"), "restore begins": ("waiting", "people"),
     "restore planned": ("log read, planned", "restore"), "pages laid down": ("pages laid down", "restore"),
-    "log laid down": ("log laid down", "restore"), "restored": ("replayed", "replay"),
+    "log laid down": ("log laid down", "restore"), "restored": ("made durable", "restore"),
     "recovered": ("restart: analysis, redo, undo", "replay"), "first service": ("first write", "service"),
 }  # fmt: skip
 
@@ -175,7 +196,7 @@ def _cut(fault: float, steps: list[tuple[float, str]]) -> tuple[Phase, ...]:
     found: list[Phase] = []
     at = fault
     for to, what in steps:
-        name, who = _PHASES.get(what, (what, "people"))
+        name, who = _PHASES.get(what, (what if len(what) <= 60 else f"{what[:58]}…", "people"))
         if to > at:
             found.append(Phase(name, who, at - fault, to - fault))
             at = to
@@ -187,7 +208,7 @@ def rpo_words(transactions: int, duration_ns: int) -> str:
     if duration_ns >= 0:
         return f"≤ {seconds(duration_ns / 1e9)}"
     if transactions < 0:
-        return "none"
+        return "no promise"
     return "0" if transactions == 0 else f"≤ {transactions} transactions"
 
 

@@ -40,6 +40,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 from sim import tpcb
 from sim.disk import DeviceProfile
 from sim.engine_session import SimDatabase
+from sim.report_costs import UNITS
 from sim.world import World
 from thunderdb.archive.archiver import Archiver
 from thunderdb.backup.lay_pages import check_pages
@@ -63,19 +64,6 @@ COSTS_FILE = Path(__file__).resolve().parents[1] / "sim" / "costs.py"
 DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
 SMALL_WINDOWS = Memory(gather_bytes=0, window_bytes=1 << 20)
 BEGINNINGS = ("restore.pages_started", "restore.log_started", "restore.log")
-UNITS = {
-    "process.start": "a daemon's process, until it opens the database", "process.command": "a command's process",
-    "recovery.settle": "a restart, beside all else", "recovery.scan": "a log record, analysed",
-    "recovery.gather": "a log record, read again where memory is too small", "recovery.page": "a page brought up",
-    "recovery.change": "a change applied", "pool.write_back": "a page encoded and written back",
-    "restore.scan": "a log record, planned with", "restore.page_byte": "a byte of pages laid down",
-    "restore.log_byte": "a byte of log, laid down under its new timeline",
-    "log.byte": "a byte of log, read from the cache and checked, each time",
-    "offload.check_pages": "a byte of pages, checked in a thread", "offload.xxh3_128": "a byte of log, digested in a thread",
-    "offload._decode": "a byte of a compressed backup, in a thread",
-    "offload.decode.zst": "a byte of a compressed segment, in a thread",
-}  # fmt: skip
-"""What each cost is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +237,8 @@ def cpu_s(job: Callable[[], object], times: int = 7) -> float:
     return min(took)
 
 
-def process_costs(folder: Path, rounds: int) -> dict[str, float]:
-    """CPU time from launching a daemon on an almost empty database to its first answer, and of a command that does nothing."""
+def process_costs(folder: Path, backup: Path, rounds: int) -> dict[str, float]:
+    """CPU time from launching a daemon on an almost empty database to its first answer, and of a restore that only looks."""
     server = Thunder(folder / "daemon")
     server.start()
     server.stop()
@@ -259,10 +247,12 @@ def process_costs(folder: Path, rounds: int) -> dict[str, float]:
         server.start()
         starts.append(ticks(server.process.pid) / os.sysconf("SC_CLK_TCK") if server.process is not None else 0.0)
         server.stop()
+    empty = Thunder(folder / "empty")
+    look = [*empty.command(), "--restore-pitr", "latest", "--restore-backup", str(backup), "--dry-run"]
     commands: list[float] = []
     for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([*server.command(), "--version"], env=server.environment(), capture_output=True, check=True)
+        subprocess.run(look, env=empty.environment(), capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         commands.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return {"process.start": min(starts) * 1e9, "process.command": min(commands) * 1e9}
@@ -322,7 +312,7 @@ def measure(folder: Path, transactions: int, rounds: int, processes: bool = True
     costs |= function_costs(small)
     if processes:
         say("starts of processes")
-        costs |= process_costs(folder, rounds)
+        costs |= process_costs(folder, small / "backup", rounds)
     return {kind: float(f"{cost:.4g}") for kind, cost in sorted(costs.items())}
 
 

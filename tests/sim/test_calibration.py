@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from sim import costs
-from tools.calibrate import UNITS, compare
+from sim.report_costs import UNITS
+from tools.calibrate import compare
 
 
 def test_real_and_simulated_restarts_take_about_as_long(capsys: pytest.CaptureFixture[str]) -> None:

@@ -289,7 +289,7 @@ class _Restore:
 
     def _say_complete(self, report: RestoreReport) -> None:
         self.events.emit(
-            "restore.complete", time=format_time(report.recovered_to_us, 3) if report.recovered_to_us else "",
+            "restore.complete", recovered_to=format_time(report.recovered_to_us, 3) if report.recovered_to_us else "",
             lsn=report.stop_lsn, transactions=report.transactions, rolled_back=report.rolled_back, timeline=report.timeline,
             duration_ns=report.duration_ns,
         )  # fmt: skip

@@ -72,7 +72,7 @@ def _restore_segment(f: Fields) -> str:
 
 
 def _restore_complete(f: Fields) -> str:
-    place = f"{f['time']} (LSN: {_lsn(f, 'lsn')})" if f["time"] else f"LSN: {_lsn(f, 'lsn')}"
+    place = f"{f['recovered_to']} (LSN: {_lsn(f, 'lsn')})" if f["recovered_to"] else f"LSN: {_lsn(f, 'lsn')}"
     return (
         f"Phase 3: Recovery complete\nRecovered to: {place}\nTransactions recovered: {f['transactions']:,}\n"
         f"Transactions rolled back: {f['rolled_back']:,} (in-progress at recovery point)"
@@ -194,5 +194,6 @@ def _write_text(out: TextIO, severity: int, name: str, fields: Fields, text: str
 def _write_json(out: TextIO, severity: int, name: str, fields: Fields, text: str) -> None:
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
-    record = {"time": stamp, "level": _LABELS[severity].lower(), "event": name, "message": text, **fields}
+    own = {"time": stamp, "level": _LABELS[severity].lower(), "event": name, "message": text}
+    record = own | fields | own  # in this order, and no field takes the place of the line's own
     out.write(json.dumps(record, default=str) + "\n")

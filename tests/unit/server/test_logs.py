@@ -66,3 +66,12 @@ def test_logging_never_fails_the_node() -> None:
     events.emit("recovery.analysis", dirty_pages="many")
     out.close()
     events.emit("wal.flushed", lsn=1)
+
+
+def test_no_field_takes_the_place_of_the_line_s_own() -> None:
+    """`restore.complete` once had a field `time`, and its line was dated to the moment that was recovered to."""
+    events, out = written("info", "json")
+    events.emit("restore.note", text="a", time="1999-01-01", event="x", level="y")
+    record = json.loads(out.getvalue())
+    assert record["event"] == "restore.note" and record["level"] == "warn" and record["time"] > "2020"
+    assert record["text"] == "a"

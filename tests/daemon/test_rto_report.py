@@ -1,0 +1,35 @@
+"""The same scenarios with real daemons on a real disk and in the simulator, small: the shape of the report, and no nonsense.
+
+RTO of the two is compared with a factor that a busy machine stays within and a broken model does not: the sharp comparison is
+docs/rto-report.md, measured on a quiet machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim import report_rto
+from tools.rto_report import measure
+
+pytestmark = pytest.mark.daemon
+FACTOR = 6.0
+
+
+def test_real_and_simulated_side_by_side(pgbench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measure(tmp_path, transactions=400, scale=1, rounds=1, clients=4)
+    with capsys.disabled():
+        print("\n" + "\n".join(f"{one['name']}: real {one['rto_s']} s, simulated {one['simulated_rto_s']} s" for one in
+                               found["scenarios"]))  # fmt: skip
+    kill, pitr, lost = found["scenarios"]
+    assert [one["name"] for one in (kill, pitr, lost)] == ["kill", "pitr", "lost"]
+    assert kill["lost"] == pitr["lost"] == 0 and kill["acknowledged"] > 400 and pitr["acknowledged"] == 400
+    assert lost["lost"] < lost["acknowledged"] and (lost["lost"] == 0) == (lost["rpo_s"] == 0) and lost["rpo_s"] < 30
+    for one in (kill, pitr, lost):
+        assert 1 / FACTOR < one["simulated_rto_s"] / one["rto_s"] < FACTOR, one
+        assert one["phases"] and sum(took for _, took in one["phases"]) == pytest.approx(one["rto_s"], rel=0.25)
+        assert sum(took for _, took in one["simulated_phases"]) == pytest.approx(one["simulated_rto_s"], rel=0.05)
+        assert report_rto.verdict(one)
+    real, simulated = ({what for what, _ in pitr[key]} for key in ("phases", "simulated_phases"))
+    assert {"restore planned", "pages laid down", "first write"} <= real & simulated
