@@ -4,7 +4,7 @@ I1. A backup counts as whole only if its manifest is believed and each of its fi
     `--verify-backup` says.)
 I2. Links are looked through and listed once: `full-latest` is no second backup.
 I3. Backups elsewhere (made by hand, at any destination) count, so that the log they need stays; they are never removed here.
-I4. What cannot be read is listed as such, never left out.
+I4. What is damaged is listed as such, never left out. What does not answer now is an error: who knows which log it needs?
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from thunderdb.backup.frames import parse_stored_name
 from thunderdb.backup.manifest import FULL, MANIFEST_NAME, Manifest, parse_manifest
 from thunderdb.backup.place import PARTIAL
 from thunderdb.base.config import Config
-from thunderdb.base.errors import ThunderError
+from thunderdb.base.errors import Corruption, Refused
 from thunderdb.runtime.ports import ObjectStore, Ports
 from thunderdb.wal.segment import SEGMENT_HEADER, parse_segment_name
 
@@ -63,7 +63,7 @@ async def take_inventory(
 ) -> Inventory:
     """Look at everything. `known`: places of backups made elsewhere; `system_id`, `timeline`: the running database's, 0: any.
 
-    Raises: StorageError where a listing fails: what cannot be listed must not be taken for empty.
+    Raises: StorageError where a listing or a manifest fails: what cannot be listed must not be taken for empty (I4).
     """
     found = Inventory(config.destination)
     places: dict[str, str] = {}
@@ -117,7 +117,7 @@ async def _look_at(ports: Ports, place: str, found: Inventory, source: StoreSour
     try:
         manifest = parse_manifest(await store.get(MANIFEST_NAME))
         sizes = {stored.key: stored.size_bytes for stored in await store.list()}
-    except (ThunderError, FileNotFoundError):
+    except (Corruption, Refused, FileNotFoundError):
         name = place.rpartition("/")[2]
         return BackupFacts(place, name, True, UNREADABLE, False, 0, 0, 0, 0, 0, 0, 0)  # I4
     found.manifests[place] = manifest

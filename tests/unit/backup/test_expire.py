@@ -183,6 +183,30 @@ def test_a_manifest_that_cannot_be_read_keeps_its_backup_and_counts_for_nothing(
     assert "cannot be read" in next(d.reason for d in done.decisions if d.object == "/b/full-3")
 
 
+def test_a_manifest_that_does_not_answer_now_costs_nothing() -> None:
+    """A backup without log of its own: were it taken for damaged, the log that it alone needs would go."""
+    world = ExpireWorld()
+    world.live(1, include_wal=False, label="weekly")
+    world.live(5)
+    world.scheduler.now_ns += 12 * DAY_NS
+    before = world.there(), world.archive_names()
+    read_file = world.disk.read_file
+
+    async def failing(path: str) -> bytes:
+        if path == f"/b/full-1/{MANIFEST_NAME}":
+            raise StorageError(f"cannot read {path}: Connection timed out")
+        return await read_file(path)
+
+    world.disk.read_file = failing  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match="timed out"):
+        world.expire()
+    assert (world.there(), world.archive_names()) == before
+    world.disk.read_file = read_file  # type: ignore[method-assign]
+    done = world.expire()
+    kept = [item.reason for item in done.decisions if item.kind == "segment" and item.keep]
+    assert done.removed and any("no log of its own" in reason for reason in kept)
+
+
 def test_incrementals_go_before_what_they_stand_on() -> None:
     world = ExpireWorld()
     world.live(1)
