@@ -223,9 +223,19 @@ class Backup:
             )
         )  # fmt: skip
         self._check()
+        await self._check_base()
         await self.destination.publish(encode_manifest(manifest))
         progress.phase = "completed"
         return manifest
+
+    async def _check_base(self) -> None:
+        """What it stands on must still be there. Raises: Refused (retention has removed it meanwhile, or somebody by hand)."""
+        if self.base is None or not self.request.base:
+            return
+        base = await incremental.read_base(self.ports, self.request.base)
+        if base.checksum != self.base.manifest_checksum:
+            raise Refused(f"the base {self.base.backup_id} is not the one that it was at the start", "Take a full backup.")
+        await incremental.check_neighbour(self.ports, self.request.base, base, self.request.destination)
 
     async def _give_up(self) -> None:
         """B5. Trouble in this is worth an event, not more: the reason why it was given up counts."""

@@ -169,3 +169,20 @@ def test_a_base_whose_log_is_gone_must_be_known_to_be_ours() -> None:
         world.backup("/b/inc", type="incremental", base="/b/base")
     world.backup("/b/inc", type="incremental", base="/b/base", known=frozenset({manifest.checksum}))
     assert rows_of(opened(world, "/b/inc")) == world.rows(world.t)
+
+
+def test_a_base_that_goes_while_the_backup_is_taken_fails_it() -> None:
+    """Retention, or somebody by hand: what would be published could not be restored."""
+    world = BackupWorld()
+    world.backup("/b/base")
+    open_file = world.disk.open
+
+    async def opened(path: str, **how: Any) -> Any:
+        if path.endswith("inc.partial/thunderdb.toml"):
+            world.disk.files = {name: data for name, data in world.disk.files.items() if not name.startswith("/b/base/")}
+        return await open_file(path, **how)
+
+    world.disk.open = opened  # type: ignore[method-assign]
+    with pytest.raises(Refused, match="no backup at /b/base"):
+        world.backup("/b/inc", type="incremental", base="/b/base")
+    assert not [path for path in world.disk.files if path.startswith("/b/")]
