@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from thunderdb.base.errors import DiskFull, Refused, StorageError, SyncFailed
+from thunderdb.runtime import real_disk
 
 
 def test_a_new_file_is_empty_and_grows_by_writes(world: Any) -> None:
@@ -326,6 +328,50 @@ def test_a_link_is_replaced_whatever_a_killed_process_of_the_same_number_left(ma
     machine.run(main)
     assert os.readlink(f"{machine.dir}/latest") == "two"
     assert sorted(os.listdir(machine.dir)) == ["latest"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_a_file_system_without_hard_links_renames_without_replacing(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As CIFS, exFAT and FAT answer."""
+
+    def link(_old: str, new: str) -> None:
+        raise OSError(code, os.strerror(code), new)
+
+    monkeypatch.setattr(os, "link", link)
+
+    async def main(ports: Any) -> None:
+        for name in ("a", "b"):
+            file = await ports.disk.open(f"{machine.dir}/{name}", create=True)
+            await file.write(0, name.encode())
+            await file.close()
+        await ports.disk.rename_new(f"{machine.dir}/a", f"{machine.dir}/new")
+        with pytest.raises(FileExistsError):
+            await ports.disk.rename_new(f"{machine.dir}/b", f"{machine.dir}/new")
+        assert await ports.disk.read_file(f"{machine.dir}/new") == b"a"
+        assert await ports.disk.list(machine.dir) == ["b", "new"]
+        with pytest.raises(FileNotFoundError):
+            await ports.disk.rename_new(f"{machine.dir}/none", f"{machine.dir}/newer")
+
+    machine.run(main)
+
+
+def test_a_file_system_that_cannot_create_without_replacing_is_named(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(real_disk, "_rename_noreplace", refuse)
+
+    async def main(ports: Any) -> None:
+        await (await ports.disk.open(f"{machine.dir}/a", create=True)).close()
+        with pytest.raises(StorageError, match="neither hard links nor") as caught:
+            await ports.disk.rename_new(f"{machine.dir}/a", f"{machine.dir}/new")
+        assert "wal_archive_command" in caught.value.hint
+        assert await ports.disk.list(machine.dir) == ["a"]
+
+    machine.run(main)
 
 
 def test_reads_past_the_cache_go_through_a_thread(machine: Any) -> None:

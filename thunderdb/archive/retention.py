@@ -174,8 +174,9 @@ def window_of(backups: Sequence[BackupFacts], archive: ArchiveFacts, timeline: i
     reaching = [backup for backup in good_backups(backups) if reaches(backup, archive, timeline)]
     if not reaching:
         return None
-    newest = max(archive.newest_us.get(timeline, 0), max(backup.end_time_us for backup in reaching))
-    return min(backup.end_time_us for backup in reaching), newest
+    # A backup of a database without a single commit has no time of the log's: it stands for when it was taken.
+    ends = [backup.end_time_us or backup.finished_us for backup in reaching]
+    return min(ends), max(archive.newest_us.get(timeline, 0), *ends)
 
 
 def show_time(us: int) -> str:

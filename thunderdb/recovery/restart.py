@@ -6,9 +6,9 @@
 Q1. Nothing is written before analysis has shown that the log ends in a tail, not in a hole.
 Q2. A crash anywhere in here restarts into the same result: redo is idempotent by page_lsn, undo goes on from its CLRs.
 Q3. After a clean shutdown the log must reach where it ended then; anything less is damage, not a tail.
+Q4. With a copy floor, a break ends the log; then no page may be newer than the log (a copy made in the wrong order is refused).
 Q5. A backup's pages are consistent only from its end on: the log must reach that.
 Q6. The page files reach every page that the log changes before one of them is brought up.
-Q4. With a copy floor, a break ends the log; then no page may be newer than the log (a copy made in the wrong order is refused).
 
 Source: ARIES (1992) section 10.
 """

@@ -5,10 +5,12 @@ R1. Reads of cached data and small writes run inline; what may block for long (u
 R2. A failed fsync raises SyncFailed whatever its errno: the operating system may have marked the pages clean (W4).
 R3. A descriptor is closed only after every thread and every sync that still uses it has finished.
 R4. Names made by `make_dirs` are durable when it returns, also those that a killed process had made but not synced.
+R5. `rename_new` links and unlinks; where a file system has no hard links (CIFS, exFAT), Linux's RENAME_NOREPLACE does it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -29,6 +31,8 @@ DIRECTORY_MODE = 0o700
 INLINE_WRITE_BYTES = 256 * 1024
 INLINE_READ_BYTES = 1 << 20
 SCRATCH_BYTES = 32 * 1024
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+_NO_FLAGS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_NOWAIT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _OURS_TO_PASS_ON = (FileNotFoundError, FileExistsError, PermissionError)
 
@@ -238,8 +242,25 @@ class RealDisk:
         _call("rename", old, os.rename, old, new)
 
     async def rename_new(self, old: str, new: str) -> None:
-        _call("rename", new, os.link, old, new)
-        _call("remove", old, os.unlink, old)
+        """R5."""
+        try:
+            os.link(old, new)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise translate(error, "rename", new) from error
+        else:
+            _call("remove", old, os.unlink, old)
+            return
+        try:
+            _rename_noreplace(old, new)
+        except OSError as error:
+            if error.errno not in _NO_FLAGS:
+                raise translate(error, "rename", new) from error
+            raise StorageError(
+                f"the file system of {new} knows neither hard links nor a rename that replaces nothing: "
+                "two writers could not be told apart there",
+                "Use a directory on another file system, an object store, or wal_archive_command.",
+            ) from None
 
     async def unlink(self, path: str) -> None:
         _call("remove", path, os.unlink, path)
@@ -295,6 +316,17 @@ def _call(action: str, path: str, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
     except OSError as error:
         raise translate(error, action, path) from error
+
+
+def _rename_noreplace(old: str, new: str) -> None:
+    """Linux's renameat2, which Python does not have. Raises: OSError, FileExistsError among them."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), new)
+    at_cwd, noreplace = -100, 1
+    if function(at_cwd, os.fsencode(old), at_cwd, os.fsencode(new), noreplace) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), new)
 
 
 def _pread_all(fd: int, offset: int, size: int) -> bytes:

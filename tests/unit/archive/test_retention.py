@@ -158,6 +158,10 @@ def test_reach_follows_histories() -> None:
     assert window_of([], facts, 1) is None
 
 
+def test_a_backup_without_a_commit_makes_no_window_since_1970() -> None:
+    assert window_of([backup(4, end_time_us=0)], archive([]), 1) == (4 * DAY + 1, 4 * DAY + 1)
+
+
 # ---- random histories -------------------------------------------------------------------------------------------------------
 # A world in which a µs of life on a timeline is a byte of log, and a segment holds ten of them.
 
