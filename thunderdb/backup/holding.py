@@ -12,6 +12,7 @@ from typing import TypeVar
 from thunderdb.archive.holds import lift_hold, place_hold
 from thunderdb.archive.retention import Hold
 from thunderdb.backup.plan import Plan
+from thunderdb.backup.rates import longest_s
 from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events
 from thunderdb.runtime.ports import Ports
@@ -29,7 +30,7 @@ async def holding(ports: Ports, plan: Plan, events: Events, action: Callable[[],
     now_us = ports.clock.wall_ns() // 1000
     hold = Hold(
         f"restore-{now_us}",
-        now_us + max(LEAST_US, int(plan.estimated_s * SLOWER * 1e6)),
+        now_us + max(LEAST_US, int(longest_s(plan.page_bytes, plan.log_bytes) * SLOWER * 1e6)),
         tuple(link.manifest.backup_id for link in plan.chain if link.manifest is not None),
         min((segment.piece.number for segment in plan.segments), default=0),
     )

@@ -32,6 +32,7 @@ from thunderdb.backup.logline import (
     has_log,
     read_lines,
 )
+from thunderdb.backup.rates import service_s
 from thunderdb.backup.scan import Scan, Segment
 from thunderdb.backup.sources import BackupLog, BackupSource, Survey, Unusable
 from thunderdb.base.config import Config
@@ -42,9 +43,6 @@ from thunderdb.runtime.ports import Ports
 from thunderdb.wal.timeline import history_name
 
 SPARE_SEGMENTS = 4
-PAGE_BYTES_A_SECOND = 250 << 20
-LOG_BYTES_A_SECOND = 12 << 20
-"""Cautious guesses for two cores and a local disk: laying down pages, and replaying log. For the estimate only."""
 
 
 @dataclass(slots=True)
@@ -81,7 +79,8 @@ class Plan:
 
     @property
     def estimated_s(self) -> float:
-        return 1.0 + self.page_bytes / PAGE_BYTES_A_SECOND + self.log_bytes / LOG_BYTES_A_SECOND
+        """Until the first query is answered."""
+        return service_s(self.page_bytes, self.log_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sim.costs import COSTS_NS
+from sim.report_costs import RECORD_BYTES
 from sim.scenario import load
 from sim.site import ONCE, Site
 from sim.world import World
+from thunderdb.backup import rates
 from thunderdb.recovery.restart import Memory
 
 SCENARIO = "scenarios/backup/full_and_archive.yaml"
@@ -60,6 +62,17 @@ def test_what_is_compressed_has_a_cost_of_its_own() -> None:
     plain_ns, packed_ns = world.run(course())
     assert plain_ns < 100_000 < 1_000_000 <= packed_ns
     world.close()
+
+
+def test_the_estimate_of_a_restore_is_near_what_was_measured() -> None:
+    """Within a factor of three: a change of the engine that makes the rates wrong is to be noticed here."""
+    record_bytes = RECORD_BYTES
+    analysed_ns = COSTS_NS["recovery.scan"] / record_bytes + COSTS_NS["restore.log_byte"]
+    measured_s = (1 << 30) * analysed_ns / 1e9
+    estimated_s = rates.service_s(0, 1 << 30) - rates.START_S - (1 << 30) / rates.REPLAY_BYTES_A_SECOND
+    assert 1 / 3 < estimated_s / measured_s < 3
+    assert rates.service_s(0, 100 << 20) < 4 < rates.longest_s(0, 100 << 20)
+    assert rates.START_S / 3 < (COSTS_NS["process.start"] + COSTS_NS["process.command"]) / 1e9 < rates.START_S * 3
 
 
 def test_recovery_is_charged_for_the_database_that_is_stood_for() -> None:
