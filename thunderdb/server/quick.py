@@ -23,9 +23,7 @@ def quick_reply(sql: Any, kind: int, body: bytes) -> bytes | Later | None:
     try:
         if kind == pgwire.QUERY:
             result = sql.quick(pgwire.parse_query(body))
-            if result.__class__ is Result:
-                return result.description + result.data + pgwire.command_complete(result.tag) + ready(sql)
-            return result
+            return _answered(sql, kind, result) if result.__class__ is Result else result
         answer = _ANSWERS.get(kind)
         return None if answer is None else answer(sql, body)
     except (InvariantViolated, NodeStopped, DeadlockDetected):
@@ -34,12 +32,16 @@ def quick_reply(sql: Any, kind: int, body: bytes) -> bytes | Later | None:
         return None
 
 
-def finished_reply(sql: Any, later: Later) -> bytes | Later | None:
+def finished_reply(sql: Any, kind: int, later: Later) -> bytes | Later | None:
     """The reply to a message that had to wait. Raises: whatever ended the wait, or the step after it."""
     result = later.finish()
-    if isinstance(result, Result):
+    return _answered(sql, kind, result) if isinstance(result, Result) else result
+
+
+def _answered(sql: Any, kind: int, result: Result) -> bytes:
+    if kind == pgwire.QUERY:
         return result.description + result.data + pgwire.command_complete(result.tag) + ready(sql)
-    return result
+    return result.data + pgwire.command_complete(result.tag) if kind == pgwire.EXECUTE else ready(sql)
 
 
 def ready(sql: Any) -> bytes:
@@ -67,12 +69,9 @@ def _describe(sql: Any, body: bytes) -> bytes:
     return b"".join(sql.describe_statement(name))
 
 
-def _execute(sql: Any, body: bytes) -> bytes | None:
+def _execute(sql: Any, body: bytes) -> bytes | Later | None:
     result = sql.extended.execute_quickly(*pgwire.parse_execute(body))
-    if result is None:
-        return None
-    done: bytes = result.data + pgwire.command_complete(result.tag)
-    return done
+    return _answered(sql, pgwire.EXECUTE, result) if result.__class__ is Result else result
 
 
 def _close(sql: Any, body: bytes) -> bytes:
@@ -81,8 +80,9 @@ def _close(sql: Any, body: bytes) -> bytes:
     return pgwire.CLOSE_COMPLETE
 
 
-def _sync(sql: Any, body: bytes) -> bytes | None:
-    return ready(sql) if sql.extended.sync_quickly() else None
+def _sync(sql: Any, body: bytes) -> bytes | Later | None:
+    result = sql.extended.sync_quickly()
+    return ready(sql) if result.__class__ is Result else result
 
 
 _ANSWERS = {

@@ -214,7 +214,7 @@ class Session:
         kind, body = self.queue[0]
         later, self._later = self._later, None
         try:
-            reply = quick_reply(self._sql, kind, body) if later is None else finished_reply(self._sql, later)
+            reply = quick_reply(self._sql, kind, body) if later is None else finished_reply(self._sql, kind, later)
         except Exception as error:
             self._stumbled = error
             return False

@@ -16,7 +16,7 @@ from thunderdb.sql.binary import decode_binary
 from thunderdb.sql.context import Context
 from thunderdb.sql.parse import split
 from thunderdb.sql.prepare import Planned
-from thunderdb.sql.quick import QuickPath, run_now
+from thunderdb.sql.quick import Later, QuickPath
 from thunderdb.sql.result import Result, ResultColumn, describe
 from thunderdb.sql.simple import until_fresh
 from thunderdb.sql.utility import ALLOWED_IN_FAILED, WORDS, Utility, first_word, parse_utility
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
 
 NO_DATA = b"n\x00\x00\x00\x04"
+SYNCED = Result()
 
 
 @dataclass(slots=True)
@@ -216,8 +217,8 @@ class ExtendedProtocol:
         session.statements[name] = _prepared(name, sql, planned, declared)
         return True
 
-    def execute_quickly(self, portal: str, max_rows: int) -> Result | None:
-        """`execute` of a quick statement.
+    def execute_quickly(self, portal: str, max_rows: int) -> Result | Later | None:
+        """`execute` of a quick statement, perhaps after a wait.
 
         Outside a block it has a snapshot of its own, as each statement between two Syncs has at READ COMMITTED only.
         """
@@ -238,20 +239,19 @@ class ExtendedProtocol:
             return None
         return self._quick.run(planned, bound.params, bound.result_formats)
 
-    def sync_quickly(self) -> bool:
-        """`sync` where nothing is to be committed."""
+    def sync_quickly(self) -> Result | Later | None:
+        """`sync`, with the wait for the commit of an implicit transaction (Q1)."""
         session = self._session
         if session.in_block:
-            return True
+            return SYNCED
         if any(portal.source is not None for portal in session.portals.values()):
-            return False
+            return None
         if session.txn is None:
             session.portals.clear()
-            return True
-        if not self._quick.ends_at_once():
-            return False
-        run_now(session.end(True))
-        return True
+            return SYNCED
+        if session.txn.status != "active":
+            return None
+        return self._quick.commit(SYNCED)
 
     # -- plans and rows
 

@@ -1,11 +1,13 @@
-"""The commonest statements in one synchronous step: a row by its key, and in a block the change of one row by its key.
+"""The commonest statements in one synchronous step: a row by its key, and the change of one row by its key.
 
 They cost no coroutine. The waits that every busy client knows, for a row's lock, for a page and for its commit, are a `Later`:
 a future, and the step to take when it is done. What would wait otherwise, or fail, is left, unchanged, to the general path,
 which does it again.
 
-Q1. Outside a block only reads are quick: a change there has to wait for its commit.
-Q2. A quick step that gives None has changed nothing that the general path does not find as it was.
+Q1. Outside a block a read has no transaction, and a change begins one: the simple protocol commits it with the statement, the
+    extended one at Sync. It is complete when the commit is durable.
+Q2. A quick step that gives None has changed nothing that the general path does not find as it was. A transaction that it has
+    begun, with the locks that it has taken, is the general path's to use and to end.
 Q3. What cannot happen (InvariantViolated) is never taken for "leave it to the general path".
 Q4. After a wait the step is taken from its beginning: nothing seen before it is believed (E1 of engine/rows.py).
 """
@@ -59,36 +61,61 @@ class QuickPath:
         self._session = session
         self._reader: Any = None  # stands in for a transaction outside a block
 
-    def run(self, planned: Planned, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
+    def run(
+        self,
+        planned: Planned,
+        params: Sequence[Any],
+        formats: tuple[int, ...] = (),
+        alone: bool = False,
+        misses: int = 0,
+    ) -> Result | Later | None:
+        """Run a plan, with the wait for a row's lock and for a page or two; `alone`: and commit, if there is no block (Q1)."""
+        session = self._session
         try:
-            return self._try(planned, params, formats)
-        except (LockBusy, PageMiss):
-            return None
-
-    def run_or_wait(self, planned: Planned, params: Sequence[Any], misses: int = 0) -> Result | Later | None:
-        """Like `run`, for the simple protocol, with the wait for a row's lock and for a page or two."""
-        try:
-            return self._try(planned, params, ())
+            result = self._try(planned, params, formats)
         except LockBusy as busy:
-            session = self._session
             if session.timeouts.any():
                 return None
             waited: Future[Any] = session.db.manager.locks.acquire(session.txn, busy.name, Mode.EXCLUSIVE)
         except PageMiss as miss:
             if misses == MAX_MISSES:  # the pool is so small that the page may be gone again: it has to be pinned
                 return None
-            access = self._session.db.access
+            access = session.db.access
             waited = access.tasks.spawn(access.pool.load(miss.page_no), "sql.page")
             misses += 1
             if waited.done():
-                return None if waited.error() is not None else self.run_or_wait(planned, params, misses)
-        return Later(waited, lambda: self.run_or_wait(planned, params, misses))
+                return None if waited.error() is not None else self.run(planned, params, formats, alone, misses)
+        else:
+            if alone and result is not None and session.txn is not None and not session.in_block:
+                return self.commit(result)
+            return result
+        return Later(waited, lambda: self._again(planned, params, formats, alone, misses))
+
+    def _again(
+        self, planned: Planned, params: Sequence[Any], formats: tuple[int, ...], alone: bool, misses: int
+    ) -> Result | Later | None:
+        """`run` after a wait, unless the table may be another one by now (Q4)."""
+        db = self._session.db
+        if db.failure is not None or db.closing or planned.catalog is not db.catalog_for(self._session.txn):
+            return None
+        return self.run(planned, params, formats, alone, misses)
+
+    def commit(self, result: Result) -> Result | Later | None:
+        """Commit; `result` is what there is to tell then. Raises: what stopped the log."""
+        session = self._session
+        if not session.txn.last_lsn:
+            if not self.ends_at_once():
+                return None
+            run_now(session.end(True))
+            return result
+        durable = session.commit_soon()
+        return result if durable is None else Later(durable, lambda: result)
 
     def _try(self, planned: Planned, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
         """Raises: LockBusy, PageMiss."""
         if planned.point is not None:
             return self._point(planned, planned.point, params, formats)
-        if planned.quick_write is not None and self._session.in_block:  # Q1
+        if planned.quick_write is not None:
             return self._write(planned.quick_write, params)
         return None
 
@@ -119,8 +146,10 @@ class QuickPath:
         return Result("SELECT 1", point.columns, planned.description, row)
 
     def _write(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | None:
-        """One row, one log record, within a block. Raises: LockBusy, PageMiss."""
+        """One row, one log record. Raises: LockBusy, PageMiss."""
         session = self._session
+        if session.txn is None:
+            session.start()
         txn = session.txn
         if txn.read_only:
             return None
@@ -133,7 +162,7 @@ class QuickPath:
             return None
         return Result(plan.final_tag(count))
 
-    def utility(self, utility: Utility) -> Result | None:
+    def _utility_at_once(self, utility: Utility) -> Result | None:
         """BEGIN; COMMIT and ROLLBACK of a block that has changed nothing."""
         session, kind = self._session, utility.kind
         if kind == "begin":
@@ -147,22 +176,17 @@ class QuickPath:
             return None
         return Result(run_now(session.end_block(kind == "commit")))
 
-    def utility_or_wait(self, utility: Utility) -> Result | Later | None:
-        """Like `utility`, for the simple protocol, with the wait for a commit."""
+    def utility(self, utility: Utility) -> Result | Later | None:
+        """BEGIN, COMMIT and ROLLBACK, with the wait for a commit."""
         session = self._session
         if utility.kind != "commit" or session.status != "T" or utility.values["chain"] or not session.txn.last_lsn:
-            return self.utility(utility)
-        durable = session.commit_soon()
-        return _committed() if durable is None else Later(durable, _committed)
+            return self._utility_at_once(utility)
+        return self.commit(Result("COMMIT"))
 
     def ends_at_once(self) -> bool:
         """Whether the transaction's end has nothing to write and nothing to wait for."""
         txn = self._session.txn
         return not (txn.last_lsn or txn.durable_lsn) and txn.ddl is None and txn.status == "active"
-
-
-def _committed() -> Result:
-    return Result("COMMIT")
 
 
 def run_now(coro: Coroutine[Any, Any, T]) -> T:

@@ -83,14 +83,14 @@ class SimpleProtocol:
             session.portals.pop("", None)
         utility = session.shared.utilities.get(sql)
         if utility is not None:
-            return self._quick.utility_or_wait(utility)
+            return self._quick.utility(utility)
         txn = session.txn
         catalog = session.db.catalog if txn is None or txn.ddl is None else session.db.catalog_for(txn)
         found = session.shared.find(sql, catalog)
         if found is None:
             self._found = (sql, catalog, None)
             return None
-        result = self._quick.run_or_wait(found[0], found[1])
+        result = self._quick.run(found[0], found[1], alone=True)
         if result is None:
             self._found = (sql, catalog, found)
         return result

@@ -1,4 +1,5 @@
-"""statement_timeout and lock_timeout: timers around a statement that takes the general path (a quick one never waits).
+"""statement_timeout and lock_timeout: timers around a statement on the general path (where one is set,
+a quick one that would have to wait for a lock goes there).
 
 A wait for a lock is looked at eight times within lock_timeout, so it ends at most an eighth late.
 """

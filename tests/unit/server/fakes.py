@@ -121,8 +121,8 @@ class FakeSql:
     def execute_quickly(self, portal: str, max_rows: int) -> Result | None:
         return None
 
-    def sync_quickly(self) -> bool:
-        return False
+    def sync_quickly(self) -> Result | None:
+        return None
 
     async def parse(self, name: str, sql: str, param_oids: Sequence[int] = ()) -> None:
         if sql == "fail":

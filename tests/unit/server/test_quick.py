@@ -18,6 +18,7 @@ from thunderdb.server.sessions import Sessions
 from thunderdb.sql.executor import SqlSession
 from thunderdb.sql.extended import ExtendedProtocol
 from thunderdb.sql.result import Result
+from thunderdb.storage.pool import PageMiss
 
 from .fakes import FakeConnection, error_fields, frame, kinds, query, read, startup
 
@@ -32,8 +33,8 @@ class GeneralExtended(ExtendedProtocol):
     def execute_quickly(self, *args: Any) -> Result | None:
         return None
 
-    def sync_quickly(self) -> bool:
-        return False
+    def sync_quickly(self) -> Result | None:
+        return None
 
 
 class GeneralSession(SqlSession):
@@ -127,7 +128,7 @@ def test_a_prepared_point_select_is_answered_in_one_step_and_one_write(wire: Wir
     assert wire.at_once(parse(STATEMENTS["read"][0], "", 23) + SYNC) == "1Z"
 
 
-def test_a_block_of_prepared_statements_is_quick_but_for_its_commit(wire: Wire) -> None:
+def test_a_block_of_prepared_statements_is_quick_and_its_commit_waits(wire: Wire) -> None:
     assert wire.at_once(bind("begin") + execute() + SYNC + bind("write", b"3", b"1") + execute() + SYNC) == "2CZ2CZ"
     assert wire.sql[0].status == "T"
     assert wire.at_once(bind("add", b"100", b"1") + execute() + CLOSE + SYNC) == "2C3Z"
@@ -175,7 +176,7 @@ STEPS = st.one_of(
     st.tuples(
         st.sampled_from(sorted(STATEMENTS)), st.sampled_from(["1", "2", "40", "x", None]), st.sampled_from(["1", "30", "-1"])
     ),
-    st.sampled_from(["sync", "sync", "sync", "describe", "again", "parse", "simple", "part"]),
+    st.sampled_from(["sync", "sync", "sync", "describe", "again", "parse", "simple", "alone", "none", "part"]),
 )
 
 
@@ -186,7 +187,8 @@ def _message(step: Any) -> bytes:
         return bind(name, *given_values) + execute()
     others = {
         "sync": SYNC, "describe": DESCRIBE, "again": execute(), "parse": parse(STATEMENTS["read"][0]) + bind("", b"5"),
-        "simple": SYNC + query("select b from t where a = 1"), "part": bind("scan", b"3", portal="p") + execute("p", 2),
+        "simple": SYNC + query("select b from t where a = 1"), "alone": query("update t set b = b + 20 where a = 2"),
+        "none": query("update t set b = 1 where a = 77"), "part": bind("scan", b"3", portal="p") + execute("p", 2),
     }  # fmt: skip
     return others[step]
 
@@ -344,3 +346,137 @@ def test_a_statement_met_often_gives_the_same_as_ever(wire: Wire) -> None:
     assert all(bool(changed[number]) == bool(first[number]) for number in first)
     assert all(b"9" in changed[number][0][1] and changed[number] != first[number] for number in range(1, 21))
     assert {number: rows(number) for number in range(1, 22)} == changed
+
+
+# --- changes outside a block, and the extended protocol's waits
+
+
+@pytest.fixture
+def quick_only(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """Statements are planned and cached; whatever takes the general path from here on fails."""
+    for statement in (
+        ADD,
+        "insert into t values (100, 1, 'y')",
+        "delete from t where a = 100",
+        "update t set b = 1 where a = 77",
+    ):
+        wire.talk(query(statement))
+    for name in ("simple", "execute", "sync"):
+        monkeypatch.setattr(SqlSession, name, None)
+    return wire
+
+
+@pytest.mark.parametrize("statement", ["update t set b = b + 1 where a = 9", "insert into t values (101, 1, 'y')"])
+def test_a_change_outside_a_block_is_quick_and_answered_when_it_is_durable(quick_only: Wire, statement: str) -> None:
+    wire, db = quick_only, quick_only.database.db
+    assert wire.at_once(query(statement)) == ""
+    end_lsn = db.log.next_lsn
+    assert wire.sql[0].txn is None and db.log.flushed_lsn < end_lsn
+    wire.world.scheduler.settle()
+    assert kinds(wire.connection) == "CZ" and db.log.flushed_lsn >= end_lsn
+    assert db.gauges()["locks_held"] == 0
+
+
+def test_a_change_of_no_row_outside_a_block_waits_for_nothing(quick_only: Wire) -> None:
+    assert quick_only.at_once(query("update t set b = 1 where a = 77")) == "CZ"
+    assert quick_only.sql[0].txn is None
+    assert quick_only.database.db.gauges()["locks_held"] == 0
+
+
+def test_prepared_changes_between_two_syncs_are_one_quick_transaction(quick_only: Wire) -> None:
+    wire, manager = quick_only, quick_only.database.db.manager
+    commits = manager.commits
+    pipeline = bind("write", b"3", b"1") + execute() + bind("add", b"102", b"1") + execute()
+    assert wire.at_once(pipeline) == "2C2C"
+    assert manager.commits == commits
+    assert [kind for kind, _ in wire.talk(SYNC)][-1] == "Z"
+    assert manager.commits == commits + 1
+
+
+def test_a_quick_change_goes_with_what_fails_before_sync(wire: Wire) -> None:
+    answers = wire.talk(bind("write", b"3", b"1") + execute() + bind("write", b"4", b"50") + execute() + SYNC)
+    assert [kind for kind, _ in answers] == ["2", "C", "2", "E", "Z"]
+    assert wire.database.client().run("select b from t where a in (3, 4)") == [("0",), ("0",)]
+    assert wire.database.db.gauges()["locks_held"] == 0
+
+
+def test_a_change_that_fails_outside_a_block_leaves_nothing(wire: Wire) -> None:
+    for _ in range(2):  # planned by the first
+        assert error_fields(wire.talk(query("update t set b = b + 50 where a = 5"))[0][1])["C"] == "23514"
+        assert wire.sql[0].txn is None and wire.database.db.gauges()["locks_held"] == 0
+
+
+@pytest.mark.parametrize("how", ["commit", "cancel", "vanish"])
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+def test_a_change_outside_a_block_waits_for_a_row(
+    three: tuple[Wire, FakeConnection, FakeConnection], protocol: str, how: str
+) -> None:
+    wire, holder, waiter = three
+    settle(wire, waiter, "rollback", "update t set b = b + 1 where a = 2")
+    waiter.on_data(parse(STATEMENTS["write"][0], "w") + SYNC)
+    wire.world.scheduler.settle()
+    waiter.writes.clear()
+    waiter.on_data(query(ADD) if protocol == "simple" else bind("w", b"1", b"1") + execute() + SYNC)
+    wire.world.scheduler.settle()
+    assert "C" not in kinds(waiter)
+    waiter.writes.clear()
+    if how == "cancel":
+        wire.sql[-1].cancel()
+    elif how == "vanish":
+        waiter.on_close(None)
+    wire.world.scheduler.settle()
+    assert settle(wire, holder, "commit") == "CZ"
+    if how == "cancel":
+        assert error_fields(read(waiter)[0][1])["C"] == "57014"
+    elif how == "commit":
+        assert kinds(waiter)[-2:] == "CZ"
+    wire.world.scheduler.settle()
+    assert wire.database.client().run("select b from t where a = 1") == [("6" if how == "commit" else "5",)]
+    assert wire.database.db.gauges()["locks_held"] == 0
+
+
+def test_in_a_block_of_prepared_statements_every_wait_is_quick(quick_only: Wire) -> None:
+    wire, database = quick_only, quick_only.database.db
+    other = wire.connect()
+    assert settle(wire, other, "begin", ADD) == "CZCZ"
+    for name, values in (("begin", ()), ("write", (b"1", b"1")), ("commit", ())):
+        wire.connection.on_data(bind(name, *values) + execute() + SYNC)
+        wire.world.scheduler.settle()
+    assert kinds(wire.connection) == "2CZ2"
+    assert settle(wire, other, "commit") == "CZ"
+    assert kinds(wire.connection) == "CZ2CZ"
+    for _ in range(3):
+        wire.database.run(database.pool.clean(database.log.next_lsn, 1000))
+        wire.database.run(database.pool.sync())
+    for page in database.pool.resident_pages():
+        database.pool.drop(page.page_no)
+    assert [kind for kind, _ in wire.talk(bind("read", b"3") + execute() + SYNC)] == ["2", "D", "C", "Z"]
+
+
+def test_a_table_that_changes_while_a_read_waits_for_its_page_is_planned_again(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select, database = "select b from t where a = 3", wire.database.db
+    wire.talk(query(select))
+    for _ in range(3):
+        wire.database.run(database.pool.clean(database.log.next_lsn, 1000))
+        wire.database.run(database.pool.sync())
+    for page in database.pool.resident_pages():
+        database.pool.drop(page.page_no)
+    loading, load = wire.world.tasks.future(), database.pool.load
+
+    async def slowly(page_no: int) -> Any:
+        await loading
+        return await load(page_no)
+
+    def never_now(page_no: int) -> Any:
+        raise PageMiss(page_no)
+
+    monkeypatch.setattr(database.pool, "_load_now", never_now)
+    monkeypatch.setattr(database.pool, "load", slowly)
+    later: Any = wire.sql[0].quick(select)
+    monkeypatch.undo()
+    wire.database.client().run("drop table t; create table t (c int, a int primary key, b int)")
+    loading.set_result(None)
+    wire.world.scheduler.settle()
+    assert later.finish() is None
