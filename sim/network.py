@@ -53,6 +53,8 @@ class Side:
         self.peer_host = peer_host
         self.peer = f"{peer_host}:{number}"
         self.number = number
+        self.link = net.link(host, peer_host)
+        self.node = net.number_of(host)
         self.other: Side = self
         self.closed = False  # no more callbacks
         self.closing = False  # our own close: no more writes, what was written still goes out
@@ -127,6 +129,11 @@ class Side:
 
     def arrived(self, number: int, content: bytes | None) -> None:
         """X1: put pieces back in order, whatever way each has come."""
+        if number == self.received and content is not None and not (self.early or self.closed or self.eof):
+            self.received = number + 1
+            self.inbox.append(content)
+            self._deliver()
+            return
         self.early[number] = content
         while self.received in self.early and not self.closed and self.eof is None:
             content = self.early.pop(self.received)
@@ -139,9 +146,10 @@ class Side:
 
     def _deliver(self) -> None:
         """Hand over what is there, unless nobody listens yet or the reader has paused."""
-        while self.inbox and not (self.paused or self.closed or self.closing) and self._on_data is not None:
-            data = self.inbox.pop(0)
-            self.net.trace.event(self.net.kernel._now, self.net.number_of(self.host), Op.MESSAGE, data, self.number)
+        inbox, net = self.inbox, self.net
+        while inbox and not (self.paused or self.closed or self.closing) and self._on_data is not None:
+            data = inbox.pop(0)
+            net.trace.event(net.kernel._now, self.node, 3, data, self.number)  # Op.MESSAGE
             self.other.taken(len(data))
             self._on_data(data)
         if self.eof is not None and not self.inbox and not self.paused:
@@ -230,13 +238,13 @@ class Net:
         self.local = LinkProfile(delay_ns=15_000, jitter_ns=10_000)
         self.give_up_ns = 15_000_000_000
         self.connect_timeout_ns = 5_000_000_000
-        self._streams = streams
         self._links: dict[tuple[str, str], LinkProfile] = {}
         self._hosts: dict[str, int] = {}
         self._down: dict[str, None] = {}
         self._listeners: dict[tuple[str, int], SimListener] = {}
         self._sides: dict[Side, None] = {}
         self._next_number = 1
+        self._chunks, self._resets, self._delays = (streams.stream(f"net.{name}") for name in ("chunks", "resets", "delay"))
 
     # What scenarios use.
 
@@ -359,28 +367,31 @@ class Net:
     def send(self, side: Side, data: bytes) -> None:
         """X1: cut into pieces, each with its own delay."""
         side.outbox_bytes += len(data)
-        for content in self._pieces(side, data):
+        split_chance = side.link.split_chance
+        if len(data) < 2 or split_chance <= 0 or self._chunks.random() >= split_chance:
+            self._launch(side, (side.sent, data))
+            side.sent += 1
+            return
+        for content in self._pieces(data):
             self._launch(side, (side.sent, content))
             side.sent += 1
 
-    def _pieces(self, side: Side, data: bytes) -> list[bytes]:
-        stream = self._streams.stream("net.chunks")
-        link = self.link(side.host, side.peer_host)
-        if len(data) < 2 or not stream.chance(link.split_chance):
-            return [data]
+    def _pieces(self, data: bytes) -> list[bytes]:
+        stream = self._chunks
         cuts = sorted({stream.between(1, len(data) - 1) for _ in range(stream.between(1, MAX_PIECES - 1))})
         return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
     def _launch(self, side: Side, piece: Piece) -> None:
-        if self._unreachable(side.host, side.peer_host):
+        link = side.link
+        if link.cut or side.peer_host in self._down:
             self._hold(side, piece)
             return
         size = len(piece[1] or b"")
-        if size and self._streams.stream("net.resets").chance(self.link(side.host, side.peer_host).reset_chance):
+        if size and link.reset_chance > 0 and self._resets.random() < link.reset_chance:
             self.fired["connection_reset"] += 1
             self.kernel.at(0, self._reset, side)
             return
-        delay_ns = self._delay(side.host, side.peer_host, size)
+        delay_ns = self._delay_of(link, size)
         if side.other.gone:
             self.kernel.at(delay_ns, self._answer_reset, side)
         else:
@@ -388,7 +399,7 @@ class Net:
 
     def _land(self, side: Side, piece: Piece) -> None:
         """At the far end. A link that was cut meanwhile has swallowed it: it waits at the sender again."""
-        if self.link(side.host, side.peer_host).cut:
+        if side.link.cut:
             if not side.gone:
                 self._hold(side, piece)
             return
@@ -451,6 +462,8 @@ class Net:
         return self.link(source, target).cut or target in self._down
 
     def _delay(self, source: str, target: str, size_bytes: int) -> int:
-        link = self.link(source, target)
-        jitter_ns = int(self._streams.stream("net.delay").random() * link.jitter_ns)
+        return self._delay_of(self.link(source, target), size_bytes)
+
+    def _delay_of(self, link: LinkProfile, size_bytes: int) -> int:
+        jitter_ns = int(self._delays.random() * link.jitter_ns)
         return link.delay_ns + jitter_ns + size_bytes * 1_000_000_000 // link.bytes_per_s
