@@ -149,11 +149,15 @@ def gather(scenarios: list[Scenario], reports: list[Report], seeds: str) -> Data
     here = Path(__file__).parent
     results = [path for path in (here.parent / "tests/mutants/RESULTS.md", here / "data/mutants/RESULTS.md") if path.exists()]
     summary, mutants = parse_mutants(results[0].read_text(encoding="utf-8")) if results else ("", [])
+    cpu_s, events = (sum(report.get(key, 0) for report in reports) for key in ("cpu_s", "events"))
+    speed = f"{int(events / cpu_s)} engine events per second of a core, " if cpu_s else ""
+    ratio = f"{sum(report['sim_s'] for report in reports) / cpu_s:.0f} times real time" if cpu_s else ""
     facts = {
         "ThunderDB": f"{__version__}, commit {commit()}",
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "simpy": metadata.version("simpy"),
-        "CPU time": f"{sum(report.get('cpu_s', 0.0) for report in reports):.0f} s",
+        "CPU time": f"{cpu_s:.0f} s",
+        "Speed": speed + ratio,
         "made by": f"thunderdb-sim report --seeds {seeds}",
     }
     rows = rows_of(scenarios, reports)
