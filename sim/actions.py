@@ -26,6 +26,7 @@ from thunderdb.base.errors import Refused, ThunderError
 from thunderdb.recovery.target import Target, parse_target
 
 HOLD_NS = 3600 * SECOND_NS
+ARCHIVED_NS = 6 * 3600 * SECOND_NS
 
 
 class NotedProgress(Progress):
@@ -209,7 +210,13 @@ class Actions:
         lsn = site.db.log.flushed_lsn
         if not site.archiver.target.has_tail:
             site.db.log.switch_segment()
-        await site.call(site.archiver.wait_archived(lsn))
+        try:
+            call = site.node.call(site.archiver.wait_archived(lsn))
+            await site.world.tasks.wait_for(call, min(ARCHIVED_NS, site.patience_ns // 3))
+        except TimeoutError:
+            if not site.troubled and not any(name.startswith(site.archive + "/") for name in site.spoiled):
+                raise Violation("what was committed is not archived, though nothing is wrong") from None
+            raise Refused("the archive does not get there") from None
 
     async def _mark(self, args: dict[str, Any]) -> None:
         """Between two commits: whoever looks at a clock has a moment in mind at which nothing happened."""
@@ -262,7 +269,11 @@ class Actions:
         site.retired.update(done.removed)
 
     async def _scrub(self, args: dict[str, Any]) -> str:
-        problems = await self.site.check()
+        """The check wants no transaction to be active."""
+        site = self.site
+        await site.stop_clients()
+        problems = await site.check()
+        site.start_clients()
         if problems:
             self.refusals.append("; ".join(problems[:3]))
             return "problems"
@@ -308,8 +319,16 @@ class Actions:
         finally:
             site.scale_bulk(False)
             site.phase = before
-        self.loss = await self._settled()
-        await self._serving()
+        await self._compared(self._settled())
+
+    async def _compared(self, settling: Coroutine[Any, Any, Loss]) -> None:
+        """What serves must be right. Raises: Violation; ThunderError, and then it does not serve any more."""
+        try:
+            self.loss = await settling
+            await self._serving()
+        except ThunderError:
+            await self.site.give_up()
+            raise
 
     async def _settled(self) -> Loss:
         return await self.site.settle(self.recovered_lsn)

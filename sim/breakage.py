@@ -251,9 +251,11 @@ class Breakage:
             if not targets:
                 raise Violation(f"the timeline damages {what}, but there is none")
             target = self._which(targets, args.get("which", "random"))
+            before = target.read()
             self._spoil(target, what, how, targets)
-            self.site.spoiled.append(target.name)
-            self.site.damaged |= target.name.startswith((DATA_DIR, WAL_DIR))
+            if how in ("delete", "hide") or target.read() != before:
+                self.site.spoiled.append(target.name)
+                self.site.damaged |= target.name.startswith((DATA_DIR, WAL_DIR))
             self.site.world.fired[f"damage_{how}"] += 1
             self.site.fired(f"damage_{how}", target.kind)
             self.damaged.append(f"{how} {target.name}")

@@ -58,11 +58,7 @@ class Evidence:
 
     @property
     def archive(self) -> str:
-        """Where the archive's objects are, also those behind a command; empty if nothing is archived."""
-        config = self.site.config
-        if not config.wal_archive_enabled:
-            return ""
-        return config.wal_archive_dir or config.wal_archive_command.split(" ")[1]
+        return self.site.archive
 
     def names(self, place: str) -> Iterator[str]:
         """Everything below a place that there is now."""

@@ -103,19 +103,23 @@ class Restoring(Actions):
             await site.open()
             site.note("recovered", "restore")
             await site.first_service()
+        except ThunderError:
+            await site.give_up()
+            raise
         finally:
             site.scale_bulk(False)
+        await self._compared(site.settle_restore(report.parent_timeline, report.timeline, report.stop_lsn, chosen))
         self.begun = None
-        self.loss = await site.settle_restore(report.parent_timeline, report.timeline, report.stop_lsn, chosen)
-        await self._serving()
 
     async def _settled(self) -> Loss:
         """After a start: what a restore had laid down before the machine died is compared as that restore's."""
         begun, site = self.begun, self.site
         if begun is None:
             return await super()._settled()
-        self.begun, self.recovered_lsn = None, begun.stop_lsn
-        return await site.settle_restore(begun.parent, site.db.log.timeline, begun.stop_lsn, begun.chosen)
+        self.recovered_lsn = begun.stop_lsn
+        loss = await site.settle_restore(begun.parent, site.db.log.timeline, begun.stop_lsn, begun.chosen)
+        self.begun = None
+        return loss
 
     async def _planned(self, site: Site, node: SimNode, coro: Coroutine[Any, Any, Plan], before: dict[str, bytes]) -> Plan:
         """A2."""

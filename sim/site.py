@@ -274,7 +274,6 @@ class Site:
         self.db_ = db
         db.on_fatal = self._failed
         db.log.recorder = self.recorder
-        self.life += 1
 
     def _failed(self, error: BaseException) -> None:
         self.fatal = error
@@ -292,6 +291,7 @@ class Site:
             await self.call(self.db.checkpointer.run(flush_all=True))
 
     def start_clients(self) -> None:
+        self.life += 1
         for number in range(self.client_count):
             session = EngineSession(self.db, self.recorder)
             stream = self.world.streams.stream(f"client.{number}")
@@ -366,6 +366,13 @@ class Site:
         self.db_ = self.archiver = None
         self.node.fatal = self.fatal = None
         self.world.bury()
+
+    @property
+    def archive(self) -> str:
+        """Where the archive's objects are, also those behind a command; empty if nothing is archived."""
+        if not self.config.wal_archive_enabled:
+            return ""
+        return self.config.wal_archive_dir or self.config.wal_archive_command.split(" ")[1]
 
     def note_archived(self) -> None:
         """How far the archive is, from what its archiver says."""

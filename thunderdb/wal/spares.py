@@ -104,15 +104,21 @@ class Spares:
         return path
 
     async def give_back(self, path: str, keep: int) -> bool:
-        """Make an obsolete segment a spare while there are fewer than `keep`, else unlink it; return whether it is a spare."""
+        """Make an obsolete segment a spare while there are fewer than `keep`, else unlink it; return whether it is a spare.
+
+        One that somebody else has removed already is gone, as it was to be.
+        """
         recycled = False
-        if len(self._ready) + len(self._unsure) < max(keep, self.target):
-            spare = self._new_path()
-            await self._disk.rename(path, spare)
-            await self._disk.sync_dir(self._directory)  # A1
-            recycled = await self._extend(spare)
-        else:
-            await self._disk.unlink(path)
+        try:
+            if len(self._ready) + len(self._unsure) < max(keep, self.target):
+                spare = self._new_path()
+                await self._disk.rename(path, spare)
+                await self._disk.sync_dir(self._directory)  # A1
+                recycled = await self._extend(spare)
+            else:
+                await self._disk.unlink(path)
+        except FileNotFoundError:
+            self._events.emit("wal.segment_missing", path=path)
         self._room.set()
         return recycled
 

@@ -98,12 +98,16 @@ class CrashDisk:
 
     async def rename(self, old: str, new: str) -> None:
         await self.step(f"rename {old} {new}")
+        if old not in self.names:
+            raise FileNotFoundError(old)
         inode = self.names.pop(old)
         self.names[new] = inode
         self.pending_names += [(old, None), (new, inode)]
 
     async def unlink(self, path: str) -> None:
         await self.step(f"unlink {path}")
+        if path not in self.names:
+            raise FileNotFoundError(path)
         inode = self.names.pop(path)
         self.pending_names.append((path, None))
         if self.room is not None:

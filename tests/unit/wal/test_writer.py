@@ -320,6 +320,24 @@ def test_remove_below_keeps_what_is_at_the_lsn_and_recycles() -> None:
     assert removed == [False, False, True, True, False]
 
 
+@pytest.mark.parametrize("keep", [0, 9])
+def test_a_segment_that_somebody_else_has_removed_is_gone(keep: int) -> None:
+    """Generated incident 1337: a checkpoint ended with FileNotFoundError, and the node with it."""
+
+    async def script(log: Log) -> None:
+        while log.writer.segment_number < 4:
+            log.add(b"r" * 500)
+        await log.writer.flush_all()
+        del log.disk.names[f"wal/{segment_name(1, 2)}"]
+        assert await log.writer.remove_below(log.writer.next_lsn, keep=keep) == 3
+        log.add(b"and on")
+        await log.writer.flush_all()
+
+    log = run(script)
+    names = [(fields["number"], fields["recycled"]) for name, fields in log.events if name == "wal.segment_removed"]
+    assert [number for number, _ in names] == [1, 2, 3] and not names[1][1]
+
+
 def test_as_many_are_recycled_as_were_used_since_the_last_removal() -> None:
     async def script(log: Log) -> None:
         for _ in range(3):
