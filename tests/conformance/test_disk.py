@@ -357,6 +357,27 @@ def test_a_file_system_without_hard_links_renames_without_replacing(
     machine.run(main)
 
 
+def test_a_read_that_fails_keeps_no_descriptor(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archiver tries a damaged segment again every minute, for days."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def main(ports: Any) -> int:
+        path = f"{machine.dir}/f"
+        await (await ports.disk.open(path, create=True)).close()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "preadv", fail)
+            patched.setattr(os, "pread", fail)
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(5):
+                with pytest.raises(StorageError, match="Input/output"):
+                    await ports.disk.read_file(path)
+        return len(os.listdir("/proc/self/fd")) - before
+
+    assert machine.run(main) == 0
+
+
 def test_a_file_system_that_cannot_create_without_replacing_is_named(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")

@@ -26,6 +26,7 @@ from thunderdb.backup.expire import _remove_backup, expire
 from thunderdb.backup.jobs import COMPLETED, BackupJobs
 from thunderdb.backup.take import BackupRequest
 from thunderdb.base.config import Config, parse
+from thunderdb.base.errors import SyncFailed
 from thunderdb.base.events import Events
 from thunderdb.engine.catalog import Column
 from thunderdb.engine.database import MARKER_FILE
@@ -97,6 +98,30 @@ def test_an_object_that_was_there_already_is_durable_when_put_new_says_so() -> N
     assert machine.run(lambda ports: store_of(ports).put_new("x", b"first")) is False
     machine.power_cut()
     assert machine.there(f"{ARCHIVE}/x") == b"first"
+
+
+def test_a_sync_of_what_was_found_that_fails_is_not_tried_again_but_written_anew() -> None:
+    """Somebody copied the file there; after the failed sync the cache has it, marked clean, and the device does not."""
+    machine = Machine()
+
+    async def copy(ports: SimPorts) -> None:
+        await ports.disk.make_dirs(ARCHIVE)
+        file = await ports.disk.open(f"{ARCHIVE}/x", create=True)
+        await file.write(0, b"x" * 5000)
+        await file.close()
+
+    async def put_new(ports: SimPorts) -> bool:
+        store = store_of(ports)
+        ports.disk.arm("sync_error", f"{ARCHIVE}/x")
+        ports.disk.arm("sync_error", f"{ARCHIVE}/.x.tmp", skip=1)
+        with pytest.raises(SyncFailed):
+            await store.put_new("x", b"x" * 5000)
+        return await store.put_new("x", b"x" * 5000)
+
+    machine.run(copy)
+    assert machine.run(put_new) is False
+    machine.power_cut()
+    assert machine.there(f"{ARCHIVE}/x") == b"x" * 5000
 
 
 def test_an_archived_segment_is_durable_before_the_local_one_may_go() -> None:

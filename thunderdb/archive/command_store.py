@@ -240,8 +240,12 @@ class CommandTarget:
         await self._disk.make_dirs(self._scratch)
         path = f"{self._scratch}/{key}"
         file = await self._disk.open(path, create=True)
-        await file.truncate(0)
-        await file.write(0, data)
+        try:
+            await file.truncate(0)
+            await file.write(0, data)
+        except Exception:
+            await file.close()
+            raise
         await file.close()
         failure = await self._run(path, key)
         await self._disk.unlink(path)

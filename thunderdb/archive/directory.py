@@ -11,7 +11,7 @@ D5. What is found may be in the operating system's cache only, with the process 
 
 from __future__ import annotations
 
-from thunderdb.base.errors import StorageError
+from thunderdb.base.errors import StorageError, SyncFailed
 from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, Stored
 from thunderdb.runtime.store_options import check_key
 from thunderdb.runtime.sync import Tasks
@@ -52,6 +52,7 @@ class DirectoryStore:
         self.place = directory.rstrip("/") or "/"
         self._disk = disk
         self._tasks = tasks
+        self._distrusted: set[str] = set()  # a sync of these has failed
 
     async def get(self, key: str) -> bytes:
         return await self._disk.read_file(self._path(key))
@@ -99,15 +100,21 @@ class DirectoryStore:
         return True
 
     async def settle(self, key: str) -> None:
-        """D5: make an object durable, whoever put it there. Raises: FileNotFoundError. Durable when: it returns."""
+        """D5: make an object durable, whoever put it there. Raises: FileNotFoundError. Durable when: it returns.
+
+        A sync that failed is never tried again (W4): the object is written anew, with the bytes that the cache has.
+        """
         path = self._path(key)
-        file = await self._disk.open(path, writable=False)
-        try:
-            await file.sync()
-        except Exception:
+        if key not in self._distrusted:
+            file = await self._disk.open(path, writable=False)
+            try:
+                await file.sync()
+            except SyncFailed:
+                self._distrusted.add(key)
             await file.close()
-            raise
-        await file.close()
+        if key in self._distrusted:
+            await self.put(key, await self.get(key))
+            self._distrusted.discard(key)
         await self._disk.sync_dir(path.rpartition("/")[0] or "/")
 
     async def extend(self, key: str, offset: int, data: bytes) -> None:

@@ -208,7 +208,11 @@ class RealDisk:
 
     async def read_file(self, path: str) -> bytes:
         file = await self.open(path, writable=False)
-        data = await file.read(0, await file.size())
+        try:
+            data = await file.read(0, await file.size())
+        except Exception:
+            await file.close()
+            raise
         await file.close()
         return data
 
