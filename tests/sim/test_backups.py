@@ -18,7 +18,12 @@ from sim.history import SETTINGS
 from sim.image import DiskImage
 from sim.world import SimNode, World
 from tests.sim.plain_restore import restored_files
+from thunderdb.archive.codec import Codec
+from thunderdb.archive.directory import DirectoryStore
+from thunderdb.backup.expire import expire
+from thunderdb.backup.inventory import REMOVING
 from thunderdb.backup.jobs import COMPLETED, FAILED, BackupJobs
+from thunderdb.backup.manifest import MANIFEST_NAME
 from thunderdb.backup.take import BackupRequest
 from thunderdb.backup.verify import verify_backup
 from thunderdb.base.config import Config, parse
@@ -240,3 +245,26 @@ def unreliable_store(seed: int, kind: str) -> str:
         return world.run(harness())
     finally:
         world.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_retention_runs_at_once_remove_what_is_to_go_and_end_well(seed: int) -> None:
+    """The daemon's own, and one from the command line."""
+    world = World(seed)
+    node = world.node("a")
+    config = replace(CONFIG, destination="/backups", wal_archive_enabled=False)
+    place = f"/backups/{REMOVING}one"
+
+    async def course(ports: Ports) -> None:
+        for name in ("a", "b", "sub/c", MANIFEST_NAME):
+            await DirectoryStore(ports.disk, place).put(name, b"x")
+        runs = [ports.tasks.spawn(expire(ports, config, Codec(), Events()), "expire") for _ in range(2)]
+        for run in runs:
+            await run
+
+    async def harness() -> None:
+        await node.call(course(node.ports))
+
+    world.run(harness())
+    assert [path for path in (*node.image.names, *node.image.dirs) if path.startswith("/backups/")] == []
+    world.close()

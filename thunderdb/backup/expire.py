@@ -103,7 +103,10 @@ async def expire(
         if any(not hold.backups or by_place[item.object].backup_id in hold.backups for hold in holds):
             run.held.append(item.object)
             continue
-        await _remove_backup(ports, run.inventory.destination, item.object)
+        try:
+            await _remove_backup(ports, run.inventory.destination, item.object)
+        except FileNotFoundError:
+            continue  # another run, the daemon's or one from the command line, has just removed it
         run.removed.append(item.object)
         events.emit("retention.removed", object=item.object, reason=item.reason, size_bytes=item.size_bytes)
     await _remove_log(ports, config, events, run, gone)

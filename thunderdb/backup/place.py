@@ -12,7 +12,8 @@ P3. `abandon` and `remove_left_over` remove only what a backup of a known id has
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from thunderdb.archive.directory import is_url, open_store
 from thunderdb.backup.manifest import MANIFEST_NAME, is_backup_id, parse_manifest
@@ -294,7 +295,7 @@ async def _is_of(disk: Disk, partial: str, backup_id: str) -> bool:
 
 
 async def remove_tree(disk: Disk, path: str) -> None:
-    """Remove a directory with all in it; fine if it is not there.
+    """Remove a directory with all in it; fine if it is not there, or if somebody else removes it at the same time.
 
     What says whose it is goes only when the rest is durably gone: so after a crash it is still known as ours.
     """
@@ -308,12 +309,19 @@ async def remove_tree(disk: Disk, path: str) -> None:
         if await disk.is_dir(inside) and not await _is_link(disk, path, name):
             await remove_tree(disk, inside)
         elif name not in labels:
-            await disk.unlink(inside)
+            await _gone(disk.unlink(inside))
     if labels:
-        await disk.sync_dir(path)
+        await _gone(disk.sync_dir(path))
     for name in labels:
-        await disk.unlink(f"{path}/{name}")
-    await disk.remove_dir(path)
+        await _gone(disk.unlink(f"{path}/{name}"))
+    await _gone(disk.remove_dir(path))
+
+
+async def _gone(removal: Coroutine[Any, Any, None]) -> None:
+    try:
+        await removal
+    except FileNotFoundError:
+        pass  # so it is
 
 
 async def _is_link(disk: Disk, folder: str, name: str) -> bool:
