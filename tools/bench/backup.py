@@ -6,28 +6,32 @@
     --restore-pitr latest, without archive  pgbackrest restore --process-max=2
     --restore-pitr latest, with archive     cp -a of a base backup, restore_command = cp, until it answers
 
-B1. Both have just been checkpointed, and their files are warm, when a round begins.
-B2. A time per GB is of the source's own data files; both write to the same device as their database.
+B1. Both have just been checkpointed, their files are warm, and nothing waits to be written, when a round begins. What a load
+    leaves behind (autovacuum there, the pages of a rebuilt table here) has SETTLE_S to be put away.
+B2. A time per GB is of what a plain backup holds: pages that nobody owns, which are not copied, do not count. Both write to the
+    same device as their database.
 B3. CPU is that of the server, and of pg_basebackup, while the backup is taken.
-B4. A restore ends when the restored database has answered a first query.
+B4. A restore or recovery is timed from its command to the right answer of the restored database to a first query about its
+    newest state: both systems' starts are in it. Whether all of it is right is looked at afterwards, unmeasured.
+B5. Both recover from the same kind of place: a plain base backup and a directory of log, both in the page cache.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import resource
 import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from thunderdb.backup.verify import VerifyReport, verify_backup
 from thunderdb.runtime.real_ports import run_real
 from tools.bench.rows import Row
+from tools.bench.steps import BackupFailed, bytes_in, give_away, run, say, timed, warm
 from tools.harness import pgbench
 from tools.harness.postgres import Postgres, run_as
 from tools.harness.server import Server, children, ticks
@@ -36,10 +40,8 @@ from tools.harness.thunder import Thunder
 GB = 1e9
 QUIET = {"checkpoint_interval": "1d", "max_wal_size": "64GB", "recovery_target": "off"}
 PG_QUIET = {"checkpoint_timeout": "1d", "max_wal_size": "64GB", "wal_level": "replica"}
-
-
-class BackupFailed(Exception):
-    """A backup or restore did not end well; the message holds what it said."""
+SETTLE_S = 15
+NEWEST = "SELECT bbalance FROM pgbench_branches WHERE bid = 1"
 
 
 def backups(names: list[str], work: Path, *, scale: int, rounds: int, transactions: int, seconds: int) -> list[Row]:
@@ -62,13 +64,26 @@ def backups(names: list[str], work: Path, *, scale: int, rounds: int, transactio
         systems.append(_Postgres(work / "postgres"))
     try:
         for system in systems:
+            say(f"{system.name}: loading scale {scale}")
             system.load(scale)
+        time.sleep(SETTLE_S)
         for number in range(rounds):
             for system in systems if number % 2 == 0 else systems[::-1]:
+                say(f"{system.name}: backups, round {number + 1}")
                 system.round(rows)
         for system in systems:
+            say(f"{system.name}: load with backups")
             system.foreground(rows["foreground"], seconds)
-            system.point_in_time(rows, transactions, rounds)
+        for system in systems:
+            say(f"{system.name}: {transactions:,} transactions to recover")
+            system.prepare(transactions)
+        for number in range(rounds):
+            for system in systems if number % 2 == 0 else systems[::-1]:
+                say(f"{system.name}: recovery, round {number + 1}")
+                rows["pitr"].add(system.name, system.recovered(check=number == 0))
+        for system in systems:
+            system.verify_log(rows)
+        say("done")
     finally:
         for system in systems:
             system.server.kill()
@@ -87,6 +102,9 @@ class _System:
         self.directory = directory
         self.server = server
         self.places = 0
+        self.base = Path()
+        self.newest: Any = None
+        """What NEWEST answers before the accident."""
 
     def load(self, scale: int) -> None:
         self.server.start()
@@ -99,7 +117,7 @@ class _System:
 
     @property
     def size_gb(self) -> float:
-        return _bytes(self.data) / GB
+        return bytes_in(self.data) / GB
 
     def cpu_s(self) -> float:
         """CPU time of the server's processes, the ended ones too, and of the programs that this one has run."""
@@ -121,24 +139,33 @@ class _System:
         """Seconds until a fresh server answers from the backup at `place`; None where the tool is not there."""
         raise NotImplementedError
 
+    def held_gb(self, place: Path) -> float:
+        """What a plain backup holds of the data (B2)."""
+        return self.size_gb
+
     def round(self, rows: dict[str, Row]) -> None:
+        held_gb = 1.0
         for kind in ("plain", "zstd"):
             self.server.checkpoint()
-            _warm(self.data)
+            warm(self.data)
             place = self.place(kind)
             used_s = self.cpu_s()
-            rows[kind].add(self.name, _timed(functools.partial(self.backup, place, kind == "zstd")) / self.size_gb)
-            rows[f"{kind} cpu"].add(self.name, (self.cpu_s() - used_s) / self.size_gb)
-            rows[f"{kind} size"].add(self.name, _bytes(place) / GB)
+            took_s = timed(functools.partial(self.backup, place, kind == "zstd"))
+            held_gb = self.held_gb(place) if kind == "plain" else held_gb
+            rows[kind].add(self.name, took_s / held_gb)
+            rows[f"{kind} cpu"].add(self.name, (self.cpu_s() - used_s) / held_gb)
+            rows[f"{kind} size"].add(self.name, bytes_in(place) / GB)
             if kind == "plain":
                 self.verify(place, rows)
+                self.newest = self.server.one(NEWEST)
                 took = self.restored(place)
                 if took is not None:
                     rows["restore"].add(self.name, took)
+                    say(f"{self.name}: backup {took_s:.2f} s, restore {took:.2f} s")
             shutil.rmtree(place)
         copy = self.place("copy")
         command = f"cp -a {self.data} {copy} && sync -f {copy}"
-        rows["copy"].add(self.name, _timed(lambda: _run(["sh", "-c", command])) / self.size_gb)
+        rows["copy"].add(self.name, timed(lambda: run(["sh", "-c", command])) / self.size_gb)
         shutil.rmtree(copy)
 
     def verify(self, place: Path, rows: dict[str, Row]) -> None:
@@ -166,8 +193,40 @@ class _System:
         busy.join()
         row.add(self.name, during / ((before + tps()) / 2))
 
-    def point_in_time(self, rows: dict[str, Row], transactions: int, rounds: int) -> None:
+    def prepare(self, transactions: int) -> None:
+        """A base backup, that many transactions, all of their log archived; then the server is killed."""
+        self.base = self.place("base")
+        self.backup(self.base, False)
+        self.keep_log()
+        pgbench.run(self.server, "-b", "tpcb-like", "-c", "8", "-j", "2", "-t", str(transactions // 8))
+        self.archive_all()
+        self.newest = self.server.one(NEWEST)
+        self.server.kill()
+
+    def keep_log(self) -> None: ...
+
+    def archive_all(self) -> None:
         raise NotImplementedError
+
+    def recovered(self, check: bool) -> float:
+        """Seconds from the command that recovers to `latest` to the right answer of a fresh server (B4)."""
+        raise NotImplementedError
+
+    def answer(self, fresh: Server) -> None:
+        """Raises: BackupFailed if the newest state is not there."""
+        found = fresh.one(NEWEST)
+        if found != self.newest:
+            raise BackupFailed(f"{self.name}: {NEWEST} gives {found} in the restored database, {self.newest} before")
+
+    def verify_log(self, rows: dict[str, Row]) -> None:
+        """Only ours has a row of it."""
+
+
+def check_sums(server: Server) -> None:
+    """B4. Raises: BackupFailed if TPC-B's sums differ."""
+    found = pgbench.sums(server)
+    if len(set(found.values())) != 1:
+        raise BackupFailed(f"{server.name}: the sums of the restored database differ: {found}")
 
 
 class _Thunder(_System):
@@ -195,47 +254,59 @@ class _Thunder(_System):
     def restored(self, place: Path) -> float:
         return self._recovered(place, ["--no-archive"], {**QUIET})
 
-    def _recovered(self, place: Path, options: list[str], settings: dict[str, str]) -> float:
+    def held_gb(self, place: Path) -> float:
+        files = json.loads((place / "backup_manifest.json").read_text())["files"]
+        data = [file for file in files if file["path"].startswith("data/")]
+        zeros = sum(end - start for file in data for start, end in file.get("zeros", []))
+        return (sum(file["size"] for file in data) - zeros) / GB
+
+    def recovered(self, check: bool) -> float:
+        options = ["--no-archive", "--wal-archive-dir", self.settings["wal_archive_dir"]]
+        return self._recovered(self.base, options, {**QUIET}, check)
+
+    def _recovered(self, place: Path, options: list[str], settings: dict[str, str], check: bool = False) -> float:
         fresh = Thunder(self.place("restored"), settings)
         command = [*fresh.command(), "--restore-pitr", "latest", "--restore-backup", str(place), *options]
 
         def recover() -> None:
-            _run(command, fresh.environment())
+            run(command, fresh.environment())
             fresh.start()
+            self.answer(fresh)
 
         try:
-            return _timed(recover)
+            took_s = timed(recover)
+            if check:
+                check_sums(fresh)
+            return took_s
         finally:
             fresh.kill()
             shutil.rmtree(fresh.directory)
 
     def verify(self, place: Path, rows: dict[str, Row]) -> None:
         report, took = verified(place)
-        rows["verify"].add(self.name, _bytes(place) / 1e6 / took)
+        rows["verify"].add(self.name, bytes_in(place) / 1e6 / took)
 
-    def point_in_time(self, rows: dict[str, Row], transactions: int, rounds: int) -> None:
-        place = self.place("base")
-        self.backup(place, False)
+    def keep_log(self) -> None:
         assert isinstance(self.server, Thunder)
         self.server.http("/admin/checkpoint", {})  # from here on the log is kept, as for a copy made by hand
-        pgbench.run(self.server, "-b", "tpcb-like", "-c", "8", "-j", "2", "-t", str(transactions // 8))
+
+    def archive_all(self) -> None:
+        assert isinstance(self.server, Thunder)
         self.server.http("/admin/wal/switch", {})
         while self.server.http("/admin/wal/archive/status")["segments_pending"]:
             time.sleep(0.1)
-        self.server.kill()
-        options = ["--no-archive", "--wal-archive-dir", self.settings["wal_archive_dir"]]
-        for _ in range(rounds):
-            rows["pitr"].add(self.name, self._recovered(place, options, {**QUIET}))
+
+    def verify_log(self, rows: dict[str, Row]) -> None:
         copy = self.place("hand-made")
         for folder in ("data", "wal"):
-            _run(["cp", "-a", str(self.server.directory / folder), f"{copy}-{folder}"])
+            run(["cp", "-a", str(self.server.directory / folder), f"{copy}-{folder}"])
         copy.mkdir()
         for folder in ("data", "wal"):
             Path(f"{copy}-{folder}").rename(copy / folder)
         speed = rows["verify"].medians()[0]
         _, took = verified(copy)
-        for_pages = _bytes(copy / "data") / 1e6 / speed if speed else 0.0
-        rows["verify log"].add(self.name, _bytes(copy / "wal") / 1e6 / max(0.001, took - for_pages))
+        for_pages = bytes_in(copy / "data") / 1e6 / speed if speed else 0.0
+        rows["verify log"].add(self.name, bytes_in(copy / "wal") / 1e6 / max(0.001, took - for_pages))
         rows["verify log"].note = "of a copy made by hand, less the time for its pages at the speed above"
 
 
@@ -250,7 +321,7 @@ class _Postgres(_System):
         self.repository = directory / "pgbackrest"
         server = Postgres(directory / "node", settings)
         super().__init__(directory, server)
-        _give_away(directory)
+        give_away(directory)
         self._stanza = False
 
     @property
@@ -259,14 +330,14 @@ class _Postgres(_System):
 
     @property
     def size_gb(self) -> float:
-        return (_bytes(self.data) - _bytes(self.data / "pg_wal")) / GB
+        return (bytes_in(self.data) - bytes_in(self.data / "pg_wal")) / GB
 
     def backup(self, place: Path, compress: bool) -> None:
         assert isinstance(self.server, Postgres)
         options = ["-Ft", "--compress=server-zstd:1"] if compress else ["-Fp"]
         program = str(self.server.programs / "pg_basebackup")
         where = ["-h", "127.0.0.1", "-p", str(self.server.port), "-U", "postgres", "-D", str(place)]
-        _run([*run_as(), program, *where, "-c", "fast", "-X", "stream", *options])
+        run([*run_as(), program, *where, "-c", "fast", "-X", "stream", *options])
 
     def restored(self, place: Path) -> float | None:
         if shutil.which("pgbackrest") is None:
@@ -281,14 +352,15 @@ class _Postgres(_System):
         fresh = Postgres(self.place("restored"), PG_QUIET)
         shutil.rmtree(fresh.data)
         fresh.data.mkdir(mode=0o700)
-        _give_away(fresh.directory)
+        give_away(fresh.directory)
 
         def recover() -> None:
             self._back_rest("restore", "--process-max=2", f"--pg1-path={fresh.data}", "--archive-mode=off", "--type=none")
             fresh.start()
+            self.answer(fresh)
 
         try:
-            return _timed(recover)
+            return timed(recover)
         finally:
             fresh.kill()
             shutil.rmtree(fresh.directory)
@@ -298,33 +370,31 @@ class _Postgres(_System):
         common += [f"--lock-path={self.directory}/lock"]
         if command != "restore":
             common += [f"--pg1-path={self.data}", f"--pg1-port={self.server.port}"]
-        _run([*run_as(), "pgbackrest", *common, *options, command])
+        run([*run_as(), "pgbackrest", *common, *options, command])
 
-    def point_in_time(self, rows: dict[str, Row], transactions: int, rounds: int) -> None:
-        place = self.place("base")
-        self.backup(place, False)
-        pgbench.run(self.server, "-b", "tpcb-like", "-c", "8", "-j", "2", "-t", str(transactions // 8))
+    def archive_all(self) -> None:
         self.server.one("SELECT pg_switch_wal()")
         while self.server.one("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"):
             time.sleep(0.1)
-        self.server.kill()
-        for _ in range(rounds):
-            rows["pitr"].add(self.name, self._recovered(place))
 
-    def _recovered(self, place: Path) -> float:
+    def recovered(self, check: bool) -> float:
         fresh = Postgres(self.place("restored"), {**PG_QUIET, "restore_command": f"cp {self.archive}/%f %p"})
         shutil.rmtree(fresh.data)
 
         def recover() -> None:
-            _run(["cp", "-a", str(place), str(fresh.data)])
+            run(["cp", "-a", str(self.base), str(fresh.data)])
             (fresh.data / "recovery.signal").touch()
-            _give_away(fresh.data / "recovery.signal")
+            give_away(fresh.data / "recovery.signal")
             fresh.start(timeout_s=3600)
             while fresh.one("SELECT pg_is_in_recovery()"):
                 time.sleep(0.02)
+            self.answer(fresh)
 
         try:
-            return _timed(recover)
+            took_s = timed(recover)
+            if check:
+                check_sums(fresh)
+            return took_s
         finally:
             fresh.kill()
             shutil.rmtree(fresh.directory)
@@ -332,41 +402,13 @@ class _Postgres(_System):
 
 def verified(place: Path) -> tuple[VerifyReport, float]:
     """Verify in this process, the files warm; return the report and the seconds. Raises: BackupFailed if anything is wrong."""
-    _warm(place)
+    warm(place)
     found: list[VerifyReport] = []
 
     async def main(ports: Any) -> None:
         found.append(await verify_backup(ports, str(place)))
 
-    took = _timed(lambda: run_real(main))
+    took = timed(lambda: run_real(main))
     if found[0].problems:
         raise BackupFailed(f"{place} does not verify: {found[0].problems[:3]}")
     return found[0], took
-
-
-def _timed(action: Callable[[], object]) -> float:
-    begun = time.monotonic()
-    action()
-    return time.monotonic() - begun
-
-
-def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd="/")
-    if done.returncode != 0:
-        raise BackupFailed(f"{' '.join(command)} ended with {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
-
-
-def _bytes(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _warm(path: Path) -> None:
-    subprocess.run(["sh", "-c", 'find "$0" -type f -exec cat {} + > /dev/null', str(path)], check=True)
-
-
-def _give_away(path: Path) -> None:
-    """To PostgreSQL's user, where root runs the bench."""
-    if os.geteuid() == 0:
-        subprocess.run(["chown", "-R", "postgres:postgres", str(path)], check=True)
