@@ -13,6 +13,8 @@ from sim.report_rows import seconds
 
 FILE = "rto-report.json"
 BAR_PERCENT = 25.0
+BUSY = 1.0
+"""A load average at the beginning beyond which times say little."""
 NAMES = {"kill": "kill -9", "pitr": "point-in-time recovery", "lost": "directories lost"}
 Found = Mapping[str, Any]
 
@@ -43,12 +45,13 @@ def rpo(one: Found) -> str:
 
 
 def conditions(found: Found) -> str:
-    disk = found["disk"]
+    disk, load = found["disk"], found.get("load", 0.0)
+    busy = f" The machine was busy with other things (load {load}): these times say little." if load > BUSY else ""
     return (
         f"{found['date']}, {found['machine']}; {found['transactions']:,} TPC-B transactions on {found['rows']:,} accounts, "
         f"{found['clients']} clients, median of {found['rounds']} rounds; disk: sync {disk['sync_ms']} ms, "
         f"{disk['write_mb_s']:,} MB/s into the cache, {disk['sync_mb_s']:,} MB/s synced. Costs calibrated "
-        f"{found['calibrated']['at']}."
+        f"{found['calibrated']['at']}.{busy}"
     )
 
 

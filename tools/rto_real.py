@@ -103,6 +103,7 @@ class Bench:
     def run_and_kill(self, after_s: float) -> tuple[list[tuple[int, float]], float, float]:
         """Load, and kill -9 in the middle; return the acknowledged, and when it was killed: wall clock and monotonic."""
         bench = self._pgbench("-T", "600")
+        self._at_work(bench)
         time.sleep(after_s)
         if bench.poll() is not None:
             raise Lost(f"pgbench ended before the kill: {bench.stderr.read()[-500:] if bench.stderr else ''}")
@@ -110,6 +111,17 @@ class Bench:
         self.server.kill()
         self._end(bench, wall_s)
         return self._acknowledged(), wall_s, began_s
+
+    def _at_work(self, bench: subprocess.Popen[str]) -> None:
+        """Wait until every client has had something acknowledged."""
+        query = "SELECT count(*) FROM kill_ledger WHERE round = %s AND client = %s AND seq = 1"
+        deadline_s = time.monotonic() + 60
+        with self.server.connect(autocommit=True) as connection:
+            for client in range(self.clients):
+                while connection.execute(query, (self.loads, client)).fetchone() != (1,):
+                    if bench.poll() is not None or time.monotonic() > deadline_s:
+                        raise Lost(f"client {client} of pgbench does not begin")
+                    time.sleep(0.02)
 
     def _pgbench(self, *options: str) -> subprocess.Popen[str]:
         for old in self.work.glob("log.*"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sim import costs
-from sim.report_rto import markdown
+from sim.report_rto import BUSY, markdown
 from tools.calibrate import disk_of, machine
 from tools.harness.server import ServerFailed, stop_whatever_happens
 from tools.pgbench_kill import Broken
@@ -39,7 +40,7 @@ def say(text: str) -> None:
 
 def measure(work: Path, transactions: int, scale: int, rounds: int, clients: int) -> dict[str, Any]:
     """Everything: real rounds, then the same simulated. Raises: Lost, ServerFailed."""
-    profile = disk_of(work)
+    profile, load = disk_of(work), os.getloadavg()[0]
     bench = Bench(work, scale, transactions, clients)
     try:
         say(f"loading pgbench's tables at scale {scale}")
@@ -60,7 +61,8 @@ def measure(work: Path, transactions: int, scale: int, rounds: int, clients: int
             simulated[measured.name] = restored(profile, work, measured.target)
     return {
         "version": 1, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine(),
-        "transactions": transactions, "scale": scale, "rows": 100_000 * scale, "rounds": rounds, "clients": clients,
+        "load": round(load, 1), "transactions": transactions, "scale": scale,
+        "rows": 100_000 * scale, "rounds": rounds, "clients": clients,
         "command": f"python -m tools.rto_report --transactions {transactions} --scale {scale} --rounds {rounds}",
         "disk": {
             "sync_ms": round(profile.sync_ns / 1e6, 3), "write_mb_s": profile.bytes_per_s // 1_000_000,
@@ -107,6 +109,8 @@ def main() -> int:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "rto-report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if found["load"] > BUSY:
+        say(f"the machine was busy when this began (load {found['load']}): these times say little")
     text = markdown(found)
     (out / "rto-report.md").write_text(f"# Real daemons, and the simulator beside them\n\n{text}\n", encoding="utf-8")
     print(text)

@@ -1,7 +1,7 @@
 """The same scenarios with real daemons on a real disk and in the simulator, small: the shape of the report, and no nonsense.
 
-RTO of the two is compared with a factor that a busy machine stays within and a broken model does not: the sharp comparison is
-docs/rto-report.md, measured on a quiet machine.
+RTO of the two is compared with a factor that a broken model does not stay within, after allowing for how much longer than
+calibrated the start of a process took, which is how busy the machine is. The sharp comparison needs a quiet one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sim import report_rto
 from tools.rto_report import measure
 
 pytestmark = pytest.mark.daemon
-FACTOR = 6.0
+FACTOR = 5.0
 
 
 def test_real_and_simulated_side_by_side(pgbench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +27,9 @@ def test_real_and_simulated_side_by_side(pgbench: str, tmp_path: Path, capsys: p
     assert kill["lost"] == pitr["lost"] == 0 and kill["acknowledged"] > 400 and pitr["acknowledged"] == 400
     assert lost["lost"] < lost["acknowledged"] and (lost["lost"] == 0) == (lost["rpo_s"] == 0) and lost["rpo_s"] < 30
     for one in (kill, pitr, lost):
-        assert 1 / FACTOR < one["simulated_rto_s"] / one["rto_s"] < FACTOR, one
+        started = [sum(took for what, took in one[key] if what == "process started") for key in ("phases", "simulated_phases")]
+        busy = max(1.0, started[0] / started[1])
+        assert 1 / FACTOR < one["simulated_rto_s"] * busy / one["rto_s"] < FACTOR, one
         assert one["phases"] and sum(took for _, took in one["phases"]) == pytest.approx(one["rto_s"], rel=0.25)
         assert sum(took for _, took in one["simulated_phases"]) == pytest.approx(one["simulated_rto_s"], rel=0.05)
         assert report_rto.verdict(one)

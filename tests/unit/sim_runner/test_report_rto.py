@@ -19,7 +19,8 @@ def entry(**more: Any) -> dict[str, Any]:
 
 def found(*entries: dict[str, Any]) -> dict[str, Any]:
     return {
-        "date": "2026-11-22", "machine": "m", "transactions": 57_000, "rows": 10_000_000, "clients": 8, "rounds": 3,
+        "date": "2026-11-22", "load": 0.2, "machine": "m", "transactions": 57_000, "rows": 10_000_000,
+        "clients": 8, "rounds": 3,
         "disk": {"sync_ms": 1.0, "write_mb_s": 1000, "sync_mb_s": 900}, "calibrated": {"at": "2026-11-22"},
         "command": "python -m tools.rto_report", "scenarios": list(entries),
     }  # fmt: skip
@@ -29,6 +30,11 @@ def test_within_the_bar_and_beyond_it() -> None:
     assert report_rto.verdict(entry()) == "+10 %, within 25 %"
     off = entry(difference_percent=-60.0, simulated_phases=[["process started", 0.6], ["log analysed", 0.2]])
     assert report_rto.verdict(off) == "-60 %, beyond 25 %: mostly “log analysed”, 1.3 s shorter in the simulator"
+
+
+def test_a_busy_machine_is_said() -> None:
+    assert "say little" not in report_rto.conditions(found())
+    assert "load 7.5" in report_rto.conditions(found() | {"load": 7.5})
 
 
 def test_lost_commits_are_counted() -> None:
