@@ -47,6 +47,7 @@ from enum import IntEnum
 from backports import zstd
 
 from thunderdb.base.errors import Corruption, InvariantViolated
+from thunderdb.storage.frozen import locate
 from thunderdb.storage.page import (
     GHOST,
     LARGE,
@@ -215,12 +216,13 @@ def _apply_row(page: Page, payload: bytes, lsn: int, txn: int) -> None:
     _tree, key_size, had_old, flags, old_size = ROW_CHANGE.unpack_from(payload)
     key_end = 12 + key_size
     key = payload[12:key_end]
-    keys = page.keys
-    index = bisect_left(keys, key)
-    exists = index < len(keys) and keys[index] == key
+    index = locate(page.keys, key)
+    exists = index >= 0
     if exists != bool(had_old):
         found = "there" if exists else "missing"
         raise InvariantViolated(f"page {page.page_no}: row change at {lsn} meets a key that is {found}")
+    if not exists:
+        index = bisect_left(page.keys, key)
     put_value(page, index, exists, key, VALUE_HEADER.pack(txn, lsn, flags) + payload[key_end + old_size :], txn)
 
 
@@ -252,8 +254,8 @@ def _apply_purge(page: Page, payload: bytes) -> None:
         (size,) = _KEY_SIZE.unpack_from(payload, offset)
         key = payload[offset + 2 : offset + 2 + size]
         offset += 2 + size
-        index = bisect_left(page.keys, key)
-        if index == len(page.keys) or page.keys[index] != key:
+        index = locate(page.keys, key)
+        if index < 0:
             raise InvariantViolated(f"page {page.page_no}: no ghost to purge at key {key.hex()}")
         _remove_entry(page, index)
 

@@ -33,6 +33,7 @@ from thunderdb.access.context import Access, Chain
 from thunderdb.access.space import allocate, release
 from thunderdb.base.errors import LimitExceeded
 from thunderdb.base.ids import LSN
+from thunderdb.storage.frozen import locate
 from thunderdb.storage.page import (
     PAGE_HEADER_SIZE,
     VALUE_HEADER,
@@ -71,11 +72,8 @@ def find_leaf(access: Access, root: int, key: bytes) -> Page:
 def get(access: Access, root: int, key: bytes) -> bytes | None:
     """The newest value at `key`, with its stamp, ghosts included. Raises: PageMiss."""
     leaf = find_leaf(access, root, key)
-    keys = leaf.keys
-    index = bisect_left(keys, key)
-    if index < len(keys) and keys[index] == key:
-        return leaf.vals[index]
-    return None
+    index = locate(leaf.keys, key)
+    return leaf.vals[index] if index >= 0 else None
 
 
 def find_path(access: Access, root: int, key: bytes) -> tuple[Path, Page]:
@@ -122,9 +120,8 @@ def put(access: Access, chain: Chain, root: int, key: bytes, flags: int, payload
     """
     while True:
         leaf = find_leaf(access, root, key)
-        keys = leaf.keys
-        index = bisect_left(keys, key)
-        if index < len(keys) and keys[index] == key:
+        index = locate(leaf.keys, key)
+        if index >= 0:
             old: bytes | None = leaf.vals[index]
             growth = len(payload) + VALUE_HEADER.size - len(leaf.vals[index])
         else:
@@ -159,10 +156,8 @@ def restore(
 
 
 def restore_growth(leaf: Page, key: bytes, value: bytes) -> int:
-    index = bisect_left(leaf.keys, key)
-    if index < len(leaf.keys) and leaf.keys[index] == key:
-        return len(value) - len(leaf.vals[index])
-    return leaf_entry_size(key, value)
+    index = locate(leaf.keys, key)
+    return leaf_entry_size(key, value) if index < 0 else len(value) - len(leaf.vals[index])
 
 
 def undo_row(access: Access, payload: bytes, chain: Chain, undo_next_lsn: bytes) -> LSN:

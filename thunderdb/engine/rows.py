@@ -18,6 +18,7 @@ from thunderdb.access import btree, large
 from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE, row_payload
 from thunderdb.base.errors import SerializationFailure, UniqueViolation
 from thunderdb.engine.table import IndexAccess, TableAccess
+from thunderdb.storage.frozen import locate
 from thunderdb.storage.page import VALUE_HEADER, Page
 from thunderdb.storage.pool import BufferPool, Miss
 from thunderdb.txn.locks import Mode
@@ -92,9 +93,8 @@ class Rows:
     def try_get(self, txn: Txn, root: int, key: bytes) -> bytes | None:
         """The payload at `key` as the transaction's snapshot sees it. Raises: Miss."""
         leaf = btree.find_leaf(self.access, root, key)
-        keys = leaf.keys
-        index = bisect_left(keys, key)
-        if index == len(keys) or keys[index] != key:
+        index = locate(leaf.keys, key)
+        if index < 0:
             return None
         value = leaf.vals[index]
         snapshot = txn.snapshot
@@ -307,9 +307,8 @@ class Rows:
         """
         self._try_locks(txn, table, key)
         leaf = btree.find_leaf(self.access, table.root, key)
-        keys = leaf.keys
-        index = bisect_left(keys, key)
-        if index == len(keys) or keys[index] != key:
+        index = locate(leaf.keys, key)
+        if index < 0:
             return False
         old = leaf.vals[index]
         stamp, _lsn, flags = VALUE_HEADER.unpack_from(old)

@@ -15,6 +15,7 @@ Z2. A patch is as long as what it replaces: sizes, and `used`, stay. At most PAT
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import overload
@@ -25,6 +26,14 @@ _DICT_BYTES = 232
 _BYTES_SIZE = 33 + 7
 _SUMS = 8
 """So many times the place of an entry is found by adding up; then a table of all places pays."""
+
+
+def locate(keys: list[bytes] | Slices, key: bytes) -> int:
+    """The index of `key` in a page's keys, -1 if it is not there."""
+    if type(keys) is list:
+        index = bisect_left(keys, key)
+        return index if index < len(keys) and keys[index] == key else -1
+    return keys.find(key)  # type: ignore[union-attr]
 
 
 class Slices:
@@ -129,6 +138,21 @@ class Slices:
                 if start <= index < stop:
                     found[index - start] = value
         return found
+
+    def find(self, key: bytes) -> int:
+        """The index of an entry among entries in ascending order, -1 if it is not there."""
+        width = self._width
+        if width and self.patches is None:
+            if len(key) != width:
+                return -1
+            at = self.image.find(key, self._start, self._start + width * self.count) - self._start
+            if at < 0:
+                return -1
+            if at % width == 0:
+                return at // width
+            # The same bytes across a border of two entries: the entry itself may be further on.
+        index = bisect_left(self, key)
+        return index if index < self.count and self[index] == key else -1
 
     # -- Changing values
 

@@ -9,7 +9,7 @@ import pytest
 
 from thunderdb.access.apply import put_value
 from thunderdb.base.errors import InvariantViolated
-from thunderdb.storage.frozen import PATCH_LIMIT, Slices
+from thunderdb.storage.frozen import PATCH_LIMIT, Slices, locate
 from thunderdb.storage.page import (
     Page,
     PageKind,
@@ -86,6 +86,23 @@ def test_values_change_within_their_sizes_and_the_page_stays_frozen(make: object
             again = decode_page(encode_page(page, SIZE), 7, SIZE)
             assert list(zip(again.keys, again.vals, strict=True)) == model and again.max_txn == page.max_txn
     assert len(seen) > 10  # patches were folded in
+
+
+@pytest.mark.parametrize("model", [[], same_sizes(1), same_sizes(), other_sizes()], ids=["none", "one", "same", "other"])
+def test_keys_are_found_in_either_form(model: Model) -> None:
+    page = frozen(sorted(model))
+    forms = [page.keys, page.keys.copy()]
+    absent = [b"", b"0", b"000000x", b"zzzzzz", b"k", b"00000"]
+    for keys in forms:
+        assert [locate(keys, key) for key, _ in sorted(model)] == list(range(len(model)))
+        assert {locate(keys, key) for key in absent} == {-1}
+
+
+def test_a_key_that_also_lies_across_two_others_is_found() -> None:
+    model = [(key, b"v") for key in (b"\0\0\1", b"\0\1\0", b"\0\1\1", b"\1\0\1", b"\1\1\0")]
+    page = frozen(model)
+    assert [locate(page.keys, key) for key, _ in model] == [0, 1, 2, 3, 4]
+    assert locate(page.keys, b"\1\0\0") == -1  # it lies across the first two only
 
 
 def test_another_size_takes_the_page_apart() -> None:
