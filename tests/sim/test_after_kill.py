@@ -126,6 +126,7 @@ def test_a_sync_of_what_was_found_that_fails_is_not_tried_again_but_written_anew
 
 def test_an_archived_segment_is_durable_before_the_local_one_may_go() -> None:
     machine = Machine()
+    machine.run(lambda ports: target_of(ports).claim("00000001.history", b""))
     machine.killed_after("rename", f".{SEGMENT}.tmp", lambda ports: target_of(ports).push(SEGMENT, b"log"))
     assert machine.run(lambda ports: target_of(ports).has(SEGMENT, b"log"))
     machine.power_cut()
@@ -145,6 +146,7 @@ def test_a_tail_that_was_found_is_durable_before_it_counts(end: int) -> None:
         return await target.extend_tail(1, 3, file, end)
 
     machine = Machine()
+    machine.run(lambda ports: target_of(ports).claim("00000001.history", b""))
     machine.killed_after("rename", "partial", lambda ports: extend(ports, False, 4))
     machine.run(lambda ports: extend(ports, True, end))
     machine.power_cut()

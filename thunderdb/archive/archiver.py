@@ -25,7 +25,7 @@ from thunderdb.archive.notes import Notes
 from thunderdb.archive.place import make_target
 from thunderdb.archive.start import Entrance, scan_segment
 from thunderdb.archive.status import ArchiveStatus
-from thunderdb.archive.target import Conflict, TailConflict, Target
+from thunderdb.archive.target import ArchiveGone, Conflict, TailConflict, Target
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, DiskFull, InvariantViolated, NodeStopped, Refused, StorageError, ThunderError
 from thunderdb.base.events import Events
@@ -404,7 +404,7 @@ class Archiver:
         self._events.emit("archive.failed", message=self._last_error, attempt=self._attempt, hint=hint)
         self._give_up_segments(StorageError(f"archiving failed: {self._last_error}", hint))
         backoff_ns = min(LAST_BACKOFF_NS, FIRST_BACKOFF_NS << min(self._attempt - 1, 10))
-        if isinstance(error, TailConflict):
+        if isinstance(error, (TailConflict, ArchiveGone)):
             self._began = False  # look again: another writer is refused, or it refuses us; what is only torn is mended
         elif isinstance(error, Conflict):
             backoff_ns = LAST_BACKOFF_NS

@@ -5,6 +5,8 @@ T2. A file that is there already: identical is success, different is a Conflict;
 T3. A partial segment is appended to in place in a directory, where files are stored as they are; else it is put as a whole.
 T4. A partial segment that is not as this writer left it is not written to: whoever sees that looks at the archive anew.
 T5. What was found in a directory, and not written by this process, is made durable before it counts (directory.D5).
+T6. Nothing is put into a directory that has lost the timeline's history file: what is put below an empty mount point is gone
+    when the mount is back, and so would be the log here.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from thunderdb.archive.index import ArchiveIndex, Complete, encode_complete, rea
 from thunderdb.archive.names import complete_name, object_name, partial_name
 from thunderdb.base.errors import Corruption, StorageError
 from thunderdb.runtime.ports import File, ObjectStore, Offload
+from thunderdb.wal.segment import parse_segment_name
+from thunderdb.wal.timeline import history_name
 
 
 class Conflict(StorageError):
@@ -25,6 +29,10 @@ class Conflict(StorageError):
 
 class TailConflict(Conflict):
     """The partial segment is not as this writer left it."""
+
+
+class ArchiveGone(StorageError):
+    """The directory no longer has what this database claimed there: probably it is not mounted any more (T6)."""
 
 
 class Target(Protocol):
@@ -133,6 +141,9 @@ class StoreTarget:
         return [own, *(other for other in ((False, False), (True, False), (False, True), (True, True)) if other != own)]
 
     async def push(self, name: str, raw: bytes) -> int:
+        parsed = parse_segment_name(name)
+        if parsed is not None:
+            await self._check_mounted(parsed[0])
         key = self.codec.key(name)
         data = await self._offload.run(self.codec.encode, raw, name)
         await self.store.put_new(key, data)
@@ -166,6 +177,7 @@ class StoreTarget:
         if end <= self._tail_size:
             return 0
         await self._only_writer(self._tail_key(timeline, number))
+        await self._check_mounted(timeline)
         if self._in_place is not None:
             data = await file.read(self._tail_size, end - self._tail_size)
             self._tail_stored = -1  # unknown until the next line is through
@@ -203,6 +215,15 @@ class StoreTarget:
                 "Another database writes to this archive, or the object was changed by hand.",
             )
 
+    async def _check_mounted(self, timeline: int) -> None:
+        """T6."""
+        name = history_name(timeline)
+        if isinstance(self.store, DirectoryStore) and await self.store.size(name) is None:
+            raise ArchiveGone(
+                f"the archive {self.place} no longer has {name}, which this database made there: is it mounted?",
+                "If it was emptied on purpose, remove the file `archived` in data_dir.",
+            )
+
     async def drop_tail(self, timeline: int, number: int) -> None:
         await self.store.delete(self._tail_key(timeline, number))
 
@@ -214,6 +235,7 @@ class StoreTarget:
         return name if self._in_place is not None else self.codec.key(name)
 
     async def note(self, timeline: int, complete: Complete) -> None:
+        await self._check_mounted(timeline)
         await self.store.put(complete_name(timeline), encode_complete(timeline, complete))
 
     async def noted(self, timeline: int) -> Complete | None:

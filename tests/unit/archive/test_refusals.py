@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.archive.world import ArchiveWorld, MemoryStore, store_world
+from tests.unit.archive.world import ARCHIVE, ArchiveWorld, MemoryStore, store_world
 from tests.unit.engine.world import DATA, WAL
 from thunderdb.archive.identity import Identity, write_identity
 from thunderdb.archive.index import Gap
@@ -221,3 +221,30 @@ def test_log_that_was_written_without_archiving_is_a_gap_that_is_shown() -> None
     world.close()
 
 
+
+
+@pytest.mark.parametrize("switch", [True, False], ids=["a segment", "the tail"])
+def test_an_archive_that_is_no_longer_mounted_gets_nothing_and_goes_on_when_it_is_back(switch: bool) -> None:
+    """What is put below an empty mount point vanishes when the mount is back; the log here would be gone then."""
+    world = ArchiveWorld()
+    world.start()
+    table = world.table()
+    world.insert(table, [1, "x"])
+    world.switch()
+    world.insert(table, [2, "x"])
+    world.rest(3)
+    mounted = {path: world.disk.files.pop(path) for path in list(world.disk.files) if path.startswith(f"{ARCHIVE}/")}
+    world.insert(table, [3, "x"])
+    if switch:
+        with pytest.raises(StorageError, match="is it mounted"):
+            world.switch()
+    world.rest(5)
+    assert [path for path in world.disk.files if path.startswith(f"{ARCHIVE}/")] == []
+    assert world.archiver.status().failing and "is it mounted" in world.archiver.status().last_error
+    held = world.db.checkpointer.holds["archive"]
+    assert held < world.db.log.flushed_lsn
+    world.disk.files.update(mounted)
+    world.rest(120)
+    status = world.archiver.status()
+    assert not status.failing and status.gaps == () and status.archived_lsn == world.db.log.flushed_lsn
+    world.close()
