@@ -357,6 +357,29 @@ def test_a_file_system_without_hard_links_renames_without_replacing(
     machine.run(main)
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_what_cannot_be_looked_at_is_not_taken_for_missing(machine: Any, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A network mount that does not answer: an archive there would look empty."""
+
+    def fail(path: str, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), path)
+
+    async def main(ports: Any) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", fail)
+            patched.setattr(os, "lstat", fail)
+            with pytest.raises(StorageError, match="inspect"):
+                await ports.disk.is_dir(machine.dir)
+            with pytest.raises(StorageError, match="inspect"):
+                await ports.disk.exists(machine.dir)
+        os.symlink("loop", f"{machine.dir}/loop")
+        for name in ("none/x", "loop", "x" * 300, "nul\0"):
+            assert not await ports.disk.is_dir(f"{machine.dir}/{name}")
+        assert not await ports.disk.exists(f"{machine.dir}/none/x") and await ports.disk.exists(f"{machine.dir}/loop")
+
+    machine.run(main)
+
+
 def test_a_read_that_fails_keeps_no_descriptor(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The archiver tries a damaged segment again every minute, for days."""
 

@@ -6,6 +6,7 @@ R2. A failed fsync raises SyncFailed whatever its errno: the operating system ma
 R3. A descriptor is closed only after every thread and every sync that still uses it has finished.
 R4. Names made by `make_dirs` are durable when it returns, also those that a killed process had made but not synced.
 R5. `rename_new` links and unlinks; where a file system has no hard links (CIFS, exFAT), Linux's RENAME_NOREPLACE does it.
+R6. What cannot be looked at is an error, never taken for missing: a mount that does not answer is no empty directory.
 """
 
 from __future__ import annotations
@@ -219,10 +220,11 @@ class RealDisk:
         return data
 
     async def exists(self, path: str) -> bool:
-        return os.path.lexists(path)
+        return _mode(path, os.lstat) is not None
 
     async def is_dir(self, path: str) -> bool:
-        return os.path.isdir(path)
+        mode = _mode(path, os.stat)
+        return mode is not None and stat.S_ISDIR(mode)
 
     async def mode(self, path: str) -> int:
         return stat.S_IMODE(_call("inspect", path, os.stat, path).st_mode)
@@ -322,6 +324,18 @@ def _call(action: str, path: str, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
     except OSError as error:
         raise translate(error, action, path) from error
+
+
+def _mode(path: str, look: Callable[[str], os.stat_result]) -> int | None:
+    """None if it is not there. Raises: StorageError, PermissionError if that cannot be seen (R6)."""
+    try:
+        return look(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            return None  # nothing can be there
+        raise translate(error, "inspect", path) from error
 
 
 def _rename_noreplace(old: str, new: str) -> None:
