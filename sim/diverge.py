@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import struct
 import sys
 import time
@@ -270,7 +269,6 @@ def _bytes(one: Event, other: Event, event: Event) -> list[str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         stream(sys.stdout.buffer)
     except BrokenPipeError:

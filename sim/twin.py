@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -37,8 +36,10 @@ def start(module: str, number: int, request: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONHASHSEED": HASH_SEEDS[number], "TZ": ZONES[number], "PYTHONPATH": os.pathsep.join(path)}
     folder = "/" if number == 0 else tempfile.gettempdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", module], cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+        [sys.executable, "-m", module],
+        cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        start_new_session=True,  # a terminal's Ctrl-C is the parent's: the end of input is the end
+    )  # fmt: skip
     say(process, request)
     return process
 
@@ -69,6 +70,8 @@ class Twin:
         return report
 
     def close(self) -> None:
+        """End it, also in the middle of a run."""
+        self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -87,7 +90,6 @@ def load(request: dict[str, Any]) -> list[Source]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; the end of input is the end
     loaded = load(json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         position, seed = json.loads(line)
