@@ -25,7 +25,8 @@ from typing import Any
 from sim.branch import Branch, deaths, record_branches
 from sim.engine_session import read_state
 from sim.fates import NoneLanded
-from sim.history import History, HistoryDatabase, Shape
+from sim.history import History, Shape
+from sim.history_database import HistoryDatabase
 from sim.history_targets import Aim, Elsewhere
 from sim.image import DiskImage
 from sim.oracle import Violation, differences

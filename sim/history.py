@@ -16,17 +16,19 @@ from typing import Any, TypeVar
 
 from sim.copying import HandCopy, copy_by_hand, put_file
 from sim.disk import DeviceProfile
-from sim.engine_session import EngineSession, SimDatabase, TracedLog, read_state
+from sim.engine_session import EngineSession, read_state
 from sim.fates import AllLanded, NoneLanded
 from sim.faults_plan import pick
-from sim.history_targets import Aim, Elsewhere, aims, at_end, latest, restore_to, seed_of, serves
-from sim.image import DiskImage, Fates
+from sim.history_checks import HistoryChecks
+from sim.history_database import HistoryDatabase
+from sim.history_targets import latest, restore_to
+from sim.image import Fates
 from sim.kernel import Livelock
 from sim.oracle import Violation
 from sim.rand import Stream
 from sim.runner import where
 from sim.scenario import Workload
-from sim.truth import Line, Recorder, below
+from sim.truth import Recorder
 from sim.vault import KEY_FILE, Vault, back_up, clean_up, draw_vault
 from sim.workload import (
     BANK,
@@ -41,13 +43,10 @@ from sim.workload import (
 )
 from sim.world import NodeDied, SimNode, Stuck, World
 from thunderdb.archive.archiver import Archiver
-from thunderdb.backup.manifest import MANIFEST_NAME
 from thunderdb.base.config import Config, parse
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.runtime.sync import Future
-from thunderdb.wal.reader import LogEnd
 from thunderdb.wal.record import RecordKind
 
 T = TypeVar("T")
@@ -114,37 +113,6 @@ class Outcome:
     events: int = 0
 
 
-class HistoryLog(TracedLog):
-    """Tells of every record, and where the log ended at the last restart."""
-
-    recorder: Recorder | None = None
-    end_lsn = 0
-    starts: list[int]
-
-    def append(self, kind: int, txn: int, prev_lsn: int, changes: Any = (), extra: bytes = b"", flags: int = 0) -> Any:
-        lsn = TracedLog.append(self, kind, txn, prev_lsn, changes, extra, flags)
-        self.starts.append(lsn)
-        if self.recorder is not None:
-            if kind == _COMMIT:
-                self.recorder.record(txn, lsn, COMMIT_EXTRA.unpack(extra)[0])
-            elif kind == _STEP:
-                self.recorder.steps.append((lsn, CLOCK_STEP_EXTRA.unpack(extra)))
-        return lsn
-
-    async def resume(self, end: LogEnd) -> None:
-        self.end_lsn = end.lsn
-        self.starts = []
-        self._disk.log_lives.append((end.lsn, self.starts))  # type: ignore[attr-defined]
-        await TracedLog.resume(self, end)
-
-    start = resume
-
-
-class HistoryDatabase(SimDatabase):
-    log_writer = HistoryLog
-    log: HistoryLog
-
-
 def run(
     seed: int, shape: Shape | None = None, log: list[str] | None = None, kind: type[History] | None = None
 ) -> Outcome:  # fmt: skip
@@ -166,7 +134,7 @@ def run(
     return outcome
 
 
-class History:
+class History(HistoryChecks):
     """The history of one seed, under way."""
 
     def __init__(self, seed: int, shape: Shape, log: list[str] | None = None) -> None:
@@ -241,14 +209,6 @@ class History:
         await self._stop_clean()
         await self._open()
         await self._stop_clean()
-
-    def check(self) -> None:
-        """Everything that can be restored from, restored. Raises: Violation."""
-        for copy in self.copies:
-            if copy.complete:
-                self._check_copy(copy)
-        self._check_backups()
-        self._check_aims()
 
     async def _set_up(self, session: EngineSession) -> None:
         await session.begin(False, True)
@@ -405,13 +365,6 @@ class History:
         await self.call(clean_up(self.node, self.db, vault, config))
         self._start_clients()
 
-    def _check_stop(self, aim: Aim, stop_lsn: int) -> None:
-        if aim.text == "latest":
-            if stop_lsn < aim.cut_lsn:
-                raise Violation(f"latest ended at {stop_lsn:#x}, the archive was said to have {aim.cut_lsn:#x}")
-        elif aim.text.startswith("lsn:") and stop_lsn != aim.cut_lsn:
-            raise Violation(f"{aim.text} was cut at {stop_lsn:#x}, not at {aim.cut_lsn:#x}")
-
     async def _ended(self, call: Future[Any]) -> None:
         try:
             await self.world.tasks.wait_for(call, CALL_NS)
@@ -509,107 +462,7 @@ class History:
         self.node.crash(power=self.stream.random() < 0.5)
         await self._buried()
 
-    # -- Copies made by hand
-
-    def _check_copy(self, copy: HandCopy) -> None:
-        """Open the copy on a machine of its own: a prefix of the truth that holds all of C2, and a database that works."""
-        self.outcome.counts["copies opened"] += 1
-        image = DiskImage()
-        copy.lay(image, {"data": self.data_dir, "wal": self.wal_dir})
-        elsewhere = self._elsewhere(image, "copy")
-        try:
-            commits, _end = elsewhere.compare(replace(self.config(), wal_archive_enabled=False), HistoryDatabase, copy.known)
-        finally:
-            elsewhere.close()
-        there = {commit.lsn for commit in commits}
-        missing = [commit for commit in copy.must if commit.lsn not in there]
-        if missing:
-            raise Violation(f"transaction {missing[0].txn}, acknowledged before wal/ was copied, is not in the copy")
-
-    # -- Backups and targets
-
-    def _elsewhere(self, image: DiskImage, name: str) -> Elsewhere:
-        self.outcome.counts[f"machines.{name}"] += 1
-        seed = seed_of(self.seed, f"{name}.{self.outcome.counts[f'machines.{name}']}")
-        image.power_cut(AllLanded())  # long ago: the cache has been written out
-        elsewhere = Elsewhere(seed, image, self.world, self.outcome.counts)
-        if self.log is not None:
-            elsewhere.log = self.note
-        return elsewhere
-
-    def _places(self) -> list[str]:
-        """Every backup that looks complete."""
-        vault = self.vault
-        if vault is None:
-            return []
-        suffix = f"/{MANIFEST_NAME}"
-        everything = [*self.node.image.names, *self.world.store.objects]
-        found = [path.removesuffix(suffix) for path in everything if path.startswith(vault.backups) and path.endswith(suffix)]
-        return sorted(place for place in found if not place.endswith(".partial"))
-
-    def _check_backups(self) -> None:
-        """V1: all that was promised is there, and all that is there verifies."""
-        vault, places = self.vault, self._places()
-        if vault is None:
-            return
-        missing = [taken.place for taken in vault.taken if taken.place not in places and not taken.removed]
-        if missing:
-            raise Violation(f"backup {missing[0]} was completed, and is gone")
-        elsewhere = self._elsewhere(self.node.image.fork(), "verify")
-        try:
-            elsewhere.verify(self.config(), places)
-        finally:
-            elsewhere.close()
-        self.outcome.counts["backups"] += len(vault.taken)
-        self.outcome.counts["backups nobody was told of"] += len(places) - sum(1 for taken in vault.taken if not taken.removed)
-
-    def _aims(self, line: Line, count: int) -> list[Aim]:
-        vault = self.vault
-        if vault is None:
-            return []
-        return aims(line, vault.usable(line), vault.archived.get(line.number, 0), self.stream, count, vault.window_us)
-
-    def _check_aims(self) -> None:
-        vault, line = self.vault, self.recorder.line
-        if vault is None or not vault.taken or self.stopped:
-            return
-        archived_lsn = vault.archived.get(line.number, 0)
-        for aim in self._aims(line, self.stream.between(*self.shape.aims)):
-            self._check_aim(vault, line, aim, "")
-        # Over an archive that never got anything `latest` is refused (it could be one that is not mounted), and a line of which
-        # nothing was ever shipped is not followed.
-        if archived_lsn and vault.usable(line):
-            self._check_aim(vault, line, replace(latest(line, archived_lsn), sure=True), "")
-        left = [taken for taken in vault.usable(line) if not taken.removed]
-        if left:  # whatever retention has taken away, each backup restores to its own end
-            taken = self.stream.choice(left)
-            self._check_aim(vault, line, at_end(line, taken), taken.place)
-
-    def _check_aim(self, vault: Vault, line: Line, aim: Aim, place: str) -> None:
-        """Restore to the aim on another machine: exactly what it names is there."""
-        usable = [taken.place for taken in vault.usable(line) if not taken.removed and serves(taken, aim)]
-        if not place:
-            place = self.stream.choice(usable) if usable and not vault.cleaned and self.stream.random() < 0.4 else vault.backups
-        config = replace(self.config(), data_dir="/srv/restored/data", wal_dir="/srv/restored/wal")
-        self.note(f"aim {aim.text} cut {format_lsn(aim.cut_lsn)} {len(aim.commits)} commits, sure {aim.sure}, from {place}")
-        elsewhere = self._elsewhere(self.node.image.fork(), "restore")
-        try:
-            report = elsewhere.restore(config, vault, aim, place, HistoryDatabase, line.number)
-            if report is None:
-                return
-            self.outcome.counts["restored"] += 1
-            commits = list(aim.commits)
-            self._check_stop(aim, report.stop_lsn)
-            if aim.text == "latest":
-                commits = below(line.path(), report.stop_lsn)
-            elsewhere.compare(config, HistoryDatabase, [], commits)
-            if elsewhere.stream.random() < 0.3:
-                elsewhere.go_on(config, HistoryDatabase, commits, self.workload)
-                self.outcome.counts["went on"] += 1
-        except Violation as error:
-            raise Violation(f"target {aim.text} from {place}: {error}") from error
-        finally:
-            elsewhere.close()
+    # -- The archive
 
     def _note_archived(self) -> None:
         """V2, asked of the dead."""

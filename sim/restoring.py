@@ -14,7 +14,7 @@ from sim.actions import Actions
 from sim.breakage import empty_directories
 from sim.copying import HandCopy, files_below
 from sim.engine_session import read_state
-from sim.history import HistoryDatabase
+from sim.history_database import HistoryDatabase
 from sim.image import DiskImage
 from sim.oracle import Violation, differences
 from sim.site import DATA_DIR, WAL_DIR, Loss, Site

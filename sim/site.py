@@ -23,7 +23,7 @@ from sim.copying import copy_tree
 from sim.costs import COSTS_NS
 from sim.disk import DeviceProfile, DiskFaults
 from sim.engine_session import EngineSession, read_state
-from sim.history import HistoryDatabase
+from sim.history_database import HistoryDatabase
 from sim.kernel import Livelock
 from sim.oracle import Violation, differences
 from sim.probe import probe_write
