@@ -43,6 +43,24 @@ def test_reads_return_what_was_written_up_to_the_end(world: Any, offset: int, si
     assert data == content[offset : offset + size]
 
 
+@pytest.mark.parametrize("offset,size", [(0, 0), (0, 5), (4090, 20), (8190, 100), (9000, 10), (0, 40_000), (0, 2 << 20)])
+def test_a_read_without_waiting_returns_what_a_read_returns_or_nothing(world: Any, offset: int, size: int) -> None:
+    content = bytes(range(256)) * 33
+
+    async def main(ports: Any) -> Any:
+        file = await ports.disk.open(f"{world.dir}/f", create=True)
+        await file.write(0, content)
+        tries = [file.read_now(offset, size) for _ in range(20)]
+        await file.close()
+        with pytest.raises(ValueError, match="closed"):
+            for _ in range(20):
+                file.read_now(0, 10)
+        return tries
+
+    for data in world.run(main):
+        assert data is None or (isinstance(data, bytes) and data == content[offset : offset + size])
+
+
 def test_overlapping_writes_and_large_ones(world: Any) -> None:
     async def main(ports: Any) -> Any:
         file = await ports.disk.open(f"{world.dir}/f", create=True)

@@ -265,3 +265,21 @@ def test_a_read_error_is_a_damaged_page() -> None:
         assert caught.value.damage == Damage.UNREADABLE
 
     world.run(main())
+
+
+def test_what_cannot_be_had_whole_and_at_once_is_left_to_a_read() -> None:
+    world = FilesWorld()
+    world.run(world.files.grow(PER_FILE + 2))
+    world.run(world.files.write_page(PER_FILE + 1, image(9)))
+    assert world.files.read_now(PER_FILE + 1) is None  # this disk always waits
+    world.disk.suspends = False
+    assert world.files.read_now(PER_FILE + 1) == image(9)
+    for page_no in (PER_FILE + 2, 2 * PER_FILE, 99):
+        assert world.files.read_now(page_no) is None
+
+    class Broken:
+        def read_now(self, offset: int, size: int) -> bytes | None:
+            raise StorageError("I/O error")
+
+    world.files._files[1].file = Broken()  # type: ignore[assignment]
+    assert world.files.read_now(PER_FILE + 1) is None
