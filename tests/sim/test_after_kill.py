@@ -29,7 +29,7 @@ from thunderdb.base.config import Config, parse
 from thunderdb.base.errors import SyncFailed
 from thunderdb.base.events import Events
 from thunderdb.engine.catalog import Column
-from thunderdb.engine.database import MARKER_FILE
+from thunderdb.storage.layout import MARKER_FILE
 
 T = TypeVar("T")
 Make = Callable[[SimPorts], Coroutine[Any, Any, T]]

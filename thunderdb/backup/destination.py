@@ -26,10 +26,10 @@ from typing import Any
 from thunderdb.backup.sources import BackupSource, StoredFile, decode_control
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused
-from thunderdb.engine.database import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, RESTORE_MARKER
 from thunderdb.runtime.ports import Disk
 from thunderdb.runtime.replace import replace_file, temporary_name
 from thunderdb.storage.control import ControlState, DatabaseState
+from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, RESTORE_MARKER
 from thunderdb.storage.written import written_file_names
 
 MARKER_FILE = RESTORE_MARKER

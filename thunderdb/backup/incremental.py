@@ -27,7 +27,7 @@ I3. A chain lies in one folder; a backup is only taken onto a chain that is ther
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from xxhash import xxh3_64_intdigest
 
@@ -38,13 +38,15 @@ from thunderdb.backup.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from thunderdb.backup.pages import page_lsn_of
 from thunderdb.base.errors import Corruption, Refused, StorageError, ThunderError
 from thunderdb.base.ids import format_lsn
-from thunderdb.engine.database import Database
 from thunderdb.runtime.ports import Ports
 from thunderdb.storage.files import page_file_name
 from thunderdb.storage.page import PAGE_HEADER
 from thunderdb.wal.record import check_record
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan, decode_segment_header, segment_name
 from thunderdb.wal.timeline import Fork
+
+if TYPE_CHECKING:
+    from thunderdb.engine.database import Database
 
 INCREMENTAL_HEADER = struct.Struct("<8sIIQQIIQ")
 INCREMENTAL_SUFFIX = ".inc"

@@ -17,15 +17,18 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64_intdigest
 
 from thunderdb.base.errors import Corruption
 from thunderdb.base.ids import format_lsn
-from thunderdb.engine.database import Database
 from thunderdb.storage.files import page_file_name
 from thunderdb.storage.page import Page, PageCorruption, encode_page
 from thunderdb.storage.spacemap import is_allocated, map_page_of, pages_per_map
+
+if TYPE_CHECKING:
+    from thunderdb.engine.database import Database
 
 _HEAD = struct.Struct("<QQ16xI")  # checksum, page_lsn, page_no of storage/page.PAGE_HEADER
 _TRIES = 3

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thunderdb.archive.directory import settle
 from thunderdb.archive.history import format_claim, parse_claim
@@ -34,18 +34,17 @@ from thunderdb.backup.plan import Plan
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused, StorageError
 from thunderdb.base.events import Events
-from thunderdb.engine.check import check_database
-from thunderdb.engine.database import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, Database
 from thunderdb.recovery.target import TargetKind, format_time
 from thunderdb.runtime.ports import Ports
 from thunderdb.storage.control import ControlFile, ControlState, DatabaseState
 from thunderdb.storage.files import page_file_name
+from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND
 from thunderdb.wal.segment import segment_name
 from thunderdb.wal.timeline import Fork, history_name
 
-SYNC_BYTES = 64 << 20
-SYNCS_IN_FLIGHT = 4
-READ_AHEAD = 2
+if TYPE_CHECKING:
+    from thunderdb.engine.database import Database
+
 _SILENT = ("recovery.started", "recovery.analysis", "recovery.redo", "recovery.undo", "recovery.complete")
 
 
@@ -75,7 +74,7 @@ class RestoreReport:
 
 async def restore(
     ports: Ports, config: Config, plan: Plan, events: Events, no_archive: bool = False, *, check: bool = False,
-    database: type[Database] = Database,
+    database: type[Database] | None = None,
 ) -> RestoreReport:  # fmt: skip
     """Do it; with `check`, open the database, too, and check all of it.
 
@@ -97,7 +96,7 @@ class _Restore:
         self.instance = ""
         self.marker = plan.destination.marker
 
-    async def run(self, check: bool, database: type[Database]) -> RestoreReport:
+    async def run(self, check: bool, database: type[Database] | None) -> RestoreReport:
         plan, clock = self.plan, self.ports.clock
         began_ns = clock.monotonic_ns()
         self.events.emit("restore.started")
@@ -262,12 +261,15 @@ class _Restore:
 
     # -- The end
 
-    async def _check(self, database: type[Database]) -> tuple[str, ...]:
-        """S6."""
+    async def _check(self, database: type[Database] | None) -> tuple[str, ...]:
+        """S6. Only here is the engine needed: it is a third of what a restore would import."""
+        from thunderdb.engine.check import check_database
+        from thunderdb.engine.database import Database
+
         if self.marker is not None:  # opening it changes the control file: until the end, the marker says whose it is
             await write_marker(self.disk, self.config.data_dir, self.marker)
         self.events.emit("restore.recovery_started")
-        db = await database.open(self.ports, self.config, quiet(self.events))
+        db = await (database or Database).open(self.ports, self.config, quiet(self.events))
         problems = tuple(await check_database(db))
         await db.close()
         return problems

@@ -37,11 +37,12 @@ from thunderdb.backup.manifest import (
 from thunderdb.backup.pages import PageReader
 from thunderdb.backup.place import Destination, open_destination
 from thunderdb.base.errors import NodeStopped, Refused, ThunderError
-from thunderdb.engine.database import CONTROL_FILE, Database
+from thunderdb.engine.database import Database
 from thunderdb.recovery.checkpoint import Done
 from thunderdb.runtime.ports import Ports
 from thunderdb.runtime.sync import Task
 from thunderdb.storage.control import FILE_SIZE, SLOT_OFFSETS, ControlState, DatabaseState, encode_slot
+from thunderdb.storage.layout import CONTROL_FILE
 from thunderdb.wal.timeline import Fork, history_name, parse_history
 
 CONFIG_NAME = "thunderdb.toml"

@@ -46,6 +46,7 @@ from thunderdb.runtime.ports import DirLock, Disk, Ports
 from thunderdb.runtime.sync import Tasks
 from thunderdb.storage.control import ControlFile, ControlState, DatabaseState
 from thunderdb.storage.files import PageFiles, page_file_name
+from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, RESTORE_MARKER
 from thunderdb.storage.page import PAGE_HEADER_SIZE, VALUE_HEADER_SIZE, PageKind
 from thunderdb.storage.pool import BufferPool
 from thunderdb.storage.spacemap import format_map, set_allocated
@@ -57,14 +58,7 @@ from thunderdb.wal.writer import LogWriter
 
 T = TypeVar("T")
 
-LOCK_FILE = "lock"
-MARKER_FILE = "initialising"
-CONTROL_FILE = "control"
-RESTORE_MARKER = "restore.json"
-"""There while a restore goes on (backup/destination.py)."""
 FIRST_PAGES = 64
-LOST_AND_FOUND = "lost+found"
-"""What an empty ext4 file system holds: a directory that is a mount point is as empty as one that is not."""
 LEAST_RECENT_LOG = 1 << 20
 """So many bytes of durable log stay in memory at least, for rollbacks and old row versions; a 16th of the pool otherwise."""
 SNAPSHOT_LOG_FACTOR = 4

@@ -14,9 +14,10 @@ from thunderdb.base.config import Config
 from thunderdb.base.errors import Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.engine import check
-from thunderdb.engine.database import CONTROL_FILE, Database
+from thunderdb.engine.database import Database
 from thunderdb.runtime.real_ports import RealPorts, run_real
 from thunderdb.server.logs import log_writer
+from thunderdb.storage.layout import CONTROL_FILE
 
 
 def check_database(config: Config) -> int:

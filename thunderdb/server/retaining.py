@@ -24,12 +24,12 @@ from thunderdb.base.config import Config
 from thunderdb.base.errors import ConfigError, Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.base.units import parse_duration_ms
-from thunderdb.engine.database import CONTROL_FILE
 from thunderdb.runtime.ports import Disk
 from thunderdb.runtime.real_ports import RealPorts, run_real
 from thunderdb.server.logs import log_writer
 from thunderdb.server.remote import show_size
 from thunderdb.storage.control import SLOT_OFFSETS, SLOT_SIZE, decode_slot
+from thunderdb.storage.layout import CONTROL_FILE
 
 
 def run_retention(config: Config, *, remove: bool, as_json: bool) -> int:

@@ -9,8 +9,9 @@ import pytest
 from tests.unit.engine.world import DATA, WAL, EngineWorld
 from thunderdb.base.errors import Corruption, NodeStopped, Refused, SqlError
 from thunderdb.base.events import Events
-from thunderdb.engine.database import MARKER_FILE, Database
+from thunderdb.engine.database import Database
 from thunderdb.runtime.inline import InlineWorld
+from thunderdb.storage.layout import MARKER_FILE
 
 
 @pytest.mark.parametrize("suspend", [False, True])
