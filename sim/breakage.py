@@ -152,6 +152,13 @@ class Breakage:
     # -- Stores
 
     async def _store_outage(self, args: dict[str, Any]) -> None:
+        place, away = args.get("store", ""), self.site.node.image.away
+        if place.startswith("/"):  # another machine's disk, whose mount fails here
+            self._check_mount(place)
+            away[place] = None
+            self.site.fired("store_outage", "mount")
+            self._later("store_outage", args, lambda: away.pop(place, None))
+            return
         bucket = self._bucket(args)
         bucket.faults.down = True
         self.site.fired("store_outage", "store")
@@ -174,6 +181,10 @@ class Breakage:
             faults.lag_ns = 0
 
         self._later("store_errors", args, over)
+
+    def _check_mount(self, place: str) -> None:
+        if place not in self.site.scenario.topology.stores:
+            raise ScenarioError(f"{self.site.scenario.path}: {place!r} is no store of topology.stores")
 
     def _bucket(self, args: dict[str, Any]) -> Any:
         buckets = self.site.world.store.buckets

@@ -362,7 +362,11 @@ class SimDisk:
         path = clean(path)
         for link, target in self.image.links.items():
             if path == link or path.startswith(link + "/"):
-                return target + path[len(link) :]
+                path = target + path[len(link) :]
+                break
+        for mount in self.image.away:
+            if path == mount or path.startswith(mount + "/"):
+                raise StorageError(f"cannot reach {path}: Input/output error")
         return path
 
     def _require_dir(self, path: str) -> None:

@@ -201,7 +201,7 @@ class DiskImage:
     """A file system: inodes, names, and what is pending between cache and device. Paths are absolute and clean."""
 
     __slots__ = ("inodes", "names", "dirs", "device_names", "device_dirs", "entries", "capacity_bytes", "used_bytes", "_number",
-                 "_next_inode", "opened", "version", "links")  # fmt: skip
+                 "_next_inode", "opened", "version", "links", "away")  # fmt: skip
 
     def __init__(self, capacity_bytes: int = 1 << 50) -> None:
         self.inodes: dict[int, Inode] = {}
@@ -214,6 +214,7 @@ class DiskImage:
         self.used_bytes = 0
         self.opened: dict[int, int] = {}
         self.links: dict[str, str] = {}  # symbolic links, durable at once
+        self.away: dict[str, None] = {}  # mounts that do not answer now
         self.version = 0  # grows with every change of what a crash could leave
         self._number = 0
         self._next_inode = 1

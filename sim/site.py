@@ -487,6 +487,7 @@ class Site:
         for node in self.world.nodes.values():
             node.set_faults(DiskFaults())
             node.image.capacity_bytes = 1 << 50
+            node.image.away.clear()
             self.usual_speed(node)
             if node.alive:
                 node.ports.disk.armed.clear()
