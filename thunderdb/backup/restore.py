@@ -91,7 +91,6 @@ class _Restore:
         self.config = config
         self.plan = plan
         self.events = events
-        self.pages = 0
         self.reused = 0
         self.instance = ""
         self.marker = plan.destination.marker
