@@ -125,7 +125,7 @@ class Actions:
         self.places[name], self.manifests[name] = args["to"], manifest
         self.archived_at[name] = frozenset([*site.world.store.objects, *site.node.image.names])
         site.note(f"backup {name} completed", "backup")
-        if site.damaged:
+        if site.damaged and base is None:
             report = await site.call(verify_backup(site.node.ports, args["to"]))
             if not report.passed and not site.trouble.disk:
                 raise Violation(f"backup {name} says that it is whole, and has copied damage: {report.problems[0]}")

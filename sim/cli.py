@@ -16,7 +16,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from sim import diverge, exhaustive, generate, history_sweep, mutants
+from sim import diverge, exhaustive, generate, history_sweep, mutants, planted
 from sim import scenario as scenarios
 from sim.report import gather, measure, promised_rpo, read_lines, replay_line, run_all, words, write_report
 from sim.scenario import Scenario, ScenarioError
@@ -202,11 +202,22 @@ def report_command(
 @click.argument("file", required=False)
 @click.option("--seed", type=int, default=None, help="The failing seed (of a replay file: its own).")
 @click.option("--replay", type=click.Path(), help="Shrink a replay file further.")
+@click.option("--generated", "generated_", is_flag=True, help="The incident that is generated from the seed.")
+@click.option("--planted", "bug", metavar="NAME", help="A planted bug, or `all`: find a failure, and shrink it.")
 @click.option("--time", "time_s", type=float, default=300.0, show_default=True, help="Stop after so many seconds.")
 @click.option("--out", default="shrunk", show_default=True, help="Folder for the replay file and its pytest file.")
-def shrink_command(file: str | None, seed: int | None, replay: str | None, time_s: float, out: str) -> None:
+def shrink_command(
+    file: str | None, seed: int | None, replay: str | None, generated_: bool, bug: str | None, time_s: float, out: str
+) -> None:
     """Reduce a failing run to the least that still fails in the same way."""
+    if bug:
+        _shrink_planted(bug, time_s)
+        return
     path = replay or file
+    if generated_:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        path = f"{out}/generated_{seed or 0}.full.yaml"
+        Path(path).write_text(generate.text(seed or 0), encoding="utf-8")
     if path is None:
         raise click.UsageError("which failure? Give a FILE and --seed, or --replay FILE.")
     try:
@@ -218,6 +229,21 @@ def shrink_command(file: str | None, seed: int | None, replay: str | None, time_
                f"{found.result.violations[0][:200]}")  # fmt: skip
     for one in written:
         click.echo(one)
+
+
+def _shrink_planted(name: str, time_s: float) -> None:
+    chosen = [mutant for mutant in mutants.load_all() if name in ("all", mutant.name) and not mutant.run.startswith("case ")]
+    if not chosen:
+        raise click.BadParameter(f"no planted bug {name!r} that a scenario finds; see `mutants --list`", param_hint="--planted")
+    click.echo("\n".join(planted.HEAD))
+    found = []
+    for outcome in planted.shrink_planted(chosen, time_s, 200):
+        found.append(outcome)
+        click.echo(outcome.row())
+        sys.stdout.flush()
+    small = sum(outcome.small for outcome in found)
+    click.echo(f"\n{small} of {len(found)} with at most 5 faults and 10 transactions, and a test that tells")
+    sys.exit(0 if small >= 0.9 * len(found) else 1)
 
 
 @main.command("schema")

@@ -113,7 +113,7 @@ class Incident:
             if (step.if_up and not site.up) or (step.if_down and site.up):
                 continue
             await self._do(step)
-            if self.actions.over:
+            if self.actions.over or site.diverged:
                 break
         for step, task in self.background:
             await self._join(step, task)

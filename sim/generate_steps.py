@@ -32,7 +32,9 @@ HOW = {
     "manifest": ("delete", "flip"), "backup_segment": ("delete", "flip", "cut"),
 }  # fmt: skip
 LOCAL = ("page", "hot_page", "page_file", "control", "segment")
-PATHS = ("wal", "pages.", "control", "/var/lib")
+HOME = "/var/lib/thunderdb"
+PATHS = (f"{HOME}/wal", f"{HOME}/data/pages.", f"{HOME}/data/control", HOME)
+"""Of the machine's own disk: one that lies on another machine would be trouble of its own."""
 
 
 class Teller:

@@ -49,6 +49,10 @@ LOSING = ("lost_write", "misdirected_write", "bit_rot", "sync_error")
 """Faults after which a page may be older than what was written."""
 
 
+class _Lost(Exception):
+    """More was lost than promised: the run is over."""
+
+
 @dataclass(slots=True)
 class Result:
     """What a run showed. Durations in simulated nanoseconds."""
@@ -117,6 +121,8 @@ class Run:
         world, result = self.world, Result(self.scenario.name, self.seed, driver=self.plan.driver)
         try:
             world.run(self._main(), limit_ns=LIMIT_NS)
+        except _Lost:
+            pass
         except (Violation, Stuck, Livelock) as error:
             result.violations.append(f"{type(error).__name__}: {error}")
         except Exception as error:  # N2
@@ -313,6 +319,8 @@ class Run:
         if kept.lost:
             self.lost["sync"] += kept.lost
             self.rpo_ns = max(self.rpo_ns, self.fault_ns - kept.oldest_lost_ns)
+            if 0 <= self.scenario.promises.rpo < self.lost["sync"]:
+                raise _Lost  # N1: the verdict says how many
         self.lost["async"] += kept.lost_async
         problems = await self._call(check_database(database))
         if problems:

@@ -28,7 +28,10 @@ from sim.scenario import Scenario, ScenarioError, build
 from sim.schema import parse_yaml, wrap
 
 NOISE = 3
-CEILINGS = (200, 100, 50, 25, 10, 5, 3, 1)
+NOISE_OF_WORK = 12
+"""Less work is another course of events altogether: it gets more seeds to fail in."""
+CEILINGS = (1, 3, 5, 10, 25, 50, 100, 200)
+"""The smallest first: where little work fails, all that is tried afterwards is quick."""
 
 
 @dataclass(slots=True)
@@ -81,16 +84,16 @@ def shrink(path: str, seed: int | None, limit_s: float, said: Callable[[str], No
         for what, candidate in _candidates(found):
             if time.monotonic() >= deadline:
                 break
-            if _try(found, candidate):
+            if _try(found, candidate, NOISE_OF_WORK if what.startswith("transactions") else NOISE):
                 smaller = True
                 said(f"  {what}: {found.faults} faults, {found.result.transactions} transactions")
     return found
 
 
-def _try(found: Shrunk, candidate: Document) -> bool:
+def _try(found: Shrunk, candidate: Document, noises: int = NOISE) -> bool:
     """M1, M2."""
     first = int(candidate["seed"])
-    for noise in range(NOISE):
+    for noise in range(noises):
         tried = {**candidate, "seed": first + noise}
         found.tried += 1
         result = _play(tried)
@@ -116,6 +119,7 @@ def _candidates(found: Shrunk) -> Iterator[tuple[str, Document]]:
     """Smaller documents than the present one, which may change while this runs."""
     if "plan" in found.document:
         yield from _fewer(found, "outages", ("plan", "outages"), least=0)
+        yield from _tiny(found)
         yield from _strikes(found)
         yield from _fewer(found, "strikes at creation", ("plan", "at_creation"))
         for kind in list(found.document["plan"]["disk"]):
@@ -139,6 +143,7 @@ def _less_work(found: Shrunk) -> Iterator[tuple[str, Document]]:
     for name in ("transactions", "items", "accounts"):
         for ceiling in CEILINGS:
             now = (found.document.get("workload") or {}).get(name, 0) or (1_000_000 if name == "transactions" else 40)
+            now = (found.document.get("workload") or {}).get(name, 0) or now
             if ceiling < now and (name == "transactions" or ceiling >= 3):
                 yield f"{name} {ceiling}", _with(found.document, ("workload", name), ceiling)
 
@@ -155,12 +160,34 @@ def _sooner(found: Shrunk) -> Iterator[tuple[str, Document]]:
                 yield f"step {at} sooner", _with(found.document, ("timeline",), [*steps[:at], step, *steps[at + 1 :]])
 
 
+def _tiny(found: Shrunk) -> Iterator[tuple[str, Document]]:
+    """Hardly any work, and each outage in the middle of it: what fails so needs no more shrinking of either."""
+    for count in (5, 10, 20):
+        for after_ms in (1, 4, 15):
+            now = (found.document.get("workload") or {}).get("transactions", 0) or 1_000_000
+            if count >= now:
+                return
+            plan = found.document["plan"]
+            outages = [
+                {**one, "after_ns": min(one["after_ns"], after_ms * 1_000_000), "strike": {**one["strike"], "boundary": 0}}
+                for one in plan["outages"]
+            ]
+            smaller = _with(found.document, ("plan",), {**plan, "outages": outages, "last_life_ns": 1_000_000})
+            yield f"transactions {count}, outages after {after_ms} ms", _with(smaller, ("workload", "transactions"), count)
+
+
 def _strikes(found: Shrunk) -> Iterator[tuple[str, Document]]:
     """Of each outage: no strikes in its recovery, no full disk, no cut network, no boundary."""
     for at in range(len(found.document["plan"]["outages"])):
         everything: tuple[dict[str, Any], ...] = (
             {"in_recovery": []}, {"full_at_ns": -1}, {"cut_at_ns": -1}, {"after_ns": 1_000_000}
         )  # fmt: skip
+        for share in (8, 3, 2):
+            outages = found.document["plan"]["outages"]
+            if at < len(outages) and outages[at]["after_ns"] > 2_000_000:
+                sooner = {**outages[at], "after_ns": outages[at]["after_ns"] // share}
+                fewer = [*outages[:at], sooner, *outages[at + 1 :]]
+                yield f"outage {at} sooner", _with(found.document, ("plan", "outages"), fewer)
         for changes in everything:
             outages = found.document["plan"]["outages"]
             if at < len(outages) and any(outages[at][name] != value for name, value in changes.items()):

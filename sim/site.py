@@ -110,6 +110,8 @@ class Site:
         self.clients: list[Client] = []
         self.calls: list[Future[None]] = []
         self.life = 0
+        self.log_lives: list[tuple[int, list[int]]] = []
+        """Where the log went on in each start since the last one that was compared: one that died may have written to it."""
         self.marks: list[Mark] = []
         self.events: list[tuple[str, int]] = []
         self.observer: Callable[[str, dict[str, Any]], None] | None = None
@@ -263,6 +265,7 @@ class Site:
             node.restart()
             node.ports.disk.set_faults(node.faults)
         self.fatal = None
+        node.ports.disk.log_lives = self.log_lives
         events = self.new_events()
         await self.call(node.ports.tasks.work("process.start", 1))
         db = await self.call(self.database.open(node.ports, self.config, events))
@@ -292,6 +295,7 @@ class Site:
 
     def start_clients(self) -> None:
         self.life += 1
+        self.log_lives.clear()
         for number in range(self.client_count):
             session = EngineSession(self.db, self.recorder)
             stream = self.world.streams.stream(f"client.{number}")
@@ -388,8 +392,11 @@ class Site:
     async def settle(self, end_lsn: int) -> Loss:
         """I2: what a restart on this machine's own directories found. Raises: Violation."""
         recorder = self.recorder
-        kept = [commit for commit in recorder.records if commit.lsn < end_lsn]
+        first_end_lsn = min([end_lsn, *(lsn for lsn, _ in self.log_lives)])
+        self.log_lives.clear()
+        kept = [commit for commit in recorder.records if commit.lsn < first_end_lsn]
         gone = recorder.records[len(kept) :]
+        self.diverged = self.diverged or bool(gone and self.troubled)  # backups and archive may have what is gone here
         observed = await self._compare(recorder.line.path() + kept, end_lsn)
         recorder.line.commits += kept
         recorder.line.end_lsn = end_lsn
@@ -400,6 +407,7 @@ class Site:
     async def settle_restore(self, source: int, timeline: int, stop_lsn: int, chosen: list[Commit] | None) -> Loss:
         """I2: what a restore brought back: the commits below its stop, or exactly those chosen. Raises: Violation."""
         recorder = self.recorder
+        self.log_lives.clear()
         self.end_line()
         path = self.path_of(source)
         kept = [commit for commit in path if commit.lsn < stop_lsn] if chosen is None else chosen

@@ -1,0 +1,42 @@
+"""A sample of the corpus: seeds that failed once, and the first ones that struck what no other does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sim.source import measured
+from sim.sweep import read_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = read_corpus(str(ROOT / "tests" / "corpus" / "generated.txt"))
+SAMPLE = CORPUS[:44]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_the_corpus_holds(part: int) -> None:
+    for seed in SAMPLE[part::4]:
+        report = measured(None, seed)
+        assert report["violations"] == [], f"thunderdb-sim run --generated --seed {seed}"
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    command = [sys.executable, "-m", "sim.cli", "sweep", "--generated", "--minutes", "5", "--jobs", "2", "--json", str(lines)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if lines.exists() and lines.read_text().count("\n") >= 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "interrupted" in err and "faults by file and phase" in err
+    assert "0 violations" in out and not out.startswith("0 runs")
+    assert lines.read_text().count('"verdict": "ok"') >= 2
