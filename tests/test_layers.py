@@ -43,7 +43,7 @@ AMBIENT_BUILTINS = frozenset({"open", "input", "print", "breakpoint"})
 
 # The simulator's outer shell: it measures real time, reads scenario files and starts worker processes.
 SIM_DRIVERS = frozenset(
-    "cli sweep twin diverge history_sweep mutants mutate report shrink exhaustive scenario __main__".split()
+    "cli planted sweep twin diverge history_sweep mutants mutate report shrink exhaustive scenario __main__".split()
 )
 
 
