@@ -229,6 +229,7 @@ class Actions:
     async def _serve(self, args: dict[str, Any]) -> None:
         await self.site.sleep(args.get("for_ns", SECOND_NS))
         self.site.check_calls()
+        self.site.check_service()
 
     async def _load(self, args: dict[str, Any]) -> None:
         """Write until the log has grown by so much."""

@@ -22,6 +22,7 @@ from sim.site import DATA_DIR, DISK_TIMES, MS, WAL_DIR, Site
 from sim.steps import Step
 from sim.workload import BANK, ITEMS
 from thunderdb.archive.names import parse_object_name
+from thunderdb.storage.control import SLOT_OFFSETS
 
 SECTOR = 512
 PAGE_HEADER_BYTES = 64
@@ -293,6 +294,8 @@ class Breakage:
         else:
             if how == "hole":
                 at = _hole(data)
+            elif what == "control":
+                at = SLOT_OFFSETS[self.stream.between(0, 1)] + self.stream.between(0, 63)
             elif what in ("page", "hot_page"):
                 at = self._in_a_page(data, what == "hot_page")
             else:

@@ -131,6 +131,7 @@ class Incident:
             await self._boundary(step, None)
         await site.sleep(step.after_ns[0])
         site.check_calls()
+        site.check_service()
 
     async def _look(self) -> None:
         """A database that has stopped by itself is dead from here on."""

@@ -27,11 +27,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import NoReturn
 
 import click
 
 from sim.mutant_patch import Mutant, PatchError, mutated, parse_mutant, with_seed
 from sim.mutant_results import Found, merged, results
+from sim.mutant_scenarios import Row, as_mutants, missing, parse_table, table, with_founds
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -239,6 +241,39 @@ def record(founds: list[Found], whole: bool) -> None:
     path.write_text(results(founds) if whole else merged(path.read_text(encoding="utf-8"), founds), encoding="utf-8")
 
 
+def scenario_rows() -> list[Row]:
+    """SCENARIOS.md."""
+    return parse_table((folder() / "SCENARIOS.md").read_text(encoding="utf-8"))
+
+
+def scenario_names() -> list[str]:
+    """Every scenario file, as SCENARIOS.md names it."""
+    below = scenarios_folder()
+    return sorted(path.relative_to(below).with_suffix("").as_posix() for path in below.rglob("*.yaml"))
+
+
+def check_scenarios() -> list[str]:
+    """What is wrong with SCENARIOS.md: a scenario that no bug is known to break above all."""
+    return missing(scenario_rows(), scenario_names(), load_all())
+
+
+def prove_scenarios(names: tuple[str, ...], jobs: int, recorded: bool) -> list[Found]:
+    """Run the rows of SCENARIOS.md, or those of these scenarios and bugs. What is recorded is kept if it is interrupted."""
+    rows = scenario_rows()
+    chosen = [row for row in rows if not names or row.bug in names or row.scenario.rpartition("/")[2] in names]
+    lock = Lock()
+
+    def told(found: Found) -> None:
+        nonlocal rows
+        tell(found)
+        if recorded:
+            with lock:
+                rows = with_founds(rows, [found])
+                (folder() / "SCENARIOS.md").write_text(table(rows), encoding="utf-8")
+
+    return hunt_all(as_mutants(chosen, load_all()), known=True, jobs=jobs, told=told)
+
+
 def tell(found: Found) -> None:
     name = found.mutant.name
     if found.caught:
@@ -264,11 +299,13 @@ def _seeds(text: str) -> tuple[int, int]:
 @click.option("--seeds", metavar="A..B", help="The seeds to run, half open; by default from 0 through its budget.")
 @click.option("--known", is_flag=True, help="Run each on its known seed.")
 @click.option("--search", is_flag=True, help="Search each from seed 0 through its budget.")
+@click.option("--scenarios", "by_scenario", is_flag=True, help="For each scenario run the bug that breaks it (SCENARIOS.md).")
 @click.option("--record", "recorded", is_flag=True, help="Write the seeds into the files and RESULTS.md.")
 @click.option("--jobs", default=1, show_default=True, help="Processes at a time.")
 def command(
-    listed: bool, check: bool, names: tuple[str, ...], seeds: str | None, known: bool, search: bool, recorded: bool, jobs: int
-) -> None:
+    listed: bool, check: bool, names: tuple[str, ...], seeds: str | None, known: bool, search: bool, by_scenario: bool,
+    recorded: bool, jobs: int,
+) -> None:  # fmt: skip
     """Planted bugs: does the simulator see them? Ends with 1 if one survives."""
     mutants = load_all()
     if listed:
@@ -276,9 +313,11 @@ def command(
             click.echo(f"{mutant.name:34} {mutant.breaks:16} {'seed ' + str(mutant.seed):10} {mutant.title}")
         return
     if check:
-        problems = check_all()
+        problems = check_all() + check_scenarios()
         click.echo("\n".join(problems) or f"{len(mutants)} planted bugs apply")
         raise SystemExit(1 if problems else 0)
+    if by_scenario:
+        _leave(prove_scenarios(names, jobs, recorded))
     unknown = sorted(set(names) - {mutant.name for mutant in mutants})
     if unknown:
         raise click.BadParameter(f"no planted bug {unknown[0]!r}; see --list", param_hint="--run")
@@ -296,9 +335,13 @@ def command(
         founds = hunt_all(chosen, known, jobs, tell)
     if recorded:
         record(founds, whole=search and not names)
+    _leave(founds)
+
+
+def _leave(founds: list[Found]) -> NoReturn:
     survived = [found for found in founds if not found.caught]
     click.echo(f"{len(founds)} planted bugs, {len(founds) - len(survived)} caught, {len(survived)} not")
-    raise SystemExit(1 if survived else 0)
+    raise SystemExit(1 if survived or not founds else 0)
 
 
 if __name__ == "__main__":

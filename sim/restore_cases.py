@@ -22,13 +22,13 @@ from dataclasses import replace
 from typing import Any
 
 from sim import every_io
+from sim.case_bench import where
 from sim.copying import HandCopy, copy_tree, files_below, put_file
 from sim.history import COPIES, LIMIT_NS, RETENTION, History
 from sim.history import run as run_history
 from sim.history_database import HistoryDatabase
 from sim.history_targets import Aim, Elsewhere, restore_to
 from sim.image import DiskImage
-from sim.mutant_cases import where
 from sim.oracle import Violation
 from sim.vault import CONFIG_TEXT
 from thunderdb.archive.archiver import Archiver

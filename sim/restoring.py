@@ -21,6 +21,7 @@ from sim.site import DATA_DIR, WAL_DIR, Loss, Site
 from sim.truth import Commit, before_txn, before_verb, state_of, until_time
 from sim.workload import PROBE
 from sim.world import SimNode
+from thunderdb.backup.holding import holding
 from thunderdb.backup.plan import Plan, plan_restore
 from thunderdb.backup.restore import RestoreReport, restore
 from thunderdb.base.errors import ThunderError
@@ -84,7 +85,8 @@ class Restoring(Actions):
             if not drill:
                 self.begun = Begun(plan.line.timeline, plan.stop.lsn, self._chosen(target, plan.line.timeline))
             report = await site.call(
-                restore(node.ports, config, plan, events, drill, database=site.database), node
+                holding(node.ports, plan, events, lambda: restore(
+                    node.ports, config, plan, events, drill, database=site.database)), node
             )
         finally:
             site.scale_bulk(False)

@@ -10,6 +10,8 @@ I1. The truth (sim/truth.py) is every commit record with its LSN and order time,
 I2. What came back is exactly the state after the commits below one LSN; which of the acknowledged ones are missing is counted,
     and nothing else may differ.
 I3. Everything the report shows as a moment is a mark; marks are taken where the thing happens.
+I4. Liveness: while the node is up and nothing is wrong with its disk or process, a client's transaction is acknowledged within
+    `promises.service`, whatever the archive does. Looked at before each step of the timeline, and at the end.
 """
 
 from __future__ import annotations
@@ -61,6 +63,8 @@ MARKED = {"restore.pages": "pages laid down", "restore.log": "log laid down"}
 """Events that are moments of the report."""
 ONCE = ("recovery.settle", "process.start", "process.command")
 """Costs that do not grow with the database."""
+NO_EXCUSE = ("store", "clock", "region")
+"""Faults during which a database goes on serving."""
 DEFAULT_MIX = {"transfer": 30, "insert": 12, "update": 20, "delete": 8, "mixed": 4, "sequence": 2}
 
 
@@ -125,6 +129,8 @@ class Site:
         """A disk that lied has taken back what was archived already: nothing can be said of the archive any more."""
         self.damaged = False
         """Its own files were damaged: whether anybody notices is what the timeline asks."""
+        self.began_work_ns = 0
+        """Since when clients are at work."""
         self.client_count = Stream(derive(seed, "clients")).between(*scenario.workload.clients)
         self.workload = self._workload()
         self.budget: list[int] | None = [self.workload.transactions] if self.workload.transactions else None
@@ -296,6 +302,7 @@ class Site:
     def start_clients(self) -> None:
         self.life += 1
         self.log_lives.clear()
+        self.began_work_ns = self.world.now_ns
         for number in range(self.client_count):
             session = EngineSession(self.db, self.recorder)
             stream = self.world.streams.stream(f"client.{number}")
@@ -461,6 +468,17 @@ class Site:
         self.recorder.last_ack_ns = self.world.now_ns
 
     # -- Helpers
+
+    def check_service(self) -> None:
+        """I4. Raises: Violation."""
+        idle = not self.clients or (self.budget is not None and self.budget[0] <= 0)
+        excused = any(count > 0 and not name.startswith(NO_EXCUSE) for name, count in self.trouble.active.items())
+        if not self.up or idle or excused or self.troubled:
+            return
+        limit_ns = self.scenario.promises.service_ns + 3 * self.workload.think_ns[1]
+        waited_ns = self.world.now_ns - max(self.began_work_ns, self.trouble.ended_ns, self.recorder.last_ack_ns)
+        if waited_ns > limit_ns:
+            raise Violation(f"no service for {waited_ns / 1e9:.1f} s, though nothing is wrong; promised {limit_ns / 1e9:g} s")
 
     def check_calls(self) -> None:
         """A client that has ended with an error has found something."""

@@ -129,6 +129,9 @@ class Recorder(Oracle):
         """A commit record was appended (the log's hook)."""
         self.commit_appended(txn)
         work = self.appended[-1]
+        before = self.records or self.line.commits
+        if before and order_us <= before[-1].order_us:
+            raise Violation(f"transaction {txn} commits at {order_us} us, behind one at {before[-1].order_us} us")
         self.records.append(Commit(lsn, order_us, txn, tuple(work.ops), work))
 
     def known(self) -> list[Commit]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sim.mutant_patch import Mutant, PatchError, apply_hunks, mutated, parse_diff, parse_mutant, with_seed
-from sim.mutants import ROOT, folder, load_all, sources_of
+from sim.mutant_scenarios import Row, missing, parse_table, table
+from sim.mutants import ROOT, check_scenarios, folder, load_all, scenario_rows, sources_of
 
 MUTANTS = load_all()
 
@@ -37,6 +38,13 @@ def test_results_name_every_bug() -> None:
     assert [mutant.name for mutant in MUTANTS if f"| {mutant.name}: " not in text] == []
 
 
+def test_every_scenario_has_a_bug_that_breaks_it() -> None:
+    assert check_scenarios() == []
+    rows = scenario_rows()
+    assert table(rows) == (folder() / "SCENARIOS.md").read_text(encoding="utf-8"), "write it with --scenarios --record"
+    assert all(row.seen for row in rows)
+
+
 # -- The tool itself
 
 TEXT = "a\nb\nc\nd\ne\nb\nc\nd\nf\n"
@@ -64,6 +72,22 @@ def test_two_places_equally_near_are_refused() -> None:
 def test_second_hunk_follows_the_first_ones_shift() -> None:
     diff = "+++ b/x.py\n@@ -1,2 +1,4 @@\n a\n+1\n+2\n b\n@@ -6,2 +8,2 @@\n b\n-c\n+C\n"
     assert apply_hunks(TEXT, list(parse_diff("n", diff))) == "a\n1\n2\nb\nc\nd\ne\nb\nC\nd\nf\n"
+
+
+def test_the_table_of_scenarios() -> None:
+    text = table([Row("b/two", "bug", 3, "a \\| b"), Row("a/one", "gone", None)])
+    rows = parse_table(text)
+    assert [(row.scenario, row.bug, row.seed, row.seen) for row in rows] == [
+        ("a/one", "gone", None, ""), ("b/two", "bug", 3, "a \\| b")
+    ]  # fmt: skip
+    assert table(rows) == text and rows[1].path == "scenarios/b/two.yaml"
+    bugs = [parse_mutant("bug", HEAD + DIFF)]
+    assert missing(rows, ["b/two", "c/three"], bugs) == [
+        "c/three: no planted bug is known to break it", "a/one: there is no such scenario",
+        "a/one: there is no planted bug gone", "a/one: no seed is known with which gone breaks it",
+    ]  # fmt: skip
+    with pytest.raises(PatchError, match="no row of four cells"):
+        parse_table("| a | b | seed |  |")
 
 
 HEAD = "Title: t\nBreaks: W1\nSeen: it shows\n  in two lines\nRun: case x\nSeed: 3\nBudget: 9\n\n"

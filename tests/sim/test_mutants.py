@@ -9,7 +9,10 @@ import pytest
 
 from sim import mutants
 from sim.mutant_patch import parse_mutant
-from sim.mutants import Controls, Copies, Found, hunt, hunt_all, load_all, results
+from sim.mutant_results import merged
+from sim.mutant_scenarios import as_mutants, sample
+from sim.mutants import Controls, Copies, Found, hunt, hunt_all, load_all, results, scenario_rows
+from sim.scenario import load
 
 JOBS = min(2, os.cpu_count() or 1)
 
@@ -39,6 +42,19 @@ def lines(founds: list[Found]) -> list[str]:
 
 def test_every_planted_bug_is_caught_on_its_known_seed() -> None:
     founds = hunt_all(load_all(), known=True, jobs=JOBS, told=lambda found: None)
+    assert lines(founds) == []
+
+
+def test_some_scenarios_fail_with_the_bug_that_breaks_them() -> None:
+    rows = [row for row in scenario_rows() if not load(str(mutants.ROOT / row.path)).long]
+    chosen = sample(rows, 7)
+    assert len({row.bug for row in chosen}) >= 6
+    assert lines(hunt_all(as_mutants(chosen, load_all()), known=True, jobs=JOBS, told=lambda found: None)) == []
+
+
+@pytest.mark.long
+def test_every_scenario_fails_with_the_bug_that_breaks_it() -> None:
+    founds = hunt_all(as_mutants(scenario_rows(), load_all()), known=True, jobs=JOBS, told=mutants.tell)
     assert lines(founds) == []
 
 
@@ -76,6 +92,14 @@ def test_results_show_survivors() -> None:
     assert "1 of 2 caught" in text
     assert "**survived 7**" in text
     assert "a \\| b" in text
+
+
+def test_results_take_in_single_rows() -> None:
+    mutant = parse_mutant("harmless", HARMLESS)
+    text = merged(results([Found(mutant, None, 7, 1.5)]), [Found(mutant, 3, 4, 0.5, "seen"), Found(
+        parse_mutant("broken", BROKEN), 1, 2, 0.5, "too")])  # fmt: skip
+    assert "2 of 2 caught" in text and "survived" not in text
+    assert [line.split(":")[0] for line in text.splitlines() if line.startswith("| ")][1:] == ["| broken", "| harmless"]
 
 
 def test_the_child_refuses_another_source(tmp_path: Path) -> None:

@@ -72,11 +72,16 @@ class Txn:
             self.snapshot = None
 
     def begin_write(self) -> None:
-        """Make sure that the transaction may write and has an id. Raises: SqlError 25006, DiskFull."""
+        """Make sure that the transaction may write and has an id. Raises: SqlError 25006, DiskFull.
+
+        At REPEATABLE READ the first statement's snapshot is of its beginning, as in PostgreSQL: not of after a wait for a lock.
+        """
         if self.read_only:
             raise SqlError("25006", "cannot execute a change in a read-only transaction")
         self.manager.access.log.admit()
         if not self.id:
+            if self.isolation != READ_COMMITTED and self.snapshot is None:
+                self.new_snapshot()
             self.manager.assign_id(self)
 
     def needs_durable(self, lsn: int) -> None:
