@@ -112,6 +112,7 @@ def test_just_before_the_accident(accident: Accident) -> None:
         r"\[INFO\] Recovered to: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,6}Z \(LSN: [0-9A-F]+/[0-9A-F]+\)",
         r"\[INFO\] Transactions recovered: \d+",
         r"\[INFO\] Transactions rolled back: \d+ \(in-progress at recovery point\)",
+        r"\[INFO\] Start the daemon now: it replays [\d,]+ bytes of log, and serves in about \d+ s",
     ]
     at = 0
     for line in lines:

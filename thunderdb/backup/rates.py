@@ -20,6 +20,12 @@ REPLAY_BYTES_A_SECOND = 12 << 20
 """Read once more and applied, window by window, in a database larger than its buffer pool."""
 
 
+def first_start_s(log_bytes: int) -> float:
+    """How long the start that follows a restore takes until it serves."""
+    replayed = log_bytes if log_bytes > GATHER_BYTES else 0
+    return START_S / 2 + log_bytes / LOG_BYTES_A_SECOND + replayed / REPLAY_BYTES_A_SECOND
+
+
 def service_s(page_bytes: int, log_bytes: int) -> float:
     """Until the restored database has answered its first query."""
     replayed = log_bytes if log_bytes > GATHER_BYTES else 0

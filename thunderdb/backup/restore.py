@@ -31,6 +31,7 @@ from thunderdb.backup.lay_log import LogLayer
 from thunderdb.backup.lay_pages import PageLayer
 from thunderdb.backup.logline import claimed_line
 from thunderdb.backup.plan import Plan
+from thunderdb.backup.rates import first_start_s
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused, StorageError
 from thunderdb.base.events import Events
@@ -294,6 +295,9 @@ class _Restore:
             lsn=report.stop_lsn, transactions=report.transactions, rolled_back=report.rolled_back, timeline=report.timeline,
             duration_ns=report.duration_ns,
         )  # fmt: skip
+        if report.problems is None:  # nobody has opened it yet: whoever waits for service must know what is still to come
+            log_bytes = report.stop_lsn - self.plan.backup.redo_lsn
+            self.events.emit("restore.first_start", log_bytes=log_bytes, estimate_s=round(first_start_s(log_bytes), 1))
 
 
 def quiet(events: Events) -> Events:

@@ -79,6 +79,11 @@ def _restore_complete(f: Fields) -> str:
     )
 
 
+def _restore_first_start(f: Fields) -> str:
+    seconds = max(1, round(f["estimate_s"]))
+    return f"Start the daemon now: it replays {f['log_bytes']:,} bytes of log, and serves in about {seconds} s"
+
+
 def _template(text: str) -> Callable[[Fields], str]:
     """A line with the event's fields in braces; a hint, if the event has one, follows on its own line."""
 
@@ -104,6 +109,7 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "restore.log_started": (INFO, lambda f: "Phase 2: Replaying WAL segments..."),
     "restore.segment": (INFO, _restore_segment),
     "restore.complete": (INFO, _restore_complete),
+    "restore.first_start": (INFO, _restore_first_start),
     "restore.note": (WARNING, _template("{text}")),
     "database.created": (INFO, lambda f: "New database created"),
     "wal.disk_full": (WARNING, _template("Disk full: the log cannot grow, writes are refused (53100) until there is space")),
