@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.engine_session import SimDatabase, TracedLog
+from sim.oracle import Violation
 from sim.truth import Recorder
 from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.wal.reader import LogEnd
@@ -18,6 +19,7 @@ class HistoryLog(TracedLog):
 
     recorder: Recorder | None = None
     end_lsn = 0
+    newest_us = 0  # of this life's commits: one that a crash took with it may have had the same time
     starts: list[int]
 
     def append(self, kind: int, txn: int, prev_lsn: int, changes: Any = (), extra: bytes = b"", flags: int = 0) -> Any:
@@ -25,7 +27,11 @@ class HistoryLog(TracedLog):
         self.starts.append(lsn)
         if self.recorder is not None:
             if kind == _COMMIT:
-                self.recorder.record(txn, lsn, COMMIT_EXTRA.unpack(extra)[0])
+                order_us = COMMIT_EXTRA.unpack(extra)[0]
+                if order_us <= self.newest_us:
+                    raise Violation(f"transaction {txn} commits at {order_us} us, behind one at {self.newest_us} us")
+                self.newest_us = order_us
+                self.recorder.record(txn, lsn, order_us)
             elif kind == _STEP:
                 self.recorder.steps.append((lsn, CLOCK_STEP_EXTRA.unpack(extra)))
         return lsn

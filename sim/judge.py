@@ -157,8 +157,7 @@ class Judge:
             return Opinion()
         if not manifest.include_wal and floor_lsn < end_lsn:
             return Opinion()
-        held = target.kind is TargetKind.LATEST and self._sound()  # what rots in the log is shipped so, as its tail
-        return Opinion(True, floor_lsn=floor_lsn if held else 0)
+        return Opinion(True, floor_lsn=floor_lsn if target.kind is TargetKind.LATEST else 0)
 
     def _intact(self, closed: Closed) -> bool:
         name = self.evidence.stored(closed)

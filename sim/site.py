@@ -34,7 +34,7 @@ from sim.scenario import Scenario, Workload
 from sim.store import Bucket
 from sim.trace import Sink
 from sim.trouble import Troubles
-from sim.truth import Commit, Line, Recorder, state_of
+from sim.truth import Commit, Line, Recorder, check_order, state_of
 from sim.workload import ITEMS, PROBE, Client, set_up
 from sim.world import NodeDied, SimNode, World
 from thunderdb.archive.archiver import Archiver
@@ -440,6 +440,7 @@ class Site:
 
     async def _compare(self, kept: list[Commit], end_lsn: int) -> dict[str, Any]:
         observed = await self.observe()
+        check_order(kept)
         wrong = differences(state_of(kept), observed)
         if wrong:
             raise Violation(f"recovered to {end_lsn:#x}, with {len(kept)} commits: {'; '.join(wrong[:6])}")

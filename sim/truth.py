@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from sim.oracle import DROP, TRUNCATE, Op, Oracle, State, Violation, Work, apply, differences
 
@@ -114,6 +115,13 @@ def verbs(path: list[Commit]) -> list[tuple[str, str]]:
     return list(found)
 
 
+def check_order(commits: list[Commit]) -> None:
+    """Commit times rise strictly along the log, whatever the wall clock did. Raises: Violation."""
+    for before, commit in pairwise(commits):
+        if commit.order_us <= before.order_us:
+            raise Violation(f"transaction {commit.txn} commits at {commit.order_us} us, behind one at {before.order_us} us")
+
+
 class Recorder(Oracle):
     """The oracle that remembers every commit over all lives."""
 
@@ -129,9 +137,6 @@ class Recorder(Oracle):
         """A commit record was appended (the log's hook)."""
         self.commit_appended(txn)
         work = self.appended[-1]
-        before = self.records or self.line.commits
-        if before and order_us <= before[-1].order_us:
-            raise Violation(f"transaction {txn} commits at {order_us} us, behind one at {before[-1].order_us} us")
         self.records.append(Commit(lsn, order_us, txn, tuple(work.ops), work))
 
     def known(self) -> list[Commit]:
@@ -144,6 +149,7 @@ class Recorder(Oracle):
         for commit in self.records[len(kept) :]:
             if commit.work.sync and (commit.work.outcome == "acked" or commit.work.ended):
                 raise Violation(f"transaction {commit.txn} at {commit.lsn:#x} was acknowledged, the log ends at {end_lsn:#x}")
+        check_order(self.line.commits[-1:] + kept)
         state = {name: table.copy() for name, table in self.base.items()}
         for commit in kept:
             for op in commit.ops:

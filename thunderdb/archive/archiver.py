@@ -9,7 +9,7 @@ A1. A local segment may be removed only after its copy was read back, and is dur
     `holds["archive"]` moves after that, nowhere else.
 A2. Nothing here is waited for by a commit. An archive that is down for hours costs log on disk, nothing else.
 A3. Nothing is remembered that the archive does not show: after kill -9 what is there is listed, compared and taken over.
-A4. A segment that was damaged here is never shipped: its records are checked on the way.
+A4. A segment that was damaged here is never shipped, nor is a tail: records are checked on the way.
 A5. A failure is an event, a status and a metric from the first attempt on, and stays one until a later attempt has succeeded.
 """
 
@@ -25,6 +25,7 @@ from thunderdb.archive.notes import Notes
 from thunderdb.archive.place import make_target
 from thunderdb.archive.start import Entrance, scan_segment
 from thunderdb.archive.status import ArchiveStatus
+from thunderdb.archive.tail_check import TailCheck
 from thunderdb.archive.target import ArchiveGone, Conflict, TailConflict, Target
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, DiskFull, InvariantViolated, NodeStopped, Refused, StorageError, ThunderError
@@ -75,6 +76,7 @@ class Archiver:
         self._attempt = 0
         self._last_error = ""
         self._tail_ns = 0
+        self._tail_check = TailCheck(self._tasks, self.timeline, db.control.state.system_id)
         self._listed_ns = 0
         self._segment_waiters: list[tuple[int, Future[None]]] = []
         self._lsn_waiters: list[tuple[int, Future[None]]] = []
@@ -386,6 +388,7 @@ class Archiver:
         self._tail_ns = now_ns
         file = await self.db.ports.disk.open(f"{log.directory}/{segment_name(self.timeline, number)}", writable=False)
         try:
+            await self._tail_check.check(file, number, start_lsn, flushed_lsn)  # A4
             sent = await self.target.extend_tail(self.timeline, number, file, SEGMENT_HEADER_SIZE + flushed_lsn - start_lsn)
         except Exception:
             await file.close()

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.archive.world import ARCHIVE, ArchiveWorld
 from tests.unit.engine.world import DATA, SECOND_NS, WAL
 from thunderdb.archive.index import Gap
+from thunderdb.archive.tail_check import PIECE_BYTES
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
 
 FIRST = segment_name(1, 1)
@@ -298,6 +299,36 @@ def test_a_damaged_segment_is_not_shipped() -> None:
     assert FIRST not in world.archive_names()
     assert world.archiver.status().failing
     assert world.db.checkpointer.holds["archive"] <= world.db.log.segments[0][1]
+
+
+def test_a_damaged_tail_is_not_shipped_either() -> None:
+    """Found by a generated incident (seed 30051): bits rot in the open segment, and the archiver said that it had it."""
+    world = ArchiveWorld()
+    db = world.start()
+    table = world.table()
+    world.insert(table, [1, "one"])
+    world.run(world.tasks.sleep(SECOND_NS))
+    good_lsn = world.archiver.archived_lsn
+    world.insert(table, [2, "two"])
+    rotten = world.disk.files[f"{WAL}/{FIRST}"]
+    rotten[SEGMENT_HEADER_SIZE + good_lsn - db.log.segments[0][1] + 40] ^= 1
+    world.run(world.tasks.sleep(3 * SECOND_NS))
+    assert db.log.flushed_lsn > good_lsn
+    assert world.archiver.archived_lsn == good_lsn
+    assert world.archiver.status().failing
+    assert "damaged here" in world.archiver.status().last_error
+    assert len(world.disk.files[f"{ARCHIVE}/{FIRST}.partial"]) == SEGMENT_HEADER_SIZE + good_lsn - db.log.segments[0][1]
+
+
+def test_a_tail_of_several_pieces_is_checked_and_shipped_whole() -> None:
+    world = ArchiveWorld(wal_segment_size=16 << 20, wal_buffer_size=8 << 20)
+    db = world.start()
+    table = world.table()
+    world.insert(table, [1, "x" * (3 * PIECE_BYTES)])
+    world.insert(table, [2, "two"])
+    world.run(world.tasks.sleep(3 * SECOND_NS))
+    assert world.archiver.archived_lsn >= db.log.flushed_lsn
+    world.close()
 
 
 def test_a_damaged_identity_stops_the_archiving_and_not_the_database() -> None:
