@@ -464,7 +464,7 @@ class SimDisk:
     def fires(self, kind: str, path: str) -> bool:
         fired = self._fires_armed(kind, path)
         chance = self.faults.chances.get(kind, 0.0)
-        if not fired and chance > 0 and self.faults.path_part in path:
+        if not fired and chance > 0 and (self.faults.path_part in path or kind == "stall"):  # which stalls any operation
             fired = self.stream(kind).random() < chance
         if fired:
             self.fired[kind] += 1

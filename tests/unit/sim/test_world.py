@@ -328,3 +328,12 @@ def test_a_fault_that_is_switched_off_moves_nothing() -> None:
         return world.trace.hexdigest()
 
     assert digest(None) == digest(DiskFaults({"bit_rot": 0.0})) == digest(DiskFaults({"read_error": 1.0}))
+
+
+def test_a_stall_needs_no_path_to_strike() -> None:
+    """It strikes operations, not files: faults that are limited to some files once kept it from ever firing."""
+    world = World(8)
+    node = world.node("a")
+    node.set_faults(DiskFaults({"stall": 1.0}, path_part="wal"))
+    run(world, _wait(node.call(journal(node, 5))))
+    assert world.fired["stall"] > 0
