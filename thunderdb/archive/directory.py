@@ -17,21 +17,12 @@ from thunderdb.runtime.store_options import check_key
 from thunderdb.runtime.sync import Tasks
 
 CHUNK = 1 << 20
-HOLE_BYTES = 256 << 10
-"""From how many zeros on nothing is written."""
-_LOOK = 4096
-_ZEROS = bytes(_LOOK)
 LIST_BATCH = 100
 LEFT_OVERS = 1000
 
 
 def is_url(place: str) -> bool:
     return "://" in place
-
-
-def all_zeros(data: bytes | memoryview) -> bool:
-    """Whether there is nothing else. What is not zeros is mostly seen at its first bytes."""
-    return data[:_LOOK] == _ZEROS[: len(data)] and data == bytes(len(data))
 
 
 def open_store(ports: Ports, place: str) -> ObjectStore:
@@ -215,13 +206,9 @@ class DirectoryWriter:
         self._temporary = temporary
         self._path = path
         self._offset = 0
-        self._hole = False
 
     async def write(self, data: bytes | memoryview) -> None:
-        """What is only zeros becomes a hole: a backup of pages that nobody owns takes no room (pages.G4)."""
-        self._hole = len(data) >= HOLE_BYTES and all_zeros(data)
-        if not self._hole:
-            await self._file.write(self._offset, data)
+        await self._file.write(self._offset, data)
         self._offset += len(data)
 
     async def close(self) -> None:
@@ -243,7 +230,5 @@ class DirectoryWriter:
             pass  # what is left begins with a dot: nobody's object (D2)
 
     async def _settle(self) -> None:
-        if self._hole:
-            await self._file.truncate(self._offset)
         await self._file.sync()
         await self._file.close()

@@ -19,7 +19,7 @@ from typing import Protocol
 from backports import zstd
 from xxhash import xxh3_128
 
-from thunderdb.archive.directory import HOLE_BYTES, all_zeros
+from thunderdb.backup.holes import HOLE_BYTES, all_zeros
 from thunderdb.backup.manifest import FileEntry
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.runtime.ports import Ports, StoreWriter

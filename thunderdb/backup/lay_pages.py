@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from xxhash import xxh3_64_intdigest, xxh3_128
 
-from thunderdb.archive.directory import all_zeros
 from thunderdb.backup.frames import parse_stored_name
+from thunderdb.backup.holes import all_zeros
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, INCREMENTAL_SUFFIX, check_header
 from thunderdb.backup.inflight import InFlight
 from thunderdb.backup.sources import BackupSource, StoredFile

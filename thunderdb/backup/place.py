@@ -16,6 +16,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from thunderdb.archive.directory import is_url, open_store
+from thunderdb.backup.holes import HOLE_BYTES, all_zeros
 from thunderdb.backup.manifest import MANIFEST_NAME, is_backup_id, parse_manifest
 from thunderdb.base.errors import Corruption, DiskFull, Refused, StorageError
 from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, StoreWriter
@@ -127,18 +128,24 @@ class DirectoryDestination:
 
 
 class SyncedWriter:
-    """A file written front to back. Satisfies `ports.StoreWriter`."""
+    """A file written front to back; long zeros become holes (holes.py). Satisfies `ports.StoreWriter`."""
 
     def __init__(self, tasks: Tasks, file: File) -> None:
         self._tasks = tasks
         self._file = file
         self._offset = 0
         self._unsynced = 0
+        self._end = 0  # of what was written; what lies behind it is a hole
         self._sync: Task[None] | None = None
 
     async def write(self, data: bytes | memoryview) -> None:
+        if not data:
+            return
+        if len(data) >= HOLE_BYTES and all_zeros(data):
+            self._offset += len(data)
+            return
         await self._file.write(self._offset, data)
-        self._offset += len(data)
+        self._offset = self._end = self._offset + len(data)
         self._unsynced += len(data)
         if self._unsynced >= SYNC_BYTES:
             self._unsynced = 0
@@ -147,6 +154,8 @@ class SyncedWriter:
 
     async def close(self) -> None:
         await self._settle()
+        if self._offset > self._end:
+            await self._file.truncate(self._offset)
         await self._file.sync()
         await self._file.close()
 

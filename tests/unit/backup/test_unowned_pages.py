@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +10,15 @@ import pytest
 from tests.unit.backup.helpers import WIDE
 from tests.unit.backup.restoring import RestoreWorld
 from tests.unit.engine.world import PAGE, in_txn
-from thunderdb.archive.directory import HOLE_BYTES
 from thunderdb.backup.frames import FRAME_BYTES, FrameReader, FrameWriter
+from thunderdb.backup.holes import HOLE_BYTES
 from thunderdb.backup.manifest import FileEntry, encode_manifest, parse_manifest
+from thunderdb.backup.place import open_destination
 from thunderdb.base.errors import Corruption
 from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
 from thunderdb.runtime.inline import InlineWorld
+from thunderdb.runtime.real_ports import run_real
 from thunderdb.storage.page import PAGE_HEADER
 
 
@@ -183,3 +186,23 @@ def test_stretches_in_a_manifest_are_checked(zeros: Any) -> None:
 def test_a_page_header_begins_with_its_checksum() -> None:
     """What `all_zeros` looks at first."""
     assert PAGE_HEADER.format.startswith("<Q")
+
+
+@pytest.mark.parametrize("tail", [b"", b"end"])
+def test_zeros_take_no_room_on_a_real_disk(tmp_path: Path, tail: bytes) -> None:
+    """They were written out, and only the manifest knew better."""
+    place = str(tmp_path / "b")
+
+    async def main(ports: Any) -> None:
+        destination = open_destination(ports, place)
+        await destination.begin("bk-1")
+        name = "data/pages.000000"
+        writer = FrameWriter(ports, await destination.writer(name), name, False, None, lambda size: None)
+        for piece in (b"a" * HOLE_BYTES, *[bytes(1 << 20)] * 16, tail):
+            await writer.write(piece)
+        await writer.finish(None)
+
+    run_real(main)
+    [file] = tmp_path.glob("**/pages.000000")
+    assert file.read_bytes() == b"a" * HOLE_BYTES + bytes(16 << 20) + tail
+    assert file.stat().st_blocks * 512 < 1 << 20
