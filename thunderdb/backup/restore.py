@@ -37,7 +37,7 @@ from thunderdb.base.errors import Corruption, Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.recovery.target import TargetKind, format_time
 from thunderdb.runtime.ports import Ports
-from thunderdb.storage.control import ControlFile, ControlState, DatabaseState
+from thunderdb.storage.control import FILE_SIZE, ControlFile, ControlState, DatabaseState
 from thunderdb.storage.files import page_file_name
 from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND
 from thunderdb.wal.segment import segment_name
@@ -165,6 +165,8 @@ class _Restore:
         control = ControlFile(self.ports.tasks, self.disk, path, Events())
         if await self.disk.exists(path):
             try:
+                if len(await self.disk.read_file(path)) < FILE_SIZE:  # a power cut has kept its slots, not its length
+                    raise Corruption(f"{path} is cut short")
                 await control.load()
             except (Corruption, Refused):
                 await control.close()
