@@ -11,8 +11,8 @@ from thunderdb.base.errors import SqlError
 from thunderdb.sql import ddl, transfer
 from thunderdb.sql.context import Context
 from thunderdb.sql.copy_statement import parse_copy
-from thunderdb.sql.expr import Compiler, Slots, type_of
-from thunderdb.sql.parse import parse
+from thunderdb.sql.expr import Compiler, Slots
+from thunderdb.sql.parse import parse, type_of
 from thunderdb.sql.plan import AnalyticPlan, ConstantPlan, Plan, result_column
 from thunderdb.sql.prepare import Planned, plan_tree
 from thunderdb.sql.result import CopyOut, Notice, Result

@@ -16,8 +16,8 @@ from thunderdb.base.errors import SqlError
 from thunderdb.engine.catalog import CheckDef, Column, IndexDef, TableDef
 from thunderdb.sql import types
 from thunderdb.sql.context import Context
-from thunderdb.sql.expr import Compiler, Hard, Slots, type_of
-from thunderdb.sql.parse import ident, parse_expression
+from thunderdb.sql.expr import Compiler, Hard, Slots
+from thunderdb.sql.parse import ident, parse_expression, type_of
 from thunderdb.sql.result import Notice
 from thunderdb.sql.select import scope_of
 from thunderdb.sql.write import Target

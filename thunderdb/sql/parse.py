@@ -27,6 +27,7 @@ from sqlglot import exp
 from sqlglot.errors import ParseError, TokenError
 
 from thunderdb.base.errors import LimitExceeded, SqlError
+from thunderdb.sql import types
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # what it cannot read is an error of ours, not a log line
 
@@ -324,6 +325,32 @@ def ident(node: object) -> str:
     if isinstance(node, exp.Expression):
         return ident(node.args.get("this"))
     return str(node).lower()
+
+
+def type_of(node: exp.DataType) -> tuple[str, int, bool]:
+    """(our name, typmod, is it a serial) of a written type. Raises: SqlError 42704."""
+    if str(getattr(node.this, "value", node.this)).upper() == "ARRAY" and node.expressions:
+        name, _, _ = type_of(node.expressions[0])
+        return name + "[]", -1, False
+    written = node.args.get("kind") or getattr(node.this, "value", node.this)
+    name = str(getattr(written, "this", written)).lower()
+    if name in types.TYPES and name not in ("char", "unknown"):
+        found = name
+    elif name in types.ALIASES:
+        found = types.ALIASES[name]
+    else:
+        raise SqlError("42704", f'type "{name}" does not exist')
+    numbers = []
+    for parameter in node.expressions:
+        text = parameter.this.this if isinstance(parameter.this, exp.Expression) else str(parameter.this)
+        if str(text).isdigit():
+            numbers.append(int(text))
+    if name in ("char", "nchar", "character") and not numbers:
+        return "bpchar", 5, False
+    if found == "float8" and name == "float" and numbers and numbers[0] < 25:
+        return "float4", -1, False
+    typmod = types.make_typmod(found, numbers) if numbers else -1
+    return found, typmod, name.endswith("serial") or name in ("serial2", "serial4", "serial8")
 
 
 def check_size(sql: str, limit: int) -> None:

@@ -144,7 +144,7 @@ def result_column(name: str, type_name: str, typmod: int = -1, table_oid: int = 
 def output_name(tree: Any) -> str:
     """The name that PostgreSQL gives an output column without an alias."""
     from thunderdb.sql.functions import arguments_of
-    from thunderdb.sql.parse import ident
+    from thunderdb.sql.parse import ident, type_of
 
     if isinstance(tree, exp.Alias):
         return ident(tree.args["alias"])
@@ -154,8 +154,6 @@ def output_name(tree: Any) -> str:
         inner = output_name(tree.this)
         if inner != "?column?":
             return inner
-        from thunderdb.sql.expr import type_of
-
         return type_of(tree.to)[0].removesuffix("[]")
     if isinstance(tree, exp.Paren):
         return output_name(tree.this)
