@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from sim.disk import DeviceProfile
-from sim.engine_session import SimDatabase
-from sim.image import SECTOR
-from sim.oracle import Violation
-from sim.rand import Stream
-from sim.world import SimNode, World
+from sim.clients.engine_session import SimDatabase
+from sim.oracle.oracle import Violation
+from sim.world.disk import DeviceProfile
+from sim.world.image import SECTOR
+from sim.world.rand import Stream
+from sim.world.world import SimNode, World
 from thunderdb.base.config import Config, parse
 from thunderdb.base.errors import Corruption, LogHole
 from thunderdb.base.events import Events

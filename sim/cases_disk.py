@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from sim.case_bench import DATA_DIR, MS, WAL_DIR, Bench, insert_rows, rot_newest_slot, run_case, write_rows, write_small_rows
-from sim.disk import DeviceProfile
-from sim.fates import AllLanded, NoneLanded
-from sim.image import SECTOR
-from sim.oracle import Violation
-from sim.rand import Stream
-from sim.world import NodeDied
+from sim.oracle.oracle import Violation
+from sim.world.disk import DeviceProfile
+from sim.world.fates import AllLanded, NoneLanded
+from sim.world.image import SECTOR
+from sim.world.rand import Stream
+from sim.world.world import NodeDied
 from thunderdb.base.errors import Corruption, LogHole, NodeStopped, StorageError
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database

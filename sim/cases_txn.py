@@ -6,9 +6,9 @@ Each is a function from a seed to what was violated; sim/mutant_cases.py lists t
 from __future__ import annotations
 
 from sim.case_bench import MS, SECOND_NS, WAL_DIR, Bench, run_case
-from sim.fates import AllLanded
-from sim.oracle import Violation
-from sim.rand import Stream
+from sim.oracle.oracle import Violation
+from sim.world.fates import AllLanded
+from sim.world.rand import Stream
 from thunderdb.base.errors import SerializationFailure, SnapshotTooOld
 from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA
 from thunderdb.txn.manager import REPEATABLE_READ, Txn

@@ -16,10 +16,13 @@ from typing import NoReturn, TextIO
 
 import click
 
-from sim import diverge, exhaustive, generate, history_sweep, mutants, planted
-from sim import scenario as scenarios
-from sim.report import gather, measure, promised_rpo, read_lines, replay_line, run_all, words, write_report
-from sim.scenario import Scenario, ScenarioError
+from sim import diverge, history_sweep, mutants, planted
+from sim.gather import gather, read_lines, run_all, write_report
+from sim.measure import measure, promised_rpo, replay_line, words
+from sim.runs import exhaustive
+from sim.scenario import generate
+from sim.scenario import scenario as scenarios
+from sim.scenario.scenario import Scenario, ScenarioError
 from sim.shrink import shrink, write
 from sim.sweep import parse_seeds, read_corpus, sweep
 from thunderdb import __version__

@@ -4,7 +4,7 @@ Each of two processes that differ in all that must not matter (sim/twin.py) play
 compared as they come, so that nothing is kept and the first difference ends both. Stream, little-endian:
 
     byte 'S'  a stack: number (4), size (4), JSON list of "file:line function", innermost first; sent at its first use
-    byte 'E'  an event: number of its stack (4), TRACE_HEADER of sim/trace.py, content
+    byte 'E'  an event: number of its stack (4), TRACE_HEADER of sim/world/trace.py, content
     byte 'R'  the end: size (4), JSON report of the result, without anything measured
 
 V1. What leaves no trace until the end (a verdict, an RPO) is compared at the end.
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sim import twin
-from sim.generate import generated
+from sim.measure import one_collection, report
 from sim.play import play
-from sim.report import one_collection, report
-from sim.trace import TRACE_HEADER, Op
+from sim.scenario.generate import generated
+from sim.world.trace import TRACE_HEADER, Op
 
 CONTEXT = 5
 LATER_S = 1.1
@@ -39,8 +39,8 @@ _U32 = struct.Struct("<I")
 _PAIR = struct.Struct("<II")
 _OURS = ("thunderdb/", "sim/")
 _PLUMBING = (
-    "sim/trace.py", "sim/diverge.py", "sim/kernel.py", "thunderdb/runtime/sync.py", "sim/world.py", "sim/play.py",
-    "sim/disaster.py", "sim/runner.py", "sim/disk.py",
+    "sim/world/trace.py", "sim/diverge.py", "sim/world/kernel.py", "thunderdb/runtime/sync.py", "sim/world/world.py",
+    "sim/play.py", "sim/incident/disaster.py", "sim/runs/runner.py", "sim/world/disk.py",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ class Outcome:
 
 
 class Streamer:
-    """A sink of sim/trace.py that writes each event, and the code that it came from."""
+    """A sink of sim/world/trace.py that writes each event, and the code that it came from."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._write = out.write

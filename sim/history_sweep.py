@@ -19,9 +19,9 @@ from typing import Any
 
 import click
 
-from sim import every_io, history
-from sim.report import commit, one_collection
-from sim.scenario import ScenarioError
+from sim.history import every_io, history
+from sim.measure import commit, one_collection
+from sim.scenario.scenario import ScenarioError
 from sim.sweep import parse_seeds
 
 KINDS = {"all": None, "copies": history.COPIES, "retention": history.RETENTION}

@@ -47,8 +47,8 @@ def _runner(root: str, run: str) -> Any:
 
         case = {**mutant_cases.CASES, **restore_cases.CASES}[name]
         return lambda seed: case(seed)
-    from sim import scenario
     from sim.play import play
+    from sim.scenario import scenario
 
     found = scenario.load(str(Path(root) / run))
     return lambda seed: play(found, seed).violations

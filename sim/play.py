@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sim import disaster, list_append, runner
-from sim.runner import Result
-from sim.scenario import Scenario
-from sim.trace import Sink
+from sim.incident import disaster
+from sim.runs import list_append, runner
+from sim.runs.runner import Result
+from sim.scenario.scenario import Scenario
+from sim.world.trace import Sink
 
 
 def play(scenario: Scenario, seed: int, record: bool | Sink = False, log: list[str] | None = None) -> Result:

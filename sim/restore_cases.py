@@ -1,6 +1,6 @@
 """Directed runs for planted bugs of backup, archive, retention and restore, like sim/mutant_cases.py.
 
-    history             a random history with archive, backups, retention and restores (sim/history.py)
+    history             a random history with archive, backups, retention and restores (sim/history/history.py)
     copies              one that is mostly copies made by hand
     retention           one with many backups that grow old
     two_restores        two restores of one history, one after the other: two timelines
@@ -21,16 +21,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from sim import every_io
 from sim.case_bench import where
-from sim.copying import HandCopy, copy_tree, files_below, put_file
-from sim.history import COPIES, LIMIT_NS, RETENTION, History
-from sim.history import run as run_history
-from sim.history_database import HistoryDatabase
-from sim.history_targets import Aim, Elsewhere, restore_to
-from sim.image import DiskImage
-from sim.oracle import Violation
-from sim.vault import CONFIG_TEXT
+from sim.clients.history_database import HistoryDatabase
+from sim.history import every_io
+from sim.history.history import COPIES, LIMIT_NS, RETENTION, History
+from sim.history.history import run as run_history
+from sim.history.targets import Aim, Elsewhere, restore_to
+from sim.history.vault import CONFIG_TEXT
+from sim.incident.copying import HandCopy, copy_tree, files_below, put_file
+from sim.oracle.oracle import Violation
+from sim.world.image import DiskImage
 from thunderdb.archive.archiver import Archiver
 from thunderdb.backup.take import BackupRequest, take_backup
 from thunderdb.base.errors import Corruption, LogHole, Refused

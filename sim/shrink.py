@@ -22,10 +22,10 @@ from typing import Any
 import yaml
 
 from sim.play import play
-from sim.replay import Document, document_of, faults_in
-from sim.runner import Result
-from sim.scenario import Scenario, ScenarioError, build
-from sim.schema import parse_yaml, wrap
+from sim.runs.runner import Result
+from sim.scenario.replay import Document, document_of, faults_in
+from sim.scenario.scenario import Scenario, ScenarioError, build
+from sim.scenario.schema import parse_yaml, wrap
 
 NOISE = 3
 NOISE_OF_WORK = 12
@@ -259,7 +259,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.play import play
-from sim.scenario import load
+from sim.scenario.scenario import load
 
 
 def test_{name}() -> None:

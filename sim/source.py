@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sim import coverage, generate
-from sim import scenario as scenarios
-from sim.report import Report, measure
-from sim.scenario import Scenario
+from sim.measure import Report, measure
+from sim.scenario import coverage, generate
+from sim.scenario import scenario as scenarios
+from sim.scenario.scenario import Scenario
 
 Source = Scenario | None
 """A scenario, or None: the incident that is generated from the seed."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from sim import coverage
-from sim.report import Report, replay_line
-from sim.scenario import ScenarioError
+from sim.measure import Report, replay_line
+from sim.scenario import coverage
+from sim.scenario.scenario import ScenarioError
 from sim.source import Source, measured, place
 from sim.twin import Twin, differing
 

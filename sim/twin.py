@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sim import source
-from sim.report import Report
+from sim.measure import Report
 from sim.source import GENERATED, Source
 
 HASH_SEEDS = ("1", "4242")

@@ -2,8 +2,9 @@
 
 L1. A package imports only from those below it in RANKS; `sql` and `archive`, `backup`, `cluster` never import each other.
 L2. Only `runtime/real_*` and `server/` import the machine (time, random, os, asyncio, sockets, …). Only `sim/` imports simpy.
-L3. In `sim/`, what runs inside the simulated world stays away from the machine too: only its command line and drivers may.
-L4. Engine code strips well under `-O`: no `assert`. No `await` inside `finally` (STYLE rule 14).
+L3. Packages of `sim/` import only from those below them in SIM_RANKS, and never what stands in `sim/` itself: commands.
+L4. In `sim/`, what runs inside the simulated world stays away from the machine too: only its command line and drivers may.
+L5. Engine code strips well under `-O`: no `assert`. No `await` inside `finally` (STYLE rule 14).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ RANKS = {
     "server": 11,
 }
 
+SIM_RANKS = {name: rank for rank, name in enumerate("world oracle scenario clients runs incident history report".split())}
+
 MACHINE = frozenset(
     "time random secrets os asyncio threading multiprocessing concurrent socket ssl subprocess uuid tempfile shutil pathlib "
     "glob fcntl signal selectors select mmap sched".split()
@@ -43,7 +46,7 @@ AMBIENT_BUILTINS = frozenset({"open", "input", "print", "breakpoint"})
 
 # The simulator's outer shell: it measures real time, reads scenario files and starts worker processes.
 SIM_DRIVERS = frozenset(
-    "cli planted sweep twin diverge history_sweep mutants mutate report shrink exhaustive scenario __main__".split()
+    "cli planted sweep twin diverge history_sweep mutants mutate measure gather shrink exhaustive scenario __main__".split()
 )
 
 
@@ -108,6 +111,16 @@ def layer_violations(path: Path, tree: ast.AST) -> list[str]:
     return found
 
 
+def sim_layer_violations(path: Path, tree: ast.AST) -> list[str]:
+    own = path.relative_to(SIM).parts[0]
+    found = []
+    for line, name in imported_names(path, tree):
+        parts = name.split(".")
+        if parts[0] == "sim" and parts[1] != own and SIM_RANKS.get(parts[1], len(SIM_RANKS)) >= SIM_RANKS[own]:
+            found.append(f"{where(path, line)}: sim/{own} imports {name}, which is not below it")
+    return found
+
+
 def machine_violations(path: Path, tree: ast.AST) -> list[str]:
     found = []
     for line, name in imported_names(path, tree):
@@ -147,6 +160,13 @@ def test_every_package_has_a_layer(package: str) -> None:
 
 def test_imports_go_one_way() -> None:
     found = [v for path in modules(ENGINE) for v in layer_violations(path, parse(path))]
+    assert not found, "\n".join(found)
+
+
+def test_imports_in_the_simulator_go_one_way() -> None:
+    packages = sorted(path.parent.name for path in SIM.glob("*/__init__.py"))
+    assert packages == sorted(SIM_RANKS)
+    found = [v for name in packages for path in modules(SIM / name) for v in sim_layer_violations(path, parse(path))]
     assert not found, "\n".join(found)
 
 
@@ -195,6 +215,19 @@ def test_the_layer_walk_sees_what_it_should(own: str, source: str, expected: str
     found = layer_violations(ENGINE / own / "example.py", ast.parse(source))
     assert bool(found) == (expected is not None)
     assert expected is None or expected in found[0]
+
+
+@pytest.mark.parametrize(
+    ("own", "source", "found"),
+    [
+        ("world", "from sim.scenario import steps", True),
+        ("history", "from sim.sweep import sweep", True),
+        ("history", "from sim.world.world import World", False),
+        ("world", "from sim.world import rand", False),
+    ],
+)
+def test_the_layer_walk_sees_the_simulator_too(own: str, source: str, found: bool) -> None:
+    assert bool(sim_layer_violations(SIM / own / "example.py", ast.parse(source))) is found
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@
 A child loads TPC-B on real files, takes a backup, runs the transactions under an archive and kills itself with -9. The parent
 restarts copies of what is left, and restores the backup, while a meter listens to the engine's own charges (`Tasks.work`):
 that gives the CPU time of a log record scanned, of a page brought up, of a change applied, of a page laid down … The disk, the
-threads' functions and the start of a process are measured apart. --write puts all of it into sim/costs.py. Then the simulator
-runs the same transactions, dies, and restarts with these costs. tools/rto_report compares whole daemons.
+threads' functions and the start of a process are measured apart. --write puts all of it into sim/world/costs.py. Then the
+simulator runs the same transactions, dies, and restarts with these costs. tools/rto_report compares whole daemons.
 
 L1. RTO here is opening the database until the first commit is durable; starting the interpreter is no part of it, in neither
     world.
@@ -37,11 +37,11 @@ from typing import Any
 from backports import zstd
 from xxhash import xxh3_64_intdigest, xxh3_128
 
-from sim import tpcb
-from sim.disk import DeviceProfile
-from sim.engine_session import SimDatabase
-from sim.report_costs import UNITS
-from sim.world import World
+from sim.clients import tpcb
+from sim.clients.engine_session import SimDatabase
+from sim.report.calibration import UNITS
+from sim.world.disk import DeviceProfile
+from sim.world.world import World
 from thunderdb.archive.archiver import Archiver
 from thunderdb.backup.lay_pages import check_pages
 from thunderdb.backup.plan import plan_restore
@@ -60,7 +60,7 @@ from tools.harness.server import ticks
 from tools.harness.thunder import Thunder
 from tools.metering import CHANGE, PAGE, Meter, metering
 
-COSTS_FILE = Path(__file__).resolve().parents[1] / "sim" / "costs.py"
+COSTS_FILE = Path(__file__).resolve().parents[1] / "sim" / "world" / "costs.py"
 DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
 SMALL_WINDOWS = Memory(gather_bytes=0, window_bytes=1 << 20)
 BEGINNINGS = ("restore.pages_started", "restore.log_started", "restore.log")
@@ -369,7 +369,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transactions", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help="write sim/costs.py")
+    parser.add_argument("--write", action="store_true", help="write sim/world/costs.py")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--victim", help=argparse.SUPPRESS)
     options = parser.parse_args()

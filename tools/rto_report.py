@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sim import costs
-from sim.report_rto import BUSY, markdown
+from sim.report.rto import BUSY, markdown
+from sim.world import costs
 from tools.calibrate import disk_of, machine
 from tools.harness.server import ServerFailed, stop_whatever_happens
 from tools.pgbench_kill import Broken

@@ -1,7 +1,7 @@
 """The simulator plays what real daemons have just been through: from the very bytes that they left, with measured costs.
 
 V1. Disk images are filled with the real files (the killed directories; backup and archive), so transactions, rows, pages and
-    log are the same to the byte. What the simulator adds is time: CPU by kind of work (sim/costs.py) and this disk's profile.
+    log are the same to the byte. The simulator adds time: CPU by kind of work (sim/world/costs.py) and this disk's profile.
 V2. Costs were measured by tools.calibrate on other, smaller runs; nothing here is fitted to the RTO that it is compared with.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim.copying import put_file
-from sim.costs import COSTS_NS
-from sim.disk import DeviceProfile
-from sim.world import SimNode, World
+from sim.incident.copying import put_file
+from sim.world.costs import COSTS_NS
+from sim.world.disk import DeviceProfile
+from sim.world.world import SimNode, World
 from thunderdb.backup.plan import plan_restore
 from thunderdb.backup.restore import restore
 from thunderdb.base import config as daemon_config

@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sim import scenario as scenarios
-from sim import tpcb
-from sim.engine_session import SimDatabase
+from sim.clients import tpcb
+from sim.clients.engine_session import SimDatabase
 from sim.play import play
-from sim.scenario import Scenario
-from sim.world import World
+from sim.scenario import scenario as scenarios
+from sim.scenario.scenario import Scenario
+from sim.world.world import World
 from thunderdb.base import config as daemon_config
 from thunderdb.base.events import Events
 from thunderdb.runtime.ports import Connection

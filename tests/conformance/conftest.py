@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sim.world import World
+from sim.world.world import World
 from thunderdb.runtime.inline import InlineWorld
 from thunderdb.runtime.real_ports import run_real
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sim.world import World
+from sim.world.world import World
 from thunderdb.archive.directory import DirectoryStore
 from thunderdb.base.errors import ConfigError, StorageError
 from thunderdb.runtime.inline import InlineWorld

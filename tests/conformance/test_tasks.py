@@ -176,7 +176,7 @@ def test_a_failed_detached_task_stops_the_node(world: Any) -> None:
         await ports.tasks.sleep(1000 * 1000 * MS)
 
     if world.kind == "sim":
-        from sim.world import NodeDied
+        from sim.world.world import NodeDied
 
         with pytest.raises(NodeDied):
             world.run(main)

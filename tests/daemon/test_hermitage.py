@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from sim.hermitage import CASES, LEVELS, SimDriver, answer, drawn, orders, play
+from sim.runs.hermitage import CASES, LEVELS, SimDriver, answer, drawn, orders, play
 from tools.harness import postgres
 
 pytestmark = pytest.mark.daemon

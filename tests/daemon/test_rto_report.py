@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import report_rto
+from sim.report import rto as report_rto
 from tools.rto_report import measure
 
 pytestmark = pytest.mark.daemon

@@ -1,11 +1,11 @@
-"""Random histories, and what is restored from them, against the truth at every commit (sim/history.py)."""
+"""Random histories, and what is restored from them, against the truth at every commit (sim/history/history.py)."""
 
 from __future__ import annotations
 
 import pytest
 
-from sim import every_io, history
-from sim.history import COPIES, Shape
+from sim.history import every_io, history
+from sim.history.history import COPIES, Shape
 
 MET = "pitr retention power_cut kill outage switch clock copy".split() + ["restores struck", "went on", "copies opened"]
 

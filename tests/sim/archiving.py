@@ -20,11 +20,11 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sim.engine_session import SimDatabase
-from sim.fates import NoneLanded
-from sim.faults_plan import fates_of
-from sim.store import StoreFaults
-from sim.world import NodeDied, SimNode, World
+from sim.clients.engine_session import SimDatabase
+from sim.scenario.faults_plan import fates_of
+from sim.world.fates import NoneLanded
+from sim.world.store import StoreFaults
+from sim.world.world import NodeDied, SimNode, World
 from tests.unit.engine.world import in_txn, update
 from thunderdb.archive.archiver import Archiver
 from thunderdb.archive.codec import Codec

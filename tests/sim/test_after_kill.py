@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sim.engine_session import SimDatabase
-from sim.every_io import ARCHIVE as ARCHIVES
-from sim.every_io import Stage
-from sim.fates import NoneLanded
-from sim.history import SETTINGS
-from sim.world import NodeDied, SimPorts, World
+from sim.clients.engine_session import SimDatabase
+from sim.history.every_io import ARCHIVE as ARCHIVES
+from sim.history.every_io import Stage
+from sim.history.history import SETTINGS
+from sim.world.fates import NoneLanded
+from sim.world.world import NodeDied, SimPorts, World
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import DirectoryStore
 from thunderdb.archive.identity import IDENTITY_FILE, own_identity

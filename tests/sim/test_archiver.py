@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from sim.engine_session import SimDatabase
-from sim.fates import NoneLanded
-from sim.store import StoreFaults
-from sim.world import NodeDied, SimNode, World
+from sim.clients.engine_session import SimDatabase
+from sim.world.fates import NoneLanded
+from sim.world.store import StoreFaults
+from sim.world.world import NodeDied, SimNode, World
 from tests.sim.archiving import MS, SECOND_NS, Story
 from thunderdb.archive.archiver import Archiver
 from thunderdb.base.events import Events

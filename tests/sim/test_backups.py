@@ -1,6 +1,6 @@
 """Backups and death at every I/O boundary, disks and stores that misbehave: what is there is whole, what completed is there.
 
-(Backups under load, over crashes, and restored to random targets are part of the random histories, sim/history.py.)
+(Backups under load, over crashes, and restored to random targets are part of the random histories, sim/history/history.py.)
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from sim.branch import Branch, deaths, record_branches
-from sim.copying import put_file
-from sim.disk import DiskFaults
-from sim.engine_session import SimDatabase
-from sim.history import SETTINGS
-from sim.image import DiskImage
-from sim.world import SimNode, World
+from sim.clients.engine_session import SimDatabase
+from sim.history.history import SETTINGS
+from sim.incident.copying import put_file
+from sim.world.branch import Branch, deaths, record_branches
+from sim.world.disk import DiskFaults
+from sim.world.image import DiskImage
+from sim.world.world import SimNode, World
 from tests.sim.plain_restore import restored_files
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import DirectoryStore

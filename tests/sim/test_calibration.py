@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from sim import costs
-from sim.report_costs import UNITS
+from sim.report.calibration import UNITS
+from sim.world import costs
 from tools.calibrate import compare
 
 

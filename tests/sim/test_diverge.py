@@ -43,7 +43,7 @@ def run(root: Path, *words: str) -> tuple[int, str]:
     ("patch", "words"),
     [
         (CLOCK, ("the record's bytes, by its checksum", "LOG_APPEND LSN", "recovery/checkpoint.py", "Checkpointer._begin")),
-        (ORDER, ("The first that differs is event", "READ", "sim/engine_session.py:", "read_state", "run 1:")),
+        (ORDER, ("The first that differs is event", "READ", "sim/clients/engine_session.py:", "read_state", "run 1:")),
     ],
     ids=["time", "order"],
 )

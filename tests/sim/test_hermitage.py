@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from sim.hermitage import CASES, LEVELS, Case, SimDriver, drawn, orders, play
+from sim.runs.hermitage import CASES, LEVELS, Case, SimDriver, drawn, orders, play
 
 RC, RR = LEVELS
 

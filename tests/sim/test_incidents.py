@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.scenario import load
+from sim.scenario.scenario import load
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "scenarios").rglob("*.yaml"))]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sim.isolation import check
-from sim.list_append import ListRun
+from sim.oracle.isolation import check
 from sim.play import play
-from sim.scenario import load
+from sim.runs.list_append import ListRun
+from sim.scenario.scenario import load
 
 FOLDER = Path(__file__).resolve().parents[2] / "scenarios" / "isolation"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))

@@ -12,7 +12,7 @@ from sim.mutant_patch import parse_mutant
 from sim.mutant_results import merged
 from sim.mutant_scenarios import as_mutants, sample
 from sim.mutants import Controls, Copies, Found, hunt, hunt_all, load_all, results, scenario_rows
-from sim.scenario import load
+from sim.scenario.scenario import load
 
 JOBS = min(2, os.cpu_count() or 1)
 

@@ -3,7 +3,7 @@
     pages laid down ─▶ log laid down, analysed by the first start ─▶ replayed, where memory does not hold the log ─▶ service
 
 A restart keeps up to `GATHER_BYTES` of log and applies it on demand; where there is more, all of it is applied before service.
-tests/unit/sim/test_charges.py holds these rates against the costs that were measured (sim/costs.py).
+tests/unit/sim/test_charges.py holds these rates against the costs that were measured (sim/world/costs.py).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.branch import deaths, record_branches
-from sim.world import SimNode, World
+from sim.world.branch import deaths, record_branches
+from sim.world.world import SimNode, World
 
 MS = 1_000_000
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.costs import COSTS_NS
-from sim.report_costs import RECORD_BYTES
-from sim.scenario import load
-from sim.site import ONCE, Site
-from sim.world import World
+from sim.incident.site import ONCE, Site
+from sim.report.calibration import RECORD_BYTES
+from sim.scenario.scenario import load
+from sim.world.costs import COSTS_NS
+from sim.world.world import World
 from thunderdb.backup import rates
 from thunderdb.recovery.restart import Memory
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.fates import AllLanded, ChosenFates, MixedFates, NoneLanded
-from sim.image import SECTOR, DiskImage
-from sim.rand import Stream
+from sim.world.fates import AllLanded, ChosenFates, MixedFates, NoneLanded
+from sim.world.image import SECTOR, DiskImage
+from sim.world.rand import Stream
 from thunderdb.base.errors import DiskFull
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sim import kernel as kernel_module
-from sim.kernel import Kernel, Livelock, SimScheduler, SimTasks
-from sim.rand import Streams, derive
-from sim.trace import Trace
+from sim.world import kernel as kernel_module
+from sim.world.kernel import Kernel, Livelock, SimScheduler, SimTasks
+from sim.world.rand import Streams, derive
+from sim.world.trace import Trace
 
 
 def make(seed: int) -> tuple[Kernel, SimScheduler, SimTasks]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sim.world import SimNode, World
+from sim.world.world import SimNode, World
 
 MS = 1_000_000
 S = 1_000_000_000

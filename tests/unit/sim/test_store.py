@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sim.store import StoreFaults
-from sim.world import NodeDied, World
+from sim.world.store import StoreFaults
+from sim.world.world import NodeDied, World
 from thunderdb.base.errors import StorageError
 from thunderdb.runtime.sync import Tasks
 

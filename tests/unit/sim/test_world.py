@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from sim.clock import WALL_START_NS
-from sim.disk import DeviceProfile, DiskFaults
-from sim.fates import AllLanded, NoneLanded
-from sim.kernel import PortRevoked
-from sim.trace import first_difference
-from sim.world import NodeDied, SimNode, Stuck, World
+from sim.world.clock import WALL_START_NS
+from sim.world.disk import DeviceProfile, DiskFaults
+from sim.world.fates import AllLanded, NoneLanded
+from sim.world.kernel import PortRevoked
+from sim.world.trace import first_difference
+from sim.world.world import NodeDied, SimNode, Stuck, World
 from thunderdb.base.errors import DiskFull, StorageError, SyncFailed
 
 MS = 1_000_000

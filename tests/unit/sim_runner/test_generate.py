@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sim import coverage
 from sim.cli import main
-from sim.generate import BACKGROUND, DAMAGES, OUTAGES, document, generated, text
 from sim.play import play
-from sim.replay import document_of
-from sim.scenario import ScenarioError, build, parse
-from sim.schema import wrap
+from sim.scenario import coverage
+from sim.scenario.generate import BACKGROUND, DAMAGES, OUTAGES, document, generated, text
+from sim.scenario.replay import document_of
+from sim.scenario.scenario import ScenarioError, build, parse
+from sim.scenario.schema import wrap
 from sim.sweep import read_corpus
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sim import coverage
-from sim.costs import COSTS_NS
-from sim.disaster import Incident, run
-from sim.judge import Opinion
-from sim.plan import fixed
-from sim.report_rows import phases
-from sim.scenario import Scenario, parse, with_promises
+from sim.incident.disaster import Incident, run
+from sim.incident.judge import Opinion
+from sim.report.rows import phases
+from sim.scenario import coverage
+from sim.scenario.plan import fixed
+from sim.scenario.scenario import Scenario, parse, with_promises
+from sim.world.costs import COSTS_NS
+from sim.world.files import file_kind
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = (
@@ -127,7 +128,7 @@ def test_a_fault_that_never_fires_is_named() -> None:
     ],
 )  # fmt: skip
 def test_kinds_of_files(path: str, kind: str) -> None:
-    assert coverage.file_kind(path) == kind
+    assert file_kind(path) == kind
 
 
 def test_a_lie_of_the_disk_is_seen_as_loss() -> None:

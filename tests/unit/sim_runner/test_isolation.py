@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sim.isolation import OK, READ_COMMITTED, REPEATABLE_READ, UNKNOWN, Statement, Txn, check, shortest_cycle
-from sim.list_append import elements_of
-from sim.scenario import ScenarioError, parse
+from sim.oracle.isolation import OK, READ_COMMITTED, REPEATABLE_READ, UNKNOWN, Statement, Txn, check, shortest_cycle
+from sim.runs.list_append import elements_of
+from sim.scenario.scenario import ScenarioError, parse
 
 RC, RR = READ_COMMITTED, REPEATABLE_READ
 

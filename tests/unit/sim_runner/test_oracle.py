@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sim.oracle import COLUMN, CREATE, DEL, DROP, PUT, TRUNCATE, Oracle, State, Table, Violation, Work
+from sim.oracle.oracle import COLUMN, CREATE, DEL, DROP, PUT, TRUNCATE, Oracle, State, Table, Violation, Work
 
 
 class Story:

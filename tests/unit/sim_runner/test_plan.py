@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.fates import AllLanded, NoneLanded
-from sim.faults_plan import draw, fates_of
-from sim.scenario import parse
+from sim.scenario.faults_plan import draw, fates_of
+from sim.scenario.scenario import parse
+from sim.world.fates import AllLanded, NoneLanded
 
 TEXT = """
 workload: {mix: {transfer: 5, insert: 3, ddl: 1}, driver: either}

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from sim.cli import main
-from sim.report_page import markdown, page
-from sim.report_rows import Data, parse_mutants, percentile, rows_of, rpo_words, seconds
-from sim.scenario import Scenario, parse
+from sim.report.page import markdown, page
+from sim.report.rows import Data, parse_mutants, percentile, rows_of, rpo_words, seconds
+from sim.scenario.scenario import Scenario, parse
 
 ROOT = Path(__file__).resolve().parents[3]
 SCENARIO = "name: lost\nabout: a <machine> is lost\ntimeline: [{at: 1s, kill: }, {start: }]\npromises: {rpo: 1s, rto: 10s}"

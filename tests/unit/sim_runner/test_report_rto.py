@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim import costs, report_costs, report_rto
+from sim.report import calibration as report_costs
+from sim.report import rto as report_rto
+from sim.world import costs
 
 
 def entry(**more: Any) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sim import exhaustive
 from sim.cli import main
-from sim.runner import run
-from sim.scenario import Scenario, load
+from sim.runs import exhaustive
+from sim.runs.runner import run
+from sim.scenario.scenario import Scenario, load
 from sim.sweep import parse_seeds
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.scenario import ScenarioError, json_schema, load, parse, with_promises
+from sim.scenario.scenario import ScenarioError, json_schema, load, parse, with_promises
 
 ROOT = Path(__file__).resolve().parents[3]
 MS = 1_000_000

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from sim.cli import main
 from sim.play import play
-from sim.replay import document_of
-from sim.scenario import ScenarioError, build, load, parse
-from sim.schema import parse_yaml, wrap
+from sim.scenario.replay import document_of
+from sim.scenario.scenario import ScenarioError, build, load, parse
+from sim.scenario.schema import parse_yaml, wrap
 from sim.shrink import kind_of, shrink, write
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,0 +1,343 @@
+"""What an operator does in an incident, by the product's own functions: backup, verify, start, stop, retention.
+
+A1. An action ends ok, refused (a ThunderError, by name), or died (the node did); the step says which it must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from sim.clients.engine_session import EngineSession
+from sim.clients.workload import ITEMS
+from sim.incident.copying import HandCopy, copy_by_hand
+from sim.incident.site import DATA_DIR, MS, SECOND_NS, WAL_DIR, Loss, Site
+from sim.oracle.oracle import Violation, differences
+from sim.scenario.steps import ANY, Step
+from sim.world.world import NodeDied
+from thunderdb.archive.codec import Codec
+from thunderdb.backup.expire import expire
+from thunderdb.backup.manifest import Manifest
+from thunderdb.backup.settings import config_text
+from thunderdb.backup.take import BackupRequest, Progress, take_backup
+from thunderdb.backup.verify import verify_backup
+from thunderdb.base.errors import Refused, ThunderError
+from thunderdb.recovery.target import Target, parse_target
+
+HOLD_NS = 3600 * SECOND_NS
+ARCHIVED_NS = 6 * 3600 * SECOND_NS
+
+
+class NotedProgress(Progress):
+    """A backup's progress whose phases are events."""
+
+    site: Site
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        Progress.__setattr__(self, name, value)
+        if name == "phase" and hasattr(self, "site"):
+            self.site.happened(f"backup.{value}", {})
+
+
+class Actions:
+    """Carries out the operator's steps on a site."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.places: dict[str, str] = {}
+        self.manifests: dict[str, Manifest] = {}
+        self.archived_at: dict[str, frozenset[str]] = {}
+        """Name → all objects that there were when that backup was complete."""
+        self.copies: dict[str, HandCopy] = {}
+        self.moments: dict[str, tuple[int, int]] = {}
+        """Name → wall time in µs and LSN."""
+        self.refusals: list[str] = []
+        self.loss = Loss()
+        self.recovered_lsn = 0
+        self._backups = 0
+        self.over = False
+        self.tried: set[str] = set()
+        """Where backups were begun: a place is used once."""
+
+    async def carry_out(self, step: Step) -> str:
+        """Do it, and compare how it ended with what the step expects; return how it ended. Raises: Violation."""
+        expected = step.args.get("expect", _USUAL.get(step.verb, "ok"))
+        outcome, said = await self._outcome(getattr(self, f"_{step.verb}")(step.args))
+        if outcome == "ok" and _USUAL.get(step.verb, "ok") != "ok":
+            outcome = said or _USUAL[step.verb]
+            said = "; ".join(self.refusals[-1:])
+        if expected != ANY and outcome not in expected.split(" or "):
+            raise Violation(f"line {step.line}: {step.verb} ended {outcome}, expected {expected}: {said}")
+        words = step.args.get("says", "")
+        if words.lower() not in said.lower():
+            raise Violation(f"line {step.line}: {step.verb} says {said!r}, expected words {words!r}")
+        return outcome
+
+    async def _outcome(self, coro: Coroutine[Any, Any, str | None]) -> tuple[str, str]:
+        """A1."""
+        try:
+            return "ok", await coro or ""
+        except NodeDied:
+            return "died", ""
+        except ThunderError as error:
+            said = f"{error.message} {error.hint}".strip()
+            self.refusals.append(said)
+            self.site.note(f"refused: {error.message}", "operator")
+            return "refused", said
+        except OSError as error:  # as the command line does
+            self.refusals.append(str(error))
+            self.site.note(f"refused: {error}", "operator")
+            return "refused", str(error)
+
+    # -- Backups
+
+    async def _backup(self, args: dict[str, Any]) -> None:
+        site = self.site
+        self._backups += 1
+        name = args.get("name", f"backup{self._backups}")
+        if "base" in args and args["base"] not in self.places:
+            raise Refused(f"there is no backup {args['base']} to build on")
+        self.tried.add(args["to"])
+        base = self.places[args["base"]] if "base" in args else None
+        request = BackupRequest(
+            args["to"], include_wal=args.get("include_wal", True), compress=args.get("compress", False),
+            type=args.get("type", "full"), base=base,
+        )  # fmt: skip
+        progress = NotedProgress()
+        progress.site = site
+        before, site.phase = site.phase, "backup"
+        site.note(f"backup {name} begins", "backup")
+        site.happened("backup.started", {"name": name})
+        known = frozenset(manifest.checksum for manifest in self.manifests.values())
+        seconds = site.world.now_ns // SECOND_NS
+        site.scale_store(args["to"], True)
+        try:
+            manifest = await site.call(
+                take_backup(
+                    site.db, site.node.ports, request, backup_id=f"bk-20260101-{seconds % 1_000_000:06d}-{self._backups}",
+                    archiver=site.archiver, progress=progress, config_text=config_text(site.config), known=known,
+                )  # fmt: skip
+            )
+        finally:
+            site.scale_store(args["to"], False)
+            site.phase = before
+        self.places[name], self.manifests[name] = args["to"], manifest
+        self.archived_at[name] = frozenset([*site.world.store.objects, *site.node.image.names])
+        site.note(f"backup {name} completed", "backup")
+        if site.damaged and base is None:
+            report = await site.call(verify_backup(site.node.ports, args["to"]))
+            if not report.passed and not site.trouble.disk:
+                raise Violation(f"backup {name} says that it is whole, and has copied damage: {report.problems[0]}")
+        site.happened("backup.completed", {"name": name})
+
+    def target_of(self, text: str) -> Target:
+        """A target as a user writes it. Raises: what the parser raises."""
+        return parse_target(text)
+
+    async def _verify(self, args: dict[str, Any]) -> str:
+        site = self.site
+        name = args["backup"]
+        site.scale_store(self._place(name), True)
+        report = await site.call(verify_backup(site.node.ports, self._place(name)))
+        site.scale_store(self._place(name), False)
+        if report.passed:
+            site.note(f"verify {name}: passed", "operator")
+            return "passed"
+        text = "; ".join(str(problem) for problem in report.problems[:3])
+        self.refusals.append(text)
+        site.note(f"verify {name}: FAILED", "operator")
+        return "failed"
+
+    def _place(self, name: str) -> str:
+        return self.places.get(name, name)
+
+    async def _copy(self, args: dict[str, Any]) -> None:
+        """Checkpoint with a hold, then copy data, then wal."""
+        site = self.site
+        await site.call(site.db.checkpoint(HOLD_NS))
+        copy = HandCopy(site.recorder.line)
+        recorder = site.recorder
+
+        def before_wal() -> None:
+            copy.must = [c for c in recorder.known() if c.work.sync and c.work.outcome == "acked"]
+
+        stream = site.world.streams.stream(f"copy.{len(self.copies)}")
+        await site.call(copy_by_hand(site.node, DATA_DIR, WAL_DIR, copy, stream, before_wal))
+        copy.known = recorder.known()
+        self.copies[args.get("name", "copy")] = copy
+        site.note("copied by hand", "backup")
+
+    async def _open_copy(self, args: dict[str, Any]) -> None:
+        """Lay the copy down on a new machine and start there."""
+        site = self.site
+        if args.get("copy", "copy") not in self.copies:
+            raise Refused("there is no such copy")
+        copy = self.copies[args.get("copy", "copy")]
+        node = site.new_machine()
+        copy.lay(node.image, {"data": DATA_DIR, "wal": WAL_DIR})
+        if site.up:
+            await site.stop()
+        site.node = node
+        recorder = site.recorder
+        recorder.records, recorder.line.commits = recorder.known(), []  # how much of it comes back, the copy decides
+        await self._started()
+        missing = [commit for commit in copy.must if commit.lsn >= self.recovered_lsn]
+        if missing:
+            raise Violation(f"transaction {missing[0].txn}, acknowledged before wal/ was copied, is not in the copy")
+
+    # -- Small things
+
+    async def _checkpoint(self, args: dict[str, Any]) -> None:
+        site = self.site
+        before, site.phase = site.phase, "checkpoint"
+        site.happened("checkpoint.asked", {})
+        try:
+            await site.call(site.db.checkpoint(args.get("hold_ns", 0)))
+        finally:
+            site.phase = before
+
+    async def _switch(self, args: dict[str, Any]) -> None:
+        db = self.site.db
+        await self.site.call(db.log.flush_all())
+        db.log.switch_segment()
+
+    async def _wait_archived(self, args: dict[str, Any]) -> None:
+        site = self.site
+        if site.archiver is None:
+            raise Refused("nothing is archived here")
+        await site.call(site.db.log.flush_all())
+        lsn = site.db.log.flushed_lsn
+        if not site.archiver.target.has_tail:
+            site.db.log.switch_segment()
+        try:
+            call = site.node.call(site.archiver.wait_archived(lsn))
+            await site.world.tasks.wait_for(call, min(ARCHIVED_NS, site.patience_ns // 3))
+        except TimeoutError:
+            if not site.troubled and not any(name.startswith(site.archive + "/") for name in site.spoiled):
+                raise Violation("what was committed is not archived, though nothing is wrong") from None
+            raise Refused("the archive does not get there") from None
+
+    async def _mark(self, args: dict[str, Any]) -> None:
+        """Between two commits: whoever looks at a clock has a moment in mind at which nothing happened."""
+        site = self.site
+        await site.sleep(2 * MS)
+        self.moments[args["name"]] = (site.node.clock.wall_ns() // 1000, site.db.log.next_lsn)
+        await site.sleep(2 * MS)
+        site.note(f"moment {args['name']}", "event")
+
+    async def _serve(self, args: dict[str, Any]) -> None:
+        await self.site.sleep(args.get("for_ns", SECOND_NS))
+        self.site.check_calls()
+        self.site.check_service()
+
+    async def _load(self, args: dict[str, Any]) -> None:
+        """Write until the log has grown by so much."""
+        site = self.site
+        wanted = args.get("log_bytes") or site.scenario.sizes.log_bytes
+        goal = site.db.log.next_lsn + max(1, wanted // site.scenario.scale)
+        session, stream = EngineSession(site.db, site.recorder), site.world.streams.stream("load")
+        version = 900_000_000
+
+        async def writing() -> None:
+            nonlocal version
+            while site.db.log.next_lsn < goal:
+                version += 1
+                await session.begin(False, True)
+                key = stream.between(0, site.workload.items - 1)
+                await session.modify(ITEMS, key, {"ver": version, "body": "l" * stream.between(100, 2000)})
+                await session.commit()
+
+        await site.call(writing())
+
+    async def _expire(self, args: dict[str, Any]) -> None:
+        """Retention, as the daemon runs it after a scheduled backup."""
+        site = self.site
+        config = site.config
+        policy = replace(
+            config, destination=args.get("of", ""), wal_archive_retention=args.get("keep_ns", 60_000 * MS) // MS,
+            keep_daily=args.get("keep_backups_ns", 3_600_000 * MS) // MS,
+        )  # fmt: skip
+        codec = Codec(config.wal_archive_compress, None)
+        before, site.phase = site.phase, "retention"
+        site.happened("retention.started", {})
+        try:
+            done = await site.call(expire(site.node.ports, policy, codec, site.new_events()))
+        finally:
+            site.phase = before
+        site.note(f"retention removed {len(done.removed)} objects", "backup")
+        site.world.fired["expired_objects"] += len(done.removed)
+        site.retired.update(done.removed)
+
+    async def _scrub(self, args: dict[str, Any]) -> str:
+        """The check wants no transaction to be active."""
+        site = self.site
+        await site.stop_clients()
+        problems = await site.check()
+        site.start_clients()
+        if problems:
+            self.refusals.append("; ".join(problems[:3]))
+            return "problems"
+        return "clean"
+
+    async def _query(self, args: dict[str, Any]) -> None:
+        """Read everything; it must be the truth."""
+        site = self.site
+        await site.stop_clients()
+        observed = await site.observe()
+        wrong = differences(site.recorder.state, observed)
+        if wrong:
+            raise Violation(f"a query returns what was never written: {'; '.join(wrong[:6])}")
+        site.start_clients()
+
+    async def _stop(self, args: dict[str, Any]) -> None:
+        self.site.note("daemon stopped", "operator")
+        await self.site.stop()
+
+    async def _end(self, args: dict[str, Any]) -> None:
+        self.site.note("nothing is left that could be restored", "operator")
+        self.over = True
+
+    # -- Starting and restoring
+
+    async def _start(self, args: dict[str, Any]) -> None:
+        self.site.note("daemon started", "restore")
+        await self._started()
+
+    async def _started(self) -> None:
+        """Open, compare with the truth below the log's end, serve again."""
+        site = self.site
+        before, site.phase = site.phase, "restart"
+        site.scale_bulk(True)
+        try:
+            await site.open()
+            self.recovered_lsn = site.db.log.end_lsn
+            site.note("recovered", "restore")
+            await site.first_service()
+        except ThunderError:
+            await site.give_up()
+            raise
+        finally:
+            site.scale_bulk(False)
+            site.phase = before
+        await self._compared(self._settled())
+
+    async def _compared(self, settling: Coroutine[Any, Any, Loss]) -> None:
+        """What serves must be right. Raises: Violation; ThunderError, and then it does not serve any more."""
+        try:
+            self.loss = await settling
+            await self._serving()
+        except ThunderError:
+            await self.site.give_up()
+            raise
+
+    async def _settled(self) -> Loss:
+        return await self.site.settle(self.recovered_lsn)
+
+    async def _serving(self) -> None:
+        problems = [] if self.site.troubled else await self.site.check()
+        if problems:
+            raise Violation(f"check: {len(problems)} problems: {'; '.join(problems[:4])}")
+        self.site.start_clients()
+
+_USUAL = {"verify": "passed", "scrub": "clean"}

@@ -1,0 +1,126 @@
+"""What backup and archive hold, looked at from outside: which objects there were, and which of them are still as they were.
+
+The log tells when it closes a segment, the archiver when it has shipped one; the rest is read from the stores' objects and the
+directories' files, never from what a restore says.
+
+E1. An object of a store is intact if it has its first bytes; a file of a directory, if nobody damaged it and it is there.
+E2. What retention has removed is gone by right: it is not missed here, but nothing is promised of it either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sim.incident.site import Site
+from sim.oracle.truth import Line
+from thunderdb.archive.names import ObjectName, parse_object_name
+from thunderdb.wal.segment import segment_name
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed segment of the log, [start_lsn, end_lsn). `start_lsn` is -1 if its predecessor was never seen."""
+
+    timeline: int
+    number: int
+    start_lsn: int
+    end_lsn: int
+
+    @property
+    def name(self) -> str:
+        return segment_name(self.timeline, self.number)
+
+
+class Evidence:
+    """Looks on during one run."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.ends: dict[tuple[int, int], int] = {}
+        """(timeline, number) → where that segment ended."""
+        self.pushed: set[str] = set()
+        self.refused = ""
+        """The archiver has stopped for good, and says why."""
+
+    def happened(self, name: str, fields: dict[str, Any]) -> None:
+        if name == "wal.segment_closed" and self.site.db_ is not None:
+            self.ends[self.site.db.log.timeline, fields["number"]] = fields["lsn"]
+        elif name == "archive.pushed":
+            self.pushed.add(fields["segment"])
+            again = f"{self.archive}/{fields['segment']}"
+            self.site.spoiled = [one for one in self.site.spoiled if not one.startswith(again) or ".partial" in one]
+        elif name == "archive.refused":
+            self.refused = fields["message"]
+
+    # -- Objects
+
+    @property
+    def archive(self) -> str:
+        return self.site.archive
+
+    def names(self, place: str) -> Iterator[str]:
+        """Everything below a place that there is now."""
+        if "://" in place:
+            objects = self.site.world.store.objects
+            yield from (url for url in sorted(objects) if url.startswith(place + "/"))
+        else:
+            yield from (path for path in sorted(self.site.node.image.names) if path.startswith(place + "/"))
+
+    def intact(self, name: str) -> bool:
+        """E1."""
+        if "://" in name:
+            found = self.site.world.store.objects.get(name)
+            return found is not None and found[0] == self.site.world.store.first.get(name)
+        return name in self.site.node.image.names and name not in self.site.spoiled
+
+    def spoiled_in(self, place: str) -> list[str]:
+        """What was damaged below a place, by a hand that had no right to."""
+        return [name for name in self.site.spoiled if name.startswith(place + "/")]
+
+    # -- Log
+
+    def closed(self, line: Line) -> list[Closed]:
+        """The closed segments on the path of a line, oldest first."""
+        found: list[Closed] = []
+        chain: list[Line] = []
+        at: Line | None = line
+        while at is not None:
+            chain.append(at)
+            at = at.parent
+        for one, child in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
+            for (timeline, number), end_lsn in sorted(self.ends.items()):
+                if timeline != one.number:
+                    continue
+                start_lsn = self.ends.get((timeline, number - 1), -1)
+                if child is None or start_lsn < child.switch_lsn:
+                    found.append(Closed(timeline, number, start_lsn, end_lsn))
+        return found
+
+    def stored(self, closed: Closed) -> str:
+        """Under which name a closed segment is in the archive now; empty if it is not."""
+        for name in self.names(self.archive):
+            parsed = parse_object_name(name[len(self.archive) + 1 :])
+            if parsed is not None and not parsed.partial and self._is(parsed, closed):
+                return name
+        return ""
+
+    def _is(self, parsed: ObjectName, closed: Closed) -> bool:
+        return (parsed.timeline, parsed.number) == (closed.timeline, closed.number)
+
+    def has_partial(self, closed: Closed) -> bool:
+        for name in self.names(self.archive):
+            parsed = parse_object_name(name[len(self.archive) + 1 :])
+            if parsed is not None and parsed.partial and self._is(parsed, closed):
+                return True
+        return False
+
+    def elsewhere(self, closed: Closed, line: Line) -> bool:
+        """Whether the archive has that part of the log under another timeline's number, too: a restore brings it along."""
+        others = [number for number in line.ancestors() if number != closed.timeline]
+        return any(self.stored(Closed(number, closed.number, -1, closed.end_lsn)) for number in others)
+
+    def gone_by_right(self, closed: Closed) -> bool:
+        """E2."""
+        return any(name.startswith(closed.name) for name in self.site.retired)

@@ -1,0 +1,95 @@
+"""Which faults struck what, and when: fault × file kind × engine phase, as counts under `fault|kind|phase`.
+
+C1. A fault class that a scenario enables, and that never fires in a sweep of enough runs, fails the sweep: it would be tested
+    by nobody, and nobody would know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from sim.scenario.scenario import Scenario, flat
+from sim.scenario.steps import FAULTS
+
+ENOUGH_RUNS = 20
+"""A swarm leaves kinds out, and some faults need luck: with fewer runs of a scenario nothing can be said."""
+
+_SHOWN_AS = {
+    "stop": ("clean_stop",), "kill_then_power_cut": ("power_cut",), "reset": ("connection_reset",),
+    "fsync_lies": ("lost_sync",), "region_lost": ("machine_lost", "region_lost"),
+}  # fmt: skip
+
+
+def enabled(scenario: Scenario) -> list[str]:
+    """The fault classes that a scenario turns on."""
+    if scenario.incident:
+        verbs = [step.verb for step in flat(scenario.timeline) if step.verb in FAULTS and step.verb != "heal"]
+        return sorted({*verbs})
+    faults = scenario.faults
+    found = [name for name, weight in faults.kinds.items() if weight]
+    found += [name for name, chance in faults.disk.items() if chance]
+    if any(name in ("sql", "either") for name in (scenario.workload.driver,)):
+        found += [name for name, chance in faults.network.items() if chance]
+    found += ["disk_full"] if faults.disk_full else []
+    return sorted({*found})
+
+
+def classes(scenario: Scenario) -> list[str]:
+    """The fault classes of a timeline, as fine as the generator draws them: by kind of disk fault, and of damaged file."""
+    found = set()
+    for step in flat(scenario.timeline):
+        if step.verb == "damage":
+            found.add(f"damage {step.args['what']}")
+        elif step.verb in FAULTS and step.verb != "heal":
+            found.add(step.args["kind"] if step.verb == "disk_errors" else step.verb)
+    return sorted(found)
+
+
+def silent(enabled_in: Counter[str], coverage: Counter[str]) -> list[str]:
+    """C1 over generated runs: the classes that were there in enough of them, and did not strike once."""
+    missing = []
+    for name, runs in sorted(enabled_in.items()):
+        kind = name.removeprefix("damage ")
+        kind = {"hot_page": "page", "page_file": "page"}.get(kind, kind)
+        shown = {"fsync_lies": "lost_sync", "store_errors": "store_"}.get(name, name.replace("damage " + name[7:], "damage_"))
+        struck = any(key.startswith(shown) and (shown != "damage_" or key.split("|")[1] == kind) for key in coverage)
+        if runs >= ENOUGH_RUNS and not struck:
+            missing.append(f"{name} is enabled in {runs} runs, but never fired")
+    return missing
+
+
+def never_fired(scenario: Scenario, fired: Counter[str], coverage: Counter[str]) -> list[str]:
+    """C1: the classes of `enabled` that did not strike once."""
+    seen = {name for name, count in fired.items() if count} | {key.partition("|")[0] for key in coverage}
+    missing = []
+    for fault in enabled(scenario):
+        names = _SHOWN_AS.get(fault, (fault,))
+        if not any(one == name or one.startswith(f"{name}_") or one.startswith(f"{name} ") for one in seen for name in names):
+            missing.append(fault)
+    return missing
+
+
+def table(coverage: Counter[str]) -> list[tuple[str, str, str, int]]:
+    """Rows (fault, file kind, phase, count), sorted."""
+    rows = []
+    for key, count in coverage.items():
+        fault, _, rest = key.partition("|")
+        kind, _, phase = rest.partition("|")
+        rows.append((fault, kind, phase, count))
+    return sorted(rows)
+
+
+def text(coverage: Counter[str]) -> str:
+    """The table for people: a line for each fault and kind, phases in it."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for fault, kind, phase, count in table(coverage):
+        lines.setdefault((fault, kind), []).append(f"{phase} {count}")
+    return "\n".join(f"  {fault:22} {kind:11} {', '.join(phases)}" for (fault, kind), phases in lines.items())
+
+
+def total(coverages: Iterable[dict[str, int]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for one in coverages:
+        found.update(one)
+    return found
