@@ -10,7 +10,10 @@ an eventfd wakes the loop when it is done.
 U1. Only the loop's thread touches the rings. What it wrote before `io_uring_enter` the kernel sees, and what the kernel wrote
     before it signalled the eventfd the loop sees after it has read that: the system calls are the barriers.
 U2. At most ENTRIES requests are under way, so the completion ring, twice as large, never overflows.
-U3. Where the kernel has no io_uring, or does not let us have it (containers), `open_ring` gives None, and threads do the work.
+U3. A worker of the kernel may look at the completion ring's head while we write it: it is written as one word, through a
+    memoryview. struct.pack_into makes the bytes zero first; a kernel that saw that zero took the ring for full, kept the
+    answer back and signalled nothing: a sync that never ended.
+U4. Where the kernel has no io_uring, or does not let us have it (containers), `open_ring` gives None, and threads do the work.
 
 Source: io_uring(7), io_uring_setup(2), io_uring_enter(2); linux/io_uring.h.
 """
@@ -36,14 +39,13 @@ _FSYNC_DATASYNC = 1
 _PARAMS = struct.Struct("=10I 8IQ 8IQ")
 _SQE = struct.Struct("=BBHiQQIIQ24x")
 _CQE = struct.Struct("=QiI")
-_U32 = struct.Struct("=I")
 
 
 class SyncRing:
     """One ring; `fdatasync` gives an engine future."""
 
     __slots__ = (
-        "_scheduler", "_enter", "_fd", "_event_fd", "_rings", "_sqes", "_sq_tail_at", "_cq_head_at", "_cq_tail_at",
+        "_scheduler", "_enter", "_fd", "_event_fd", "_rings", "_words", "_sqes", "_sq_tail", "_cq_head", "_cq_tail",
         "_cqes_at", "_sq_mask", "_cq_mask", "_tail", "_head", "_number", "_waiting",
     )  # fmt: skip
 
@@ -71,10 +73,11 @@ class SyncRing:
             if self._event_fd >= 0:
                 os.close(self._event_fd)
             raise
-        self._sq_tail_at, self._sq_mask = sq[1], params[0] - 1
-        self._cq_head_at, self._cq_tail_at, self._cqes_at, self._cq_mask = cq[0], cq[1], cq[5], params[1] - 1
+        self._words = memoryview(self._rings).cast("I")
+        self._sq_tail, self._sq_mask = sq[1] // 4, params[0] - 1
+        self._cq_head, self._cq_tail, self._cqes_at, self._cq_mask = cq[0] // 4, cq[1] // 4, cq[5], params[1] - 1
         for index in range(params[0]):  # slot i of the submission ring is always SQE i
-            _U32.pack_into(self._rings, sq[6] + 4 * index, index)
+            self._words[sq[6] // 4 + index] = index
         self._tail = self._head = self._number = 0
         self._waiting: dict[int, Future[None]] = {}
         scheduler.loop.add_reader(self._event_fd, self._completed)
@@ -96,12 +99,12 @@ class SyncRing:
         self._number = number = self._number + 1
         tail = self._tail
         _SQE.pack_into(self._sqes, (tail & self._sq_mask) * 64, _OP_FSYNC, 0, 0, fd, 0, 0, 0, _FSYNC_DATASYNC, number)
-        _U32.pack_into(self._rings, self._sq_tail_at, (tail + 1) & 0xFFFFFFFF)
+        self._words[self._sq_tail] = (tail + 1) & 0xFFFFFFFF
         try:
             if self._call(_ENTER, self._fd, 1, 0, 0, None, 0) != 1:
                 raise OSError("io_uring took no request")
         except OSError:
-            _U32.pack_into(self._rings, self._sq_tail_at, tail)
+            self._words[self._sq_tail] = tail
             raise
         self._tail = (tail + 1) & 0xFFFFFFFF
         future: Future[None] = Future(self._scheduler)
@@ -114,13 +117,13 @@ class SyncRing:
             os.eventfd_read(self._event_fd)
         except BlockingIOError:
             return
-        rings, head = self._rings, self._head
-        tail = _U32.unpack_from(rings, self._cq_tail_at)[0]
+        rings, words, head = self._rings, self._words, self._head
+        tail = words[self._cq_tail]
         while head != tail:
             number, result, _ = _CQE.unpack_from(rings, self._cqes_at + (head & self._cq_mask) * _CQE.size)
             head = (head + 1) & 0xFFFFFFFF
             self._head = head
-            _U32.pack_into(rings, self._cq_head_at, head)
+            words[self._cq_head] = head  # U3
             future = self._waiting.pop(number)
             if result < 0:
                 future.set_error(OSError(-result, os.strerror(-result)))
@@ -131,6 +134,7 @@ class SyncRing:
         """Let go of the ring; what is under way goes on in the kernel, and nobody is told."""
         self._scheduler.loop.remove_reader(self._event_fd)
         self._waiting.clear()
+        self._words.release()
         self._rings.close()
         self._sqes.close()
         os.close(self._fd)
@@ -138,7 +142,7 @@ class SyncRing:
 
 
 def open_ring(scheduler: AsyncioScheduler) -> SyncRing | None:
-    """A ring, or None where there is none to be had (U3)."""
+    """A ring, or None where there is none to be had (U4)."""
     try:
         return SyncRing(scheduler)
     except (OSError, AttributeError, ValueError):  # AttributeError: an operating system that has no eventfd, or no such flags
