@@ -14,6 +14,8 @@ says. A copy of a copy made by hand has a control file that the original may hav
 D1. The marker is durable before anything else is changed, and goes last; what it becomes, `restored.json`, tells which restore
     made the database, as of which save of its control file.
 D2. What is in the log directory is never the backup's because of its name: its bytes are compared.
+D3. Between this look and the lock on data_dir somebody else may have been there, another restore above all: so what was seen
+    is compared with what is there once the lock is held, and nothing is changed if it differs.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+from xxhash import xxh3_128
 
 from thunderdb.backup.sources import BackupSource, StoredFile, decode_control
 from thunderdb.base.config import Config
@@ -73,11 +77,12 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What was found. `present` are the bytes in both directories that the restore will replace or reuse."""
+    """What was found. `present_bytes`: in both directories, to be replaced or reused. `seen` names all of it (D3)."""
 
     kind: Kind
     marker: Marker | None
     present_bytes: int
+    seen: str = ""
 
 
 async def read_marker(disk: Disk, data_dir: str) -> Marker | None:
@@ -137,8 +142,10 @@ async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tup
     data = [name for name in await names_in(disk, config.data_dir) if name not in _HARMLESS]
     wal = [name for name in await names_in(disk, config.wal_dir) if name != LOST_AND_FOUND]
     await _check_lock(disk, config.data_dir)
+    seen = await look(disk, config)
     marker = await read_marker(disk, config.data_dir)
-    present = await _sizes(disk, config.data_dir, data) + await _sizes(disk, config.wal_dir, wal)
+    sizes = await _sizes(disk, config.data_dir, data) | await _sizes(disk, config.wal_dir, wal)
+    present = sum(sizes.values())
     if marker is not None:
         if marker.request != request:
             raise Refused(
@@ -150,15 +157,38 @@ async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tup
             raise _foreign(config.data_dir, control, backup)
         opened = control is not None and control.state in (DatabaseState.RUNNING, DatabaseState.CLEAN)
         if opened and not await _same_control(disk, config.data_dir, backup):
-            return Destination(Kind.OPENED, marker, present)
-        return Destination(Kind.INTERRUPTED, marker, present)
+            return Destination(Kind.OPENED, marker, present, seen)
+        return Destination(Kind.INTERRUPTED, marker, present, seen)
     if not data and not wal:
-        return Destination(Kind.EMPTY, None, 0)
+        return Destination(Kind.EMPTY, None, 0, seen)
     done = await _done(disk, config.data_dir, request)
     if done is not None:
-        return Destination(Kind.DONE, done, present)
+        return Destination(Kind.DONE, done, present, seen)
     await _check_copy(disk, config, backup, data, wal)
-    return Destination(Kind.COPY, None, present)
+    return Destination(Kind.COPY, None, present, seen)
+
+
+async def look(disk: Disk, config: Config) -> str:
+    """A name for what is there now: every file with its size, and what the small ones say that tell whose it is (D3)."""
+    sizes: dict[str, int] = {}
+    for directory in (config.data_dir, config.wal_dir):
+        names = [name for name in await names_in(disk, directory) if name not in (LOCK_FILE, LOST_AND_FOUND)]
+        sizes |= await _sizes(disk, directory, names)
+    digest = xxh3_128(json.dumps(sorted(sizes.items())).encode())
+    for name in (MARKER_FILE, CONTROL_FILE, DONE_FILE):
+        if f"{config.data_dir}/{name}" in sizes:
+            digest.update(await disk.read_file(f"{config.data_dir}/{name}"))
+    return digest.hexdigest()
+
+
+async def check_unchanged(disk: Disk, config: Config, found: Destination) -> None:
+    """D3, under the lock. Raises: Refused."""
+    if await look(disk, config) != found.seen:
+        raise Refused(
+            f"{config.data_dir} and {config.wal_dir} are not what they were when this restore was planned: another one, or "
+            "somebody else, was at work there",
+            "Nothing has been changed. See what is there now, and run the command again.",
+        )
 
 
 async def _check_lock(disk: Disk, data_dir: str) -> None:
@@ -182,14 +212,19 @@ async def _same_control(disk: Disk, data_dir: str, backup: BackupSource) -> bool
         return False
 
 
-async def _sizes(disk: Disk, directory: str, names: list[str]) -> int:
-    total = 0
+async def _sizes(disk: Disk, directory: str, names: list[str]) -> dict[str, int]:
+    """Of the files, by path; a file that goes away meanwhile has none."""
+    found: dict[str, int] = {}
     for name in names:
-        if not await disk.is_dir(f"{directory}/{name}"):
-            file = await disk.open(f"{directory}/{name}", writable=False)
-            total += await file.size()
+        path = f"{directory}/{name}"
+        if not await disk.is_dir(path):
+            try:
+                file = await disk.open(path, writable=False)
+            except FileNotFoundError:
+                continue
+            found[path] = await file.size()
             await file.close()
-    return total
+    return found
 
 
 async def _check_copy(disk: Disk, config: Config, backup: BackupSource, data: list[str], wal: list[str]) -> None:

@@ -66,6 +66,7 @@ class PageLayer:
                 offset += len(data)
         same = offset == stored.size and digest.hexdigest() == stored.digest
         if same:
+            await file.allocate(stored.size)  # L2: whoever copied it has copied the holes, too
             await file.sync()  # who copied it may not have
             self.reused += stored.size // link.page_size
         await file.close()
@@ -118,6 +119,7 @@ class PageLayer:
             size = min(per_file, left) * backup.page_size
             if await file.size() != size:
                 await file.truncate(size)
+                await file.allocate(size)  # L2
                 await file.sync()
             await file.close()
             left -= per_file

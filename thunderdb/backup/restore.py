@@ -14,6 +14,8 @@ S5. Done means: pages, every record of the log up to the stop, and nothing behin
     the log has been read to the stop, and can be killed like any other. It is the first start's: doing it here, too, would read
     the log twice more and write each changed page before anybody may use the database.
 S6. With `check` (a drill's report) the database is opened, checked whole, and shut down here.
+S7. Before that is said, what was laid down is looked at once more: each file is there with its size, and the control file says
+    what it should. (Contents were checked on their way down, and synced.)
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from thunderdb.archive.directory import settle
 from thunderdb.archive.history import format_claim, parse_claim
 from thunderdb.archive.identity import IDENTITY_FILE, Identity, write_identity
 from thunderdb.archive.index import StoreSource
-from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, names_in, read_control, write_done, write_marker
+from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, check_unchanged, names_in, write_done, write_marker
 from thunderdb.backup.lay_log import LogLayer
 from thunderdb.backup.lay_pages import PageLayer
 from thunderdb.backup.logline import claimed_line
 from thunderdb.backup.plan import Plan
 from thunderdb.backup.rates import first_start_s
+from thunderdb.backup.sources import decode_control
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused, StorageError
 from thunderdb.base.events import Events
@@ -40,12 +43,13 @@ from thunderdb.runtime.ports import Ports
 from thunderdb.storage.control import FILE_SIZE, ControlFile, ControlState, DatabaseState
 from thunderdb.storage.files import page_file_name
 from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND
-from thunderdb.wal.segment import segment_name
+from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
 from thunderdb.wal.timeline import Fork, history_name
 
 if TYPE_CHECKING:
     from thunderdb.engine.database import Database
 
+_AGAIN = "Look who else works in these directories, and at the disk; then run the restore again."
 _SILENT = ("recovery.started", "recovery.analysis", "recovery.redo", "recovery.undo", "recovery.complete")
 
 
@@ -109,9 +113,7 @@ class _Restore:
             await self._locked_lay_down()
         copied_ns = clock.monotonic_ns()
         problems = await self._check(database) if check else None
-        control = await read_control(self.disk, self.config.data_dir)
-        if control is None:
-            raise StorageError(f"{self.config.data_dir}/{CONTROL_FILE} is gone", "Run the restore again.")
+        control = await self._control()
         if kind is not Kind.DONE or check:
             await self._note_done()
         report = self._report(control.timeline, clock.monotonic_ns() - began_ns, copied_ns - began_ns, problems)
@@ -121,6 +123,7 @@ class _Restore:
     async def _locked_lay_down(self) -> None:
         lock = await self.disk.lock(f"{self.config.data_dir}/{LOCK_FILE}")
         try:
+            await check_unchanged(self.disk, self.config, self.plan.destination)
             await self._lay_down()
         except BaseException:
             await lock.release()
@@ -144,6 +147,8 @@ class _Restore:
         await self._log(timeline)
         await self._clean_up(timeline)
         await self._finish(timeline)
+        self.events.emit("restore.laid_down", timeline=timeline)
+        await self._check_laid_down(timeline)
 
     async def _begin(self) -> None:
         plan, data_dir = self.plan, self.config.data_dir
@@ -260,6 +265,44 @@ class _Restore:
             copy_floors=(), sequence=0,
         )  # fmt: skip
         await self._save_control(state)
+
+    async def _check_laid_down(self, timeline: int) -> None:
+        """S7. Raises: StorageError, Corruption."""
+        plan, backup, control = self.plan, self.plan.backup, await self._control()
+        says = (control.state, control.system_id, control.timeline, control.checkpoint_lsn, control.wal_end_lsn)
+        if says != (DatabaseState.BACKUP, backup.system_id, timeline, backup.checkpoint_lsn, plan.stop.lsn):
+            raise self._not_as_left(f"{self.config.data_dir}/{CONTROL_FILE}", "says something else")
+        expected: dict[str, int] = {}
+        left, number = backup.page_count, 0
+        while left > 0:
+            path = f"{self.config.data_dir}/{page_file_name(number)}"
+            expected[path] = min(left, backup.pages_per_file) * backup.page_size
+            left, number = left - backup.pages_per_file, number + 1
+        for segment in plan.segments:
+            path = f"{self.config.wal_dir}/{segment_name(timeline, segment.piece.number)}"
+            expected[path] = SEGMENT_HEADER_SIZE + segment.end_lsn - segment.piece.header.start_lsn
+        for path, size in expected.items():
+            try:
+                file = await self.disk.open(path, writable=False)
+            except FileNotFoundError:
+                raise self._not_as_left(path, "is gone") from None
+            found = await file.size()
+            await file.close()
+            if found != size:
+                raise self._not_as_left(path, f"has {found} bytes instead of {size}")
+
+    async def _control(self) -> ControlState:
+        """What the control file says now."""
+        path = f"{self.config.data_dir}/{CONTROL_FILE}"
+        try:
+            return decode_control(await self.disk.read_file(path), path)
+        except FileNotFoundError:
+            raise self._not_as_left(path, "is gone") from None
+        except Corruption:
+            raise Corruption(f"{path}, just written, is damaged: no slot of it is valid", _AGAIN) from None
+
+    def _not_as_left(self, path: str, trouble: str) -> StorageError:
+        return StorageError(f"{path} {trouble}, just after it was laid down", _AGAIN)
 
     # -- The end
 

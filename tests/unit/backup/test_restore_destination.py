@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from tests.unit.backup.restoring import ARCHIVE, Mark, RestoreWorld
-from tests.unit.engine.world import EngineWorld
+from tests.unit.engine.world import PAGE, EngineWorld
 from thunderdb.backup.destination import Kind
 from thunderdb.backup.restore import restore
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Refused, StorageError
+from thunderdb.base.errors import Corruption, Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
 
@@ -286,3 +287,68 @@ def test_a_restore_that_is_done_says_so_again_until_the_database_is_used() -> No
         world.restore("latest", "/b/full", config)
     assert world.keys_in(config) == mark.keys  # a start and a stop
     refused(world, mark, config, "is not of the backup|differs from the backup")
+
+
+# -- Two at once, and what is there at the end
+
+
+@pytest.mark.parametrize("second", ["the same", "another target", "another target, opened meanwhile"])
+def test_what_was_planned_over_another_state_of_the_directories_is_refused(second: str) -> None:
+    """Two restores were planned into the same empty directories; the slower one would have replaced what the other had done."""
+    world, mark = with_backup()
+    config = world.target_config()
+    slow = world.plan(mark.time if second == "the same" else world.marks[-1].time, "/b/full", config)
+    world.restore(mark.time, "/b/full", config, check=False)
+    if "opened" in second:
+        assert world.keys_in(config) == mark.keys
+    files = world.snapshot()
+    with pytest.raises(Refused, match="not what they were when this restore was planned") as caught:
+        world.run(restore(world, config, slow, Events()))
+    assert caught.value.exit_code == 3 and world.snapshot() == files
+    assert world.keys_in(config) == mark.keys
+
+
+def test_a_copy_that_changed_since_the_plan_is_refused() -> None:
+    world, mark = with_backup()
+    config = world.target_config()
+    copy_back(world, config)
+    plan = world.plan(mark.time, "/b/full", config)
+    world.disk.files[f"{config.data_dir}/pages.000000"].extend(b"more")
+    files = world.snapshot()
+    with pytest.raises(Refused, match="not what they were"):
+        world.run(restore(world, config, plan, Events()))
+    del world.disk.files[f"{config.data_dir}/lock"]
+    assert world.snapshot() == files
+
+
+@pytest.mark.parametrize(
+    ("what", "damage", "says"),
+    [
+        ("control", lambda data: data.__setitem__(slice(None), bytes(len(data))), "control, .* is damaged"),
+        ("control", None, "control is gone"),
+        ("pages.000000", lambda data: data.__delitem__(slice(-PAGE, None)), r"pages.000000 has \d+ bytes instead of \d+"),
+        ("pages.000000", None, "pages.000000 is gone"),
+        ("wal/0000000200", None, "wal/0000000200.* is gone"),
+    ],
+)
+def test_done_is_said_of_what_is_there(what: str, damage: Callable[[bytearray], None] | None, says: str) -> None:
+    """Whoever removes or cuts a file while it is laid down is found out before the end, and named rightly."""
+    world, mark = with_backup()
+    config = world.target_config()
+    plan = world.plan(mark.time, "/b/full", config)
+    events = Events()
+
+    def spoil(name: str, _fields: dict[str, object]) -> None:
+        if name == "restore.laid_down":
+            path = min(path for path in world.disk.files if path.startswith("/r1/") and what in path)
+            if damage is None:
+                del world.disk.files[path]
+            else:
+                damage(world.disk.files[path])
+
+    events.subscribe(spoil)
+    with pytest.raises((StorageError, Corruption), match=says):
+        world.run(restore(world, config, plan, events))
+    assert f"{config.data_dir}/restored.json" not in world.disk.files
+    world.restore(mark.time, "/b/full", config)
+    assert world.keys_in(config) == mark.keys

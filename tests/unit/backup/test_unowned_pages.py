@@ -10,8 +10,10 @@ import pytest
 from tests.unit.backup.helpers import WIDE
 from tests.unit.backup.restoring import RestoreWorld
 from tests.unit.engine.world import PAGE, in_txn
+from thunderdb.backup.chain import open_chain
 from thunderdb.backup.frames import FRAME_BYTES, FrameReader, FrameWriter
 from thunderdb.backup.holes import HOLE_BYTES
+from thunderdb.backup.lay_pages import PageLayer
 from thunderdb.backup.manifest import FileEntry, encode_manifest, parse_manifest
 from thunderdb.backup.place import open_destination
 from thunderdb.base.errors import Corruption
@@ -206,3 +208,35 @@ def test_zeros_take_no_room_on_a_real_disk(tmp_path: Path, tail: bytes) -> None:
     [file] = tmp_path.glob("**/pages.000000")
     assert file.read_bytes() == b"a" * HOLE_BYTES + bytes(16 << 20) + tail
     assert file.stat().st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize("found", ["nothing", "a sparse copy", "a file cut short"])
+def test_a_restore_leaves_no_holes_on_a_real_disk(tmp_path: Path, found: str) -> None:
+    """`cp -a` of such a backup keeps its holes: whoever took such a page later could find the disk full (lay_pages.L2)."""
+    world = with_dropped(settled=True)
+    world.backup("/b/full")
+    for path, data in world.disk.files.items():
+        if path.startswith("/b/full/"):
+            file = tmp_path / path[1:]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+    stored, pages = tmp_path / "b/full/data/pages.000000", tmp_path / "pages.000000"
+    size = stored.stat().st_size
+    if found != "nothing":
+        with open(pages, "wb") as copy:
+            for at in range(0, size if found == "a sparse copy" else size // 2, PAGE):
+                piece = stored.read_bytes()[at : at + PAGE]
+                copy.seek(at + PAGE) if piece == bytes(PAGE) else copy.write(piece)
+            copy.truncate(size if found == "a sparse copy" else size // 2)
+        assert pages.stat().st_blocks * 512 < size
+    reused: list[int] = []
+
+    async def main(ports: Any) -> None:
+        chain = await open_chain(ports, str(tmp_path / "b/full"), None)
+        layer = PageLayer(ports, str(tmp_path), chain, Events())
+        await layer.run()
+        reused.append(layer.reused)
+
+    run_real(main)
+    assert pages.read_bytes() == stored.read_bytes() and reused == [size // PAGE if found == "a sparse copy" else 0]
+    assert pages.stat().st_blocks * 512 >= size
