@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sim.clients.engine_session import SimDatabase
@@ -10,11 +10,12 @@ from sim.oracle.oracle import Violation
 from sim.world.disk import DeviceProfile
 from sim.world.image import SECTOR
 from sim.world.rand import Stream
-from sim.world.world import SimNode, World
+from sim.world.world import NodeDied, SimNode, World
 from thunderdb.base.config import Config, parse
 from thunderdb.base.errors import Corruption, LogHole
 from thunderdb.base.events import Events
 from thunderdb.engine.catalog import Column, TableDef
+from thunderdb.engine.check import check_database
 from thunderdb.storage.control import SLOT_OFFSETS, SLOT_SIZE, decode_slot
 from thunderdb.txn.manager import REPEATABLE_READ
 
@@ -28,8 +29,6 @@ SMALL: dict[str, Any] = {
     "page_size": "4KB", "buffer_pool_size": "1MB", "wal_buffer_size": "64KB", "wal_segment_size": "1MB", "max_wal_size": "1GB",
     "checkpoint_interval": "1h", "recovery_target": "off",
 }  # fmt: skip
-
-
 
 
 class Bench:
@@ -57,6 +56,13 @@ class Bench:
         found = self.db.catalog.table("t")
         if found is None:
             raise Violation("the table is gone")
+        return found
+
+    def key_of(self, key: int) -> bytes:
+        """How a row is called in the tree."""
+        found = self.db.rows.table(self.definition()).key_of([key])
+        if found is None:
+            raise Violation("a keyed table gave no key")
         return found
 
     async def call(self, coro: Coroutine[Any, Any, T]) -> T:
@@ -95,9 +101,9 @@ class Bench:
         if insert:
             await self.db.insert(txn, definition, row)
         else:
-            key_bytes = self.db.rows.table(definition).key_of(row)
-            old = None if key_bytes is None else await self.db.rows.lock_row(txn, definition, key_bytes)
-            if key_bytes is None or old is None:
+            key_bytes = self.key_of(key)
+            old = await self.db.rows.lock_row(txn, definition, key_bytes)
+            if old is None:
                 raise Violation(f"row {key} is gone")
             await self.db.rows.update(txn, definition, key_bytes, old, row)
         self.begun[key] = row
@@ -133,6 +139,18 @@ class Bench:
                 raise Violation(f"row {key} is at version {two and two[1]}, acknowledged was {one and one[1]}")
         return found
 
+    async def settle(self) -> None:
+        """Compare; what has come back of the unanswered is what is there from now on. Raises: Violation."""
+        found = await self.call(self.compare(allowed=self.begun))
+        self.rows = {key: (row[0], row[1], row[2]) for key, row in found.items()}
+        self.begun.clear()
+
+    async def check(self) -> None:
+        """Check the whole database. Raises: Violation."""
+        problems = await self.call(check_database(self.db))
+        if problems:
+            raise Violation(f"check: {'; '.join(problems[:3])}")
+
     async def reopen(self) -> bool:
         """Open again and compare everything; False if the engine refused by name, which is right after damage."""
         try:
@@ -141,6 +159,15 @@ class Bench:
         except (LogHole, Corruption):
             return False
         return True
+
+
+async def died(calls: Sequence[Awaitable[None]]) -> None:
+    """Wait for what died with its node."""
+    for call in calls:
+        try:
+            await call
+        except NodeDied:
+            pass
 
 
 def run_case(bench: Bench, coro: Coroutine[Any, Any, None]) -> list[str]:

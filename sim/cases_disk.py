@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.case_bench import DATA_DIR, MS, WAL_DIR, Bench, insert_rows, rot_newest_slot, run_case, write_rows, write_small_rows
+from sim.case_bench import (
+    DATA_DIR,
+    MS,
+    WAL_DIR,
+    Bench,
+    died,
+    insert_rows,
+    rot_newest_slot,
+    run_case,
+    write_rows,
+    write_small_rows,
+)
 from sim.oracle.oracle import Violation
 from sim.world.disk import DeviceProfile
 from sim.world.fates import AllLanded, NoneLanded
@@ -16,7 +27,6 @@ from sim.world.rand import Stream
 from sim.world.world import NodeDied
 from thunderdb.base.errors import Corruption, LogHole, NodeStopped, StorageError
 from thunderdb.base.events import Events
-from thunderdb.engine.check import check_database
 from thunderdb.storage.control import ControlFile
 from thunderdb.storage.page import PAGE_HEADER
 from thunderdb.wal.reader import LogReader
@@ -88,9 +98,7 @@ def control_slot(seed: int) -> list[str]:
         await rot_newest_slot(bench)
         if not await bench.reopen():
             raise Violation("with one slot of two bad the database does not open")
-        problems = await bench.call(check_database(bench.db))
-        if problems:
-            raise Violation(f"check: {'; '.join(problems[:3])}")
+        await bench.check()
 
     return run_case(bench, course())
 
@@ -107,20 +115,14 @@ def busy_cleaner(seed: int) -> list[str]:
         calls = [bench.node.call(job(bench, stream)) for job in jobs]
         await bench.world.tasks.sleep(stream.between(10 * MS, 200 * MS))
         bench.node.crash(power=True, fates=NoneLanded() if stream.random() < 0.4 else None)
-        for call in calls:
-            try:
-                await call
-            except NodeDied:
-                pass
+        await died(calls)
         bench.node.restart()
         if stream.random() < 0.2:
             await rot_newest_slot(bench)
         await bench.call(_log_covers_pages(bench))
         await bench.open()
         await bench.call(bench.compare(allowed=bench.begun))
-        problems = await bench.call(check_database(bench.db))
-        if problems:
-            raise Violation(f"check: {'; '.join(problems[:3])}")
+        await bench.check()
         if bench.repaired:
             raise Violation(f"repaired, though no fault broke it: {bench.repaired}")
 
@@ -164,9 +166,7 @@ def sync_failure(seed: int) -> list[str]:
         if bench.node.alive:
             bench.node.crash(power=power, fates=NoneLanded() if stream.random() < 0.7 else None)
         await bench.open()
-        found = await bench.call(bench.compare(allowed=bench.begun))
-        bench.rows = {key: (row[0], row[1], row[2]) for key, row in found.items()}
-        bench.begun.clear()
+        await bench.settle()
 
     async def course() -> None:
         await bench.start(rows=100, body=400)
@@ -186,17 +186,11 @@ def sync_failure(seed: int) -> list[str]:
     return run_case(bench, course())
 
 
-class _FirstSectorLost:
+class _FirstSectorLost(AllLanded):
     """Of every pending write all has landed but its first sector."""
 
     def sectors(self, count: int) -> int:
         return (1 << count) - 2
-
-    def size(self) -> bool:
-        return True
-
-    def entry(self) -> bool:
-        return True
 
 
 def ghosts(seed: int) -> list[str]:
@@ -205,15 +199,9 @@ def ghosts(seed: int) -> list[str]:
 
     async def cut(calls: list[Any]) -> None:
         bench.node.crash(power=True, fates=_FirstSectorLost() if calls else NoneLanded())
-        for call in calls:
-            try:
-                await call
-            except NodeDied:
-                pass
+        await died(calls)
         await bench.open()
-        found = await bench.call(bench.compare(allowed=bench.begun))
-        bench.rows = {key: (row[0], row[1], row[2]) for key, row in found.items()}
-        bench.begun.clear()
+        await bench.settle()
         if bench.repaired:
             raise Violation(f"repaired, though no fault broke it: {bench.repaired}")
 
@@ -231,7 +219,7 @@ def ghosts(seed: int) -> list[str]:
     return run_case(bench, course())
 
 
-class _Prefix:
+class _Prefix(AllLanded):
     """Of every pending write some first sectors have landed."""
 
     def __init__(self, stream: Stream) -> None:
@@ -239,12 +227,6 @@ class _Prefix:
 
     def sectors(self, count: int) -> int:
         return (1 << self._stream.between(0, count)) - 1
-
-    def size(self) -> bool:
-        return True
-
-    def entry(self) -> bool:
-        return True
 
 
 def splits(seed: int) -> list[str]:
@@ -257,17 +239,9 @@ def splits(seed: int) -> list[str]:
             calls = [bench.node.call(insert_rows(bench, stream)) for _ in range(stream.between(2, 6))]
             await bench.world.tasks.sleep(stream.between(1 * MS, 12 * MS))
             bench.node.crash(power=True, fates=_Prefix(stream))
-            for call in calls:
-                try:
-                    await call
-                except NodeDied:
-                    pass
+            await died(calls)
             await bench.open()
-            found = await bench.call(bench.compare(allowed=bench.begun))
-            bench.rows = {key: (row[0], row[1], row[2]) for key, row in found.items()}
-            bench.begun.clear()
-            problems = await bench.call(check_database(bench.db))
-            if problems:
-                raise Violation(f"check: {'; '.join(problems[:3])}")
+            await bench.settle()
+            await bench.check()
 
     return run_case(bench, course())

@@ -75,14 +75,11 @@ def repeatable_writes(seed: int) -> list[str]:
 
 async def _write_repeatably(bench: Bench, stream: Stream) -> None:
     rows, definition = bench.db.rows, bench.definition()
-    access = rows.table(definition)
     for _ in range(12):
         key = stream.between(0, 3)
         txn = bench.db.begin(REPEATABLE_READ)
         txn.new_snapshot()
-        key_bytes = access.key_of([key])
-        if key_bytes is None:
-            raise Violation("a keyed table gave no key")
+        key_bytes = bench.key_of(key)
         seen = await rows.get(txn, definition.root, key_bytes)
         await bench.node.ports.tasks.sleep(stream.between(0, 2 * MS))
         try:
@@ -127,9 +124,7 @@ def long_transaction(seed: int) -> list[str]:
     async def change(txn: Txn, key: int) -> None:
         """Change a row that nobody else touches, and leave it uncommitted."""
         rows, definition = bench.db.rows, bench.definition()
-        key_bytes = rows.table(definition).key_of([key])
-        if key_bytes is None:
-            raise Violation("a keyed table gave no key")
+        key_bytes = bench.key_of(key)
         old = await rows.lock_row(txn, definition, key_bytes)
         if old is None:
             raise Violation(f"row {key} is gone")

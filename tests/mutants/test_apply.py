@@ -12,7 +12,7 @@ MUTANTS = load_all()
 
 
 def test_there_are_enough() -> None:
-    assert len(MUTANTS) >= 30
+    assert len(MUTANTS) >= 60
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -18,6 +18,7 @@ from sim.history.every_io import Stage
 from sim.history.history import SETTINGS
 from sim.world.fates import NoneLanded
 from sim.world.world import NodeDied, SimPorts, World
+from tests.sim.one_table import rows_of
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import DirectoryStore
 from thunderdb.archive.identity import IDENTITY_FILE, own_identity
@@ -170,18 +171,6 @@ async def opened(ports: SimPorts) -> SimDatabase:
     return await SimDatabase.open(ports, CONFIG, Events())
 
 
-async def rows(db: SimDatabase) -> list[list[object]]:
-    table = db.catalog.table("t")
-    if table is None:
-        return []
-    txn = db.begin()
-    txn.new_snapshot()
-    decode = db.rows.table(table).row.decode
-    found = [decode(payload) async for batch in db.scan(txn, table.root) for _key, payload in batch]
-    await txn.commit()
-    return found
-
-
 async def write(ports: SimPorts) -> SimDatabase:
     db = await opened(ports)
     txn = db.begin()
@@ -199,7 +188,7 @@ def test_a_database_whose_making_was_killed_at_its_last_step_keeps_what_is_commi
     machine.power_cut()
 
     async def look(ports: SimPorts) -> list[list[object]]:
-        return await rows(await opened(ports))
+        return await rows_of(await opened(ports))
 
     assert machine.run(look) == [[1]]
 

@@ -17,6 +17,7 @@ from sim.world.branch import Branch, deaths, record_branches
 from sim.world.disk import DiskFaults
 from sim.world.image import DiskImage
 from sim.world.world import SimNode, World
+from tests.sim.one_table import rows_of
 from tests.sim.plain_restore import restored_files
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import DirectoryStore
@@ -49,19 +50,6 @@ async def make(ports: Ports) -> SimDatabase:
         await db.insert(txn, table, row)
     await txn.commit()
     return db
-
-
-async def rows_of(db: SimDatabase) -> list[list[object]]:
-    table = db.catalog.table("t")
-    if table is None:
-        return []
-    txn = db.begin()
-    txn.new_snapshot()
-    decode = db.rows.table(table).row.decode
-    found = [decode(payload) async for batch in db.scan(txn, table.root) for _key, payload in batch]
-    txn.end_statement()
-    await txn.commit()
-    return found
 
 
 def recorded(seed: int, compress: bool) -> list[Branch]:
