@@ -345,6 +345,8 @@ An archive by command cannot be listed, so retention does not touch it: let the 
 ## What differs from the manual
 
 - A time needs a zone (`Z` or an offset); without one the command refuses, and says how to write it.
+- A restore checks the log and lays it down; the first start replays it, and serves meanwhile. The lines say so; the counts of
+  transactions are what that start will find. With `--report` the restore opens the database itself.
 - `--restore-backup` may be a folder of backups: the newest one that reaches the target is used.
 - Targets beyond the manual's: `before:drop:TABLE`, `before:truncate:TABLE`, `before:txn:ID`.
 - A restore begins a new timeline; its number is claimed in the archive, so that a drill and the real recovery never share one.

@@ -23,6 +23,8 @@ from thunderdb.wal.timeline import Fork, format_history, history_name
 READ_AHEAD = 2
 WRITES_IN_FLIGHT = 4
 WRITE_BYTES = 4 << 20
+_Laid = tuple[str, int, bool]
+"""A segment's name, its size, whether it is the last."""
 
 
 class LogLayer:
@@ -40,19 +42,20 @@ class LogLayer:
         Raises: StorageError for a segment that is gone, or is not what was planned; DiskFull.
         """
         reading: InFlight[bytes] = InFlight(self.ports.tasks, READ_AHEAD, "restore.read")
-        writing: InFlight[None] = InFlight(self.ports.tasks, WRITES_IN_FLIGHT, "restore.sync")
+        writing: InFlight[_Laid] = InFlight(self.ports.tasks, WRITES_IN_FLIGHT, "restore.sync")
         try:
             for index, segment in enumerate(segments):
                 while index + len(reading) < len(segments) and not reading.full:
                     reading.begin(self._data(segments[index + len(reading)], kept))
                 data = await reading.next()
-                await writing.room()
+                while writing.full:
+                    self._say(await writing.next())
                 await self.ports.tasks.work("restore.log_byte", len(data))
                 size = SEGMENT_HEADER_SIZE + segment.end_lsn - segment.piece.header.start_lsn
-                writing.begin(self._segment(timeline, segment, memoryview(data)[:size]))
                 last = index == len(segments) - 1
-                self.events.emit("restore.segment", segment=segment.piece.name, size_bytes=size, last=last)
-            await writing.drain()
+                writing.begin(self._segment(timeline, segment, memoryview(data)[:size], last))
+            while len(writing):
+                self._say(await writing.next())
         except (ThunderError, OSError):
             await reading.settle()
             await writing.settle()
@@ -73,10 +76,16 @@ class LogLayer:
         await self._check(data, segment)
         return data
 
-    async def _segment(self, timeline: int, segment: Segment, data: memoryview) -> None:
+    async def _segment(self, timeline: int, segment: Segment, data: memoryview, last: bool) -> _Laid:
         """K2."""
         header = encode_segment_header(replace(segment.piece.header, timeline=timeline))
         await self._write(segment_name(timeline, segment.piece.number), (memoryview(header), data[SEGMENT_HEADER_SIZE:]))
+        return segment.piece.name, len(data), last
+
+    def _say(self, laid: _Laid) -> None:
+        """One segment is there, durable: not before is it called done."""
+        name, size, last = laid
+        self.events.emit("restore.segment", segment=name, size_bytes=size, last=last)
 
     async def _check(self, data: bytes, segment: Segment) -> None:
         piece = segment.piece

@@ -117,7 +117,7 @@ class _Restore:
         if kind is not Kind.DONE or check:
             await self._note_done()
         report = self._report(control.timeline, clock.monotonic_ns() - began_ns, copied_ns - began_ns, problems)
-        self._say_complete(report)
+        self._say_complete(report, control.state is not DatabaseState.BACKUP)
         return report
 
     async def _locked_lay_down(self) -> None:
@@ -334,13 +334,14 @@ class _Restore:
             return plan.target.time_us
         return plan.stop.kept.last_us or plan.backup.end_time_us
 
-    def _say_complete(self, report: RestoreReport) -> None:
+    def _say_complete(self, report: RestoreReport, opened: bool) -> None:
+        """`opened`: the log was replayed. If not, whoever waits for service must know what is still to come."""
         self.events.emit(
             "restore.complete", recovered_to=format_time(report.recovered_to_us, 3) if report.recovered_to_us else "",
             lsn=report.stop_lsn, transactions=report.transactions, rolled_back=report.rolled_back, timeline=report.timeline,
-            duration_ns=report.duration_ns,
+            duration_ns=report.duration_ns, replayed=opened,
         )  # fmt: skip
-        if report.problems is None:  # nobody has opened it yet: whoever waits for service must know what is still to come
+        if not opened:
             log_bytes = report.stop_lsn - self.plan.backup.redo_lsn
             self.events.emit("restore.first_start", log_bytes=log_bytes, estimate_s=round(first_start_s(log_bytes), 1))
 

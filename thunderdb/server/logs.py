@@ -67,14 +67,19 @@ def _restore_pages(f: Fields) -> str:
     return f"Phase 1: Restoring base backup... done ({f['pages']} pages{reused})"
 
 
+def _restore_log_started(f: Fields) -> str:
+    return "Phase 2: Replaying WAL segments... (checked and laid down now, replayed when the database is opened)"
+
+
 def _restore_segment(f: Fields) -> str:
     return f"  Replaying segment {f['segment']}... done{' (target reached)' if f['last'] else ''}"
 
 
 def _restore_complete(f: Fields) -> str:
     place = f"{f['recovered_to']} (LSN: {_lsn(f, 'lsn')})" if f["recovered_to"] else f"LSN: {_lsn(f, 'lsn')}"
+    rest = "" if f["replayed"] else ", but for the replay: the first start does that"
     return (
-        f"Phase 3: Recovery complete\nRecovered to: {place}\nTransactions recovered: {f['transactions']:,}\n"
+        f"Phase 3: Recovery complete{rest}\nRecovered to: {place}\nTransactions recovered: {f['transactions']:,}\n"
         f"Transactions rolled back: {f['rolled_back']:,} (in-progress at recovery point)"
     )
 
@@ -106,7 +111,7 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "restore.target": (INFO, _restore_target),
     "restore.base": (INFO, lambda f: f"Base backup LSN: {_lsn(f, 'lsn')}"),
     "restore.pages": (INFO, _restore_pages),
-    "restore.log_started": (INFO, lambda f: "Phase 2: Replaying WAL segments..."),
+    "restore.log_started": (INFO, _restore_log_started),
     "restore.segment": (INFO, _restore_segment),
     "restore.complete": (INFO, _restore_complete),
     "restore.first_start": (INFO, _restore_first_start),

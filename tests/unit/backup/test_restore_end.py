@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from tests.unit.backup.restoring import ARCHIVE, Mark, RestoreWorld
 from tests.unit.engine.world import PAGE, read
-from thunderdb.backup.destination import Kind, read_control
+from thunderdb.backup.destination import DONE_FILE, MARKER_FILE, Kind, read_control
+from thunderdb.backup.restore import restore
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Refused
+from thunderdb.base.errors import Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database
 from thunderdb.engine.database import Database
@@ -170,3 +172,40 @@ def test_room_is_reserved_for_pages_that_nobody_owns() -> None:
     size = len(world.disk.files[f"{config.data_dir}/pages.000000"])
     assert size == len(world.disk.files["/b/full/data/pages.000000"]) and size % PAGE == 0
     assert mark.keys
+
+
+def ends(world: RestoreWorld) -> list[Any]:
+    """What was said of each restore: whether the log was replayed, and whether a start is announced that replays it."""
+    names = ("restore.complete", "restore.first_start")
+    return [fields.get("replayed", name) for name, fields in world.events if name in names]
+
+
+def test_the_end_says_whether_the_log_was_replayed() -> None:
+    world, _mark, config = laid_down()
+    assert ends(world) == [False, "restore.first_start"]
+    world.restore("latest", "/b/full", config, check=True)
+    assert ends(world)[2:] == [True]
+    world.restore("latest", "/b/full", config, check=False)
+    assert ends(world)[3:] == [True]  # it was opened by the check
+
+
+def test_a_restore_whose_database_was_opened_before_its_very_end_announces_no_start() -> None:
+    world, mark, config = laid_down()
+    marker = json.loads(world.disk.files[f"{config.data_dir}/{DONE_FILE}"])["restore"]
+    world.disk.files[f"{config.data_dir}/{MARKER_FILE}"] = bytearray(json.dumps(marker).encode())
+    assert world.keys_in(config) == mark.keys
+    assert world.plan("latest", "/b/full", config).destination.kind is Kind.OPENED
+    world.restore("latest", "/b/full", config, check=False)
+    assert ends(world)[2:] == [True]
+
+
+def test_a_segment_is_called_done_when_it_is_durable() -> None:
+    world, _mark = with_loser()
+    config, said = world.target_config(), []
+    plan = world.plan("latest", "/b/full", config)
+    world.disk.fail_sync = lambda path: path.startswith(config.wal_dir)
+    events = Events()
+    events.subscribe(lambda name, fields: said.append(name))
+    with pytest.raises(StorageError):
+        world.run(restore(world, config, plan, events))
+    assert "restore.log_started" in said and "restore.segment" not in said

@@ -75,3 +75,25 @@ def test_no_field_takes_the_place_of_the_line_s_own() -> None:
     record = json.loads(out.getvalue())
     assert record["event"] == "restore.note" and record["level"] == "warn" and record["time"] > "2020"
     assert record["text"] == "a"
+
+
+def test_a_restore_s_lines_are_the_manual_s_and_say_who_replays_the_log() -> None:
+    events, out = written("info", "text")
+    done = {"recovered_to": "2026-01-15T14:30:00.000Z", "lsn": 0x1A3B4C5D, "transactions": 45_231, "rolled_back": 12}
+    events.emit("restore.log_started", segments=2, size_bytes=9)
+    events.emit("restore.segment", segment="00000001000000000000003A", size_bytes=9, last=True)
+    events.emit("restore.complete", **done, replayed=False)
+    events.emit("restore.first_start", log_bytes=1000, estimate_s=0.2)
+    events.emit("restore.complete", **done, replayed=True)
+    end = """\
+[INFO] Recovered to: 2026-01-15T14:30:00.000Z (LSN: 0/1A3B4C5D)
+[INFO] Transactions recovered: 45,231
+[INFO] Transactions rolled back: 12 (in-progress at recovery point)
+"""
+    assert out.getvalue() == f"""\
+[INFO] Phase 2: Replaying WAL segments... (checked and laid down now, replayed when the database is opened)
+[INFO]   Replaying segment 00000001000000000000003A... done (target reached)
+[INFO] Phase 3: Recovery complete, but for the replay: the first start does that
+{end}[INFO] Start the daemon now: it replays 1,000 bytes of log, and serves in about 1 s
+[INFO] Phase 3: Recovery complete
+{end}"""
