@@ -243,6 +243,7 @@ class Archiver:
         remembered = await ledger.remembered()
         entrance = Entrance(self._tasks, disk, self.log, self.db.control.state.system_id, self.target, self.identity)
         index = await entrance.enter(remembered)
+        await self.target.sweep(self.timeline)
         if remembered is None or remembered.timeline != self.timeline:
             remembered = Archived(self.target.place, self.timeline)
         if index is None:

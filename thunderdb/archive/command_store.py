@@ -220,6 +220,9 @@ class CommandTarget:
     async def drop(self, key: str) -> None:
         return None
 
+    async def sweep(self, timeline: int) -> None:
+        return None
+
     async def note(self, timeline: int, complete: Complete) -> None:
         return None
 

@@ -2,7 +2,8 @@
 
 D1. An object appears whole: it is written under `.<name>.tmp`, synced, renamed, and the directory is synced.
 D2. Names that begin with a dot are nobody's objects. Each writer has a temporary name of its own (`.<name>.1.tmp`, …), so that
-    two that write one object do not mix their bytes; what a crash left behind is removed when the object is deleted.
+    two that write one object do not mix their bytes; what a crash left behind is removed when the object is deleted, or by
+    `sweep`: for an object that is written again and again by one that is killed again and again.
 D3. The exception is `extend`: an object that grows in place, whose reader takes the part that is whole.
 D4. Files are 0600, directories 0700 (the Disk port's own modes).
 D5. What is found may be in the operating system's cache only, with the process that wrote it dead: `settle` makes it durable,
@@ -10,6 +11,9 @@ D5. What is found may be in the operating system's cache only, with the process 
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 from thunderdb.base.errors import StorageError, SyncFailed
 from thunderdb.runtime.ports import Disk, File, ObjectStore, Ports, Stored
@@ -19,6 +23,7 @@ from thunderdb.runtime.sync import Tasks
 CHUNK = 1 << 20
 LIST_BATCH = 100
 LEFT_OVERS = 1000
+_TEMPORARY = re.compile(r"\.(.+?)(?:\.[0-9]+)?\.tmp", re.DOTALL)
 
 
 def is_url(place: str) -> bool:
@@ -145,6 +150,18 @@ class DirectoryStore:
                 await self._remove_left_over(f"{folder}/{entry}")
         await self._disk.sync_dir(folder or "/")
 
+    async def sweep(self, ours: Callable[[str], bool]) -> int:
+        """Remove what writers of our objects, which are dead, have left behind (D2); return how many. Not below folders."""
+        if not await self._disk.is_dir(self.place):
+            return 0
+        found = 0
+        for entry in await self._disk.list(self.place):
+            match = _TEMPORARY.fullmatch(entry)
+            if match is not None and ours(match[1]):
+                await self._remove_left_over(f"{self.place}/{entry}")
+                found += 1
+        return found
+
     async def _remove_left_over(self, path: str) -> None:
         try:
             await self._disk.unlink(path)
@@ -193,8 +210,8 @@ class DirectoryStore:
 
 def _is_temporary(entry: str, name: str) -> bool:
     """Whether it is a temporary name of this object, and not of one whose name only begins alike."""
-    middle = entry.removeprefix(f".{name}.").removesuffix("tmp").rstrip(".")
-    return entry.startswith(f".{name}.") and entry.endswith(".tmp") and (not middle or middle.isdigit())
+    match = _TEMPORARY.fullmatch(entry)
+    return match is not None and match[1] == name
 
 
 class DirectoryWriter:

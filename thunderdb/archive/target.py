@@ -16,7 +16,7 @@ from typing import Protocol
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import DirectoryStore, settle
 from thunderdb.archive.index import ArchiveIndex, Complete, encode_complete, read_complete, read_index
-from thunderdb.archive.names import complete_name, object_name, partial_name
+from thunderdb.archive.names import complete_name, object_name, parse_complete_name, parse_object_name, partial_name
 from thunderdb.base.errors import Corruption, StorageError
 from thunderdb.runtime.ports import File, ObjectStore, Offload
 from thunderdb.wal.segment import parse_segment_name
@@ -84,6 +84,10 @@ class Target(Protocol):
 
     async def drop(self, key: str) -> None:
         """Remove the object of a partial segment by its key."""
+        ...
+
+    async def sweep(self, timeline: int) -> None:
+        """Remove what earlier lives of this writer, which were killed, have left unfinished. Only its owner may say that."""
         ...
 
     async def note(self, timeline: int, complete: Complete) -> None: ...
@@ -230,6 +234,10 @@ class StoreTarget:
     async def drop(self, key: str) -> None:
         await self.store.delete(key)
 
+    async def sweep(self, timeline: int) -> None:
+        if isinstance(self.store, DirectoryStore):  # an object store has nothing that is half there
+            await self.store.sweep(lambda name: timeline == _timeline_of(name))
+
     def _tail_key(self, timeline: int, number: int) -> str:
         name = partial_name(timeline, number)
         return name if self._in_place is not None else self.codec.key(name)
@@ -240,6 +248,12 @@ class StoreTarget:
 
     async def noted(self, timeline: int) -> Complete | None:
         return await read_complete(self.store, timeline)
+
+
+def _timeline_of(key: str) -> int | None:
+    """Whose object that is, of those that only the archiver of a timeline writes (a history file may be a restore's)."""
+    name = parse_object_name(key)
+    return parse_complete_name(key) if name is None else name.timeline
 
 
 def different(place: str, key: str, name: str) -> Conflict:

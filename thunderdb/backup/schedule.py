@@ -15,7 +15,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from thunderdb.archive.directory import DirectoryStore, is_url
+from thunderdb.archive.directory import is_url
 from thunderdb.backup import cron
 from thunderdb.backup.jobs import COMPLETED, BackupJobs
 from thunderdb.backup.manifest import FULL, INCREMENTAL
@@ -24,6 +24,7 @@ from thunderdb.base.config import Config
 from thunderdb.base.errors import InvariantViolated, NodeStopped, Refused, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.runtime.ports import Ports
+from thunderdb.runtime.replace import replace_file
 from thunderdb.runtime.sync import Event, Task
 
 STATE_FILE = "schedule.json"
@@ -47,13 +48,12 @@ class BackupSchedule:
         self._stop = Event(ports.tasks)
         self._task: Task[None] | None = None
         self._past = cron.Past()
-        self._store = DirectoryStore(ports.disk, config.data_dir)
         self._retained_us = 0
 
     async def start(self) -> None:
         """Begin, in the background. A missing or damaged memory owes nothing (cron.D4)."""
         try:
-            self._past = cron.decode_past(json.loads(await self._store.get(STATE_FILE)))
+            self._past = cron.decode_past(json.loads(await self.ports.disk.read_file(f"{self.config.data_dir}/{STATE_FILE}")))
         except (FileNotFoundError, ValueError):
             pass
         self._retained_us = self._now_us()
@@ -160,7 +160,7 @@ class BackupSchedule:
         self._past = past
         document: dict[str, Any] = cron.encode_past(past)
         try:
-            await self._store.put(STATE_FILE, json.dumps(document).encode() + b"\n")
+            await replace_file(self.ports.disk, self.config.data_dir, STATE_FILE, json.dumps(document).encode() + b"\n")
         except (ThunderError, OSError) as error:
             self.events.emit("schedule.failed", message=f"{STATE_FILE} was not written: {error}")
 

@@ -350,3 +350,24 @@ def test_a_damaged_identity_stops_the_archiving_and_not_the_database() -> None:
     world.rest(60)
     assert not world.archiver.status().failing and world.archiver.status().lag_bytes == 0
     world.close()
+
+
+def test_what_many_killed_lives_left_unfinished_is_swept_up() -> None:
+    """Each kill while a note was written left a file; after a thousand nothing could be archived any more."""
+    world = ArchiveWorld()
+    world.start()
+    world.insert(world.table(), [1, "one"])
+    world.switch()
+    world.rest(2)
+    note = "complete.00000001.json"
+    ours = [f".{note}.tmp", *(f".{note}.{number}.tmp" for number in range(1, 1000)), f".{FIRST}.partial.tmp", f".{FIRST}.7.tmp"]
+    others = [".complete.00000002.json.tmp", ".00000001.history.tmp", f".{segment_name(2, 1)}.tmp", ".mine", "notes.txt"]
+    for name in (*ours, *others):
+        world.disk.files[f"{ARCHIVE}/{name}"] = bytearray(b"half")
+    world.crash()
+    world.start()
+    world.insert(world.again(), [2, "two"])
+    world.rest(3)
+    assert not world.events("archive.failed") and not world.archiver.status().failing
+    assert [name for name in (*ours, *others) if name in world.archive_names()] == others
+    world.close()

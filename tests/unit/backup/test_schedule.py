@@ -189,3 +189,14 @@ def test_a_damaged_memory_owes_nothing() -> None:
     world.hours(1)
     assert world.names() == []
     world.stop()
+
+
+def test_killed_writers_of_its_memory_leave_one_file_at_most() -> None:
+    """Each left one of another name, and after a thousand the schedule forgot what it had done at every restart."""
+    world = ScheduleWorld()
+    for number in range(1000):
+        world.disk.files[f"/d/data/.schedule.json{f'.{number}' if number else ''}.tmp"] = bytearray(b"half")
+    before = bytes(world.disk.files["/d/data/schedule.json"])
+    world.hours(3)
+    world.stop()
+    assert bytes(world.disk.files["/d/data/schedule.json"]) != before
