@@ -46,6 +46,8 @@ def lost_write(seed: int) -> list[str]:
         if stream.random() < 0.5:
             await bench.call(bench.put_some(stream.between(0, 10), 900, keys=60))
         try:
+            if stream.random() < 0.3:  # somebody begins a copy
+                await bench.call(bench.db.checkpointer.run(flush_all=True, hold_ns=3600_000 * MS))
             if stream.random() < 0.5:
                 bench.node.crash(power=True, fates=NoneLanded())
                 await bench.open()

@@ -116,10 +116,20 @@ def _at_lsn(line: Line, path: list[Commit], lsn: int) -> Aim:
 def _at_time(line: Line, path: list[Commit], time_us: int) -> Aim:
     kept = until_time(path, time_us)
     cut_lsn = path[len(kept)].lsn if len(kept) < len(path) else line.end_lsn
-    ambiguous = any(
-        low < time_us < high if low < high else high <= time_us <= low for _, (low, high) in line.all_steps()
-    )  # fmt: skip
-    return Aim(format_time(time_us), cut_lsn, tuple(kept), ambiguous=ambiguous, time_us=time_us)
+    return Aim(format_time(time_us), cut_lsn, tuple(kept), ambiguous=_ambiguous(line, path, time_us), time_us=time_us)
+
+
+def _ambiguous(line: Line, path: list[Commit], time_us: int) -> bool:
+    """Whether a step of the clock made it mean nothing, or two moments: set back any time since the commit before it."""
+    for lsn, (from_us, to_us) in line.all_steps():
+        if from_us < to_us:
+            if from_us < time_us < to_us:
+                return True
+            continue
+        before_us = max((commit.order_us for commit in path if commit.lsn < lsn), default=from_us)
+        if to_us - (from_us - before_us) <= time_us <= from_us:
+            return True
+    return False
 
 
 async def restore_to(

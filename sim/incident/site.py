@@ -131,6 +131,7 @@ class Site:
         self.damaged = False
         """Its own files were damaged: whether anybody notices is what the timeline asks."""
         self.began_work_ns = 0
+        self.shut_down_ns = -1
         """Since when clients are at work."""
         self.client_count = Stream(derive(seed, "clients")).between(*scenario.workload.clients)
         self.workload = self._workload()
@@ -336,6 +337,7 @@ class Site:
     async def stop(self) -> None:
         """A clean shutdown: clients go, the archiver ships the rest, the database closes; in trouble, it is killed."""
         await self.stop_clients()
+        self.shut_down_ns = self.world.now_ns
         try:
             if self.archiver is not None:
                 await self.call(self.archiver.stop())

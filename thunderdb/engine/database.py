@@ -163,8 +163,8 @@ class Database:
                 f"{self.config.data_dir}/{page_file_name(0)} is missing or empty: the database's pages are gone",
                 "Put the page files back, or restore the database from a backup.",
             )
-        if state.copy_floors or state.state == DatabaseState.BACKUP:
-            await self.written.remove()  # perhaps a copy by hand: its page files may be older than what was known of them
+        if state.state == DatabaseState.BACKUP:
+            await self.written.remove()  # its page files are older than what was known of them
         else:
             self.pool.restore_written(await self.written.load())
         reader = LogReader(self.ports.disk, self.config.wal_dir, state.system_id, state.timeline)

@@ -119,6 +119,9 @@ class Restart:
                 "Put the missing log back from the archive or a copy of the log directory.",
             )
         if floors:
+            # Perhaps a copy made by hand, with pages from before the save of what had been written. Those that were clean at
+            # the floor's checkpoint, and that no record has touched since, are the same in it.
+            self.access.pool.forget_written(analysis.dirty)
             await self._check_copy(analysis.end.lsn)
         # Q6: files copied while they grew, a backup's among them, end before pages that the log knows.
         await self.access.files.grow(max(analysis.dirty, default=-1) + 1)

@@ -7,11 +7,13 @@
     before:truncate:TABLE
     before:txn:ID               right before the commit of transaction ID
 
-The rule is a pure function of marks, the few records of a log that say when and what: commits, steps of the clock, notes.
+The rule is a pure function of marks, the few records of a log that say when and what: commits, steps of the clock, notes,
+checkpoints.
 
 T1. A time is compared with a commit's order time: those at or before it are kept, and the log is cut right before the first
     later one. Digits beyond the microsecond are cut off.
 T2. A time that the wall clock jumped over, or showed twice, names no moment: refused, with the LSNs that it could mean (W9).
+    A step is logged with the next commit only: it may have come any time since the one before, and shown that long before `to`.
 T3. A time behind the last commit is a moment of the log only as far as somebody vouches that no commit came until then.
 T4. The cut never lies before `least_lsn`: a backup's pages hold everything up to there.
 T5. What is asked for exactly is never approximated: every other target that the log does not reach is refused.
@@ -27,12 +29,13 @@ from enum import StrEnum
 
 from thunderdb.base.errors import ConfigError, Refused
 from thunderdb.base.ids import format_lsn, parse_lsn
-from thunderdb.recovery.extras import CLOCK_STEP_EXTRA, COMMIT_EXTRA, NoteVerb, decode_note
+from thunderdb.recovery.extras import CHECKPOINT_BEGIN_EXTRA, CLOCK_STEP_EXTRA, COMMIT_EXTRA, NoteVerb, decode_note
 from thunderdb.wal.record import H_KIND, H_LENGTH, H_LSN, H_TXN, RecordKind, extra_of
 from thunderdb.wal.segment import SegmentScan
 
 _COMMIT, _STEP, _NOTE = int(RecordKind.COMMIT), int(RecordKind.CLOCK_STEP), int(RecordKind.NOTE)
-_MARKED = frozenset((_COMMIT, _STEP, _NOTE))
+_BEGIN = int(RecordKind.CHECKPOINT_BEGIN)
+_MARKED = frozenset((_COMMIT, _STEP, _NOTE, _BEGIN))
 _ENDS = frozenset((_COMMIT, int(RecordKind.ABORT)))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:[.,](\d+))?\s*([Zz]|[+-]\d{2}:?\d{2})?")
@@ -152,11 +155,12 @@ class StepMark:
     from_us: int
     to_us: int
 
-    def covers(self, time_us: int) -> bool:
-        """Whether this makes a time mean no moment, or two (T2)."""
+    def covers(self, time_us: int, before_us: int) -> bool:
+        """Whether this makes a time mean no moment, or two (T2); `before_us`: the newest order time before it, 0 if unknown."""
         if self.from_us < self.to_us:
             return self.from_us < time_us < self.to_us
-        return self.to_us <= time_us <= self.from_us
+        unseen_us = max(0, self.from_us - before_us) if before_us else 0
+        return self.to_us - unseen_us <= time_us <= self.from_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,16 @@ class RecordMark:
     end_lsn: int
 
 
-Mark = CommitMark | StepMark | NoteMark | RecordMark
+@dataclass(frozen=True, slots=True)
+class TimeMark:
+    """A checkpoint: no commit below it is after `order_us`."""
+
+    lsn: int
+    end_lsn: int
+    order_us: int
+
+
+Mark = CommitMark | StepMark | NoteMark | TimeMark | RecordMark
 
 
 @dataclass(slots=True)
@@ -215,6 +228,8 @@ def marks_of(
                 yield StepMark(lsn, end_lsn, *CLOCK_STEP_EXTRA.unpack(extra_of(data, lsn + bias)))
             elif kind == _NOTE:
                 yield NoteMark(lsn, end_lsn, *decode_note(extra_of(data, lsn + bias)))
+            elif kind == _BEGIN:
+                yield TimeMark(lsn, end_lsn, CHECKPOINT_BEGIN_EXTRA.unpack(extra_of(data, lsn + bias))[1])
             elif records_from is not None and end_lsn > records_from:
                 yield RecordMark(lsn, end_lsn)
 
@@ -275,6 +290,7 @@ class StopFinder:
         self.newest_us = 0
         """order time of the newest commit fed"""
         self.least_time_us = least_time_us
+        self._passed_us = 0
         self._kept = Tally()
         self._given_up = Tally()
         self._at_candidate = (Tally(), Tally())
@@ -299,6 +315,10 @@ class StopFinder:
                 self._commit(mark)
             elif isinstance(mark, StepMark):
                 self._step(mark)
+            elif isinstance(mark, TimeMark):
+                self._passed_us = mark.order_us
+                if mark.lsn < self.least_lsn and not self.newest_us:  # the commits before it lie below the log that was read
+                    self.least_time_us = max(self.least_time_us, mark.order_us)
             elif isinstance(mark, NoteMark) and mark.verb == target.verb and mark.table == target.table:
                 self._notes.add(mark.txn)
             if target.kind is TargetKind.LSN and not self.cut_lsn and mark.end_lsn > target.lsn:
@@ -342,7 +362,9 @@ class StopFinder:
 
     def _step(self, mark: StepMark) -> None:
         target = self.target
-        if target.kind is not TargetKind.TIME or self._ambiguous is not None or not mark.covers(target.time_us):
+        if target.kind is not TargetKind.TIME or self._ambiguous is not None:
+            return
+        if not mark.covers(target.time_us, max(self.newest_us, self._passed_us)):
             return
         self._ambiguous = mark
         # An LSN as a target keeps the record that begins there: the last one of interest before the cut says it.

@@ -19,7 +19,7 @@ B6. (lost writes) A page read from disk is never older than `written_lsns` knows
 from __future__ import annotations
 
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -256,6 +256,12 @@ class WriteBack:
         """Take over what an earlier process saved of `synced_lsns`."""
         self.written_lsns = array("Q", lsns)
         self._synced_lsns = array("Q", lsns)
+
+    def forget_written(self, page_nos: Iterable[int]) -> None:
+        """Read these unguarded: the page files may be older than what was saved says, and the log will tell."""
+        for page_no in page_nos:
+            if page_no < len(self.written_lsns):
+                self.written_lsns[page_no] = self._synced_lsns[page_no] = 0
 
     def synced_lsns(self) -> array[int]:
         """A copy, by page number, of the last page_lsn that is certainly on disk; 0 where none is known (B6)."""

@@ -14,7 +14,8 @@ Two files, `written.0` and `written.1`, take turns at checkpoints. Each is a hea
 
 T1. A save goes to the file that is not the newest valid one: a crash in it leaves the other.
 T2. An older save is only a weaker guard (its LSNs are lower), never a wrong one. With none at all reading goes on unguarded.
-    A copy whose page files are older than its `written` files, or a database restored from a backup, must start without them.
+    A database restored from a backup must start without them, and a copy whose page files may be older than its `written`
+    files without what they say of the pages that the log tells of (`WriteBack.forget_written`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.engine.world import DATA, PAGE, EngineWorld, read
+from tests.unit.engine.world import DATA, PAGE, SECOND_NS, EngineWorld, read
 from thunderdb.access.apply import PageOp, image_payload
 from thunderdb.base.errors import Corruption
 from thunderdb.engine.check import check_database
@@ -186,6 +186,20 @@ def test_a_write_lost_before_the_last_checkpoint_is_seen_by_redo() -> None:
     b.world.damage(b.table.root, stale)
     b.db = b.world.start()
     assert b.found() == b.expected
+    b.world.check()
+
+
+def test_a_write_lost_before_a_copy_by_hand_was_begun_is_not_taken_for_what_the_copy_has() -> None:
+    """While a copy's log is held, only pages that the log tells of are read unguarded (generated incident 102182)."""
+    b = Bench()
+    b.write_all()
+    b.world.run(b.db.checkpoint(hold_ns=3600 * SECOND_NS))
+    assert not b.db.pool.dirty_table()
+    b.world.crash(power=False)
+    b.hurt(lost)
+    b.db = b.world.start()
+    assert b.found() == b.expected
+    assert "pool.page_corrupt" in b.world.names()
     b.world.check()
 
 

@@ -15,6 +15,7 @@ from thunderdb.recovery.target import (
     Stop,
     StopFinder,
     TargetKind,
+    TimeMark,
     TooEarly,
     format_time,
     parse_target,
@@ -147,11 +148,23 @@ def test_a_time_that_the_clock_showed_twice() -> None:
     assert "lsn:0/6E or lsn:0/8C" in caught.value.hint
     assert stop("lsn:0/6E", marks).lsn == 120  # as the clock showed 21 for the first time
     assert stop("lsn:0/8C", marks).lsn == 150  # and for the second time
-    for seconds in (10, 30):
+    for seconds in (5, 9, 10, 30):  # the clock may have been set any time since the commit at 25
         with pytest.raises(Refused, match="showed it twice"):
             stop(time(seconds), marks)
-    assert stop(time(9), marks).lsn == 110
+    assert stop(time(4), [commit(95, 3), *marks]).lsn == 100
     assert stop(time(35), marks).lsn == 160
+
+
+def test_a_copy_by_hand_after_which_the_clock_was_set_back() -> None:
+    """No commit of before is in the log that was read: the checkpoint says how late it is (generated incident 100051)."""
+    marks: list[Mark] = [TimeMark(80, 90, at(100)), StepMark(110, 120, at(130), at(30)), commit(120, 130.000001, wall=30)]
+    for seconds in (0, 30):
+        with pytest.raises(Refused, match="showed it twice") as caught:
+            stop(time(seconds), marks)
+        assert "lsn:0/6E" in caught.value.hint
+    with pytest.raises(TooEarly, match="oldest that it can be restored to is 2026-01-15T12:01:40Z"):
+        stop(time(-1), marks)
+    assert stop(time(131), [*marks, commit(150, 140)]).lsn == 150
 
 
 def test_looking_ahead_finds_a_later_step() -> None:
