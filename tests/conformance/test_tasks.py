@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from thunderdb.runtime.sync import Cancelled, Event, Queue, Semaphore
+from thunderdb.runtime.sync import Cancelled, Event, Semaphore
 
 MS = 1_000_000
 
@@ -140,9 +140,9 @@ def test_errors_reach_whoever_awaits(world: Any) -> None:
     world.run(main)
 
 
-def test_queue_semaphore_and_event_over_this_scheduler(world: Any) -> None:
+def test_semaphore_and_event_over_this_scheduler(world: Any) -> None:
     async def main(ports: Any) -> Any:
-        queue: Queue[int] = Queue(ports.tasks)
+        got: list[int] = []
         semaphore = Semaphore(ports.tasks, 2)
         event = Event(ports.tasks)
         most = busy = 0
@@ -156,14 +156,28 @@ def test_queue_semaphore_and_event_over_this_scheduler(world: Any) -> None:
             await ports.tasks.sleep(MS)
             busy -= 1
             semaphore.release()
-            queue.put(number)
+            got.append(number)
 
         workers = [ports.tasks.spawn(worker(number)) for number in range(6)]
         event.set()
-        got = [await queue.get() for _ in workers]
+        for task in workers:
+            await task
         return most, sorted(got), await event.wait_timeout(MS)
 
     assert world.run(main) == (2, [0, 1, 2, 3, 4, 5], True)
+
+
+def test_who_gives_up_waiting_for_a_semaphore_is_in_nobodys_way(world: Any) -> None:
+    async def main(ports: Any) -> bool:
+        semaphore = Semaphore(ports.tasks, 3)
+        await semaphore.acquire(2)
+        large = ports.tasks.spawn(semaphore.acquire(3))
+        small = ports.tasks.spawn(semaphore.acquire(1))
+        large.cancel()
+        await ports.tasks.sleep(MS)
+        return small.done()
+
+    assert world.run(main)
 
 
 def test_a_failed_detached_task_stops_the_node(world: Any) -> None:

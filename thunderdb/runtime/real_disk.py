@@ -58,13 +58,13 @@ def translate(error: OSError, action: str, path: str) -> Exception:
 class RealFile:
     """An open descriptor."""
 
-    __slots__ = ("path", "_disk", "_fd", "_in_threads", "_idle")
+    __slots__ = ("path", "_disk", "_fd", "_users", "_idle")
 
     def __init__(self, disk: RealDisk, path: str, fd: int) -> None:
         self.path = path
         self._disk = disk
         self._fd = fd
-        self._in_threads = 0
+        self._users = 0
         self._idle: Future[None] | None = None
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -124,14 +124,10 @@ class RealFile:
             await self._in_thread("allocate", os.posix_fallocate, self._descriptor(), 0, size)
 
     async def sync(self) -> None:
-        fd = self._descriptor()
-        self._in_threads += 1
         try:
-            await self._disk.fdatasync(fd)
+            await self._using(self._disk.fdatasync(self._descriptor()))
         except OSError as error:
             raise SyncFailed(f"cannot sync {self.path}: {error.strerror}") from error
-        finally:
-            self._leave_thread()
 
     async def size(self) -> int:
         return os.fstat(self._descriptor()).st_size
@@ -140,7 +136,7 @@ class RealFile:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        if self._in_threads:
+        if self._users:
             self._idle = Future(self._disk.scheduler)
             await self._idle
         os.close(fd)
@@ -151,17 +147,25 @@ class RealFile:
         return self._fd
 
     async def _in_thread(self, action: str, function: Callable[..., T], *args: Any) -> T:
-        self._in_threads += 1
         try:
-            return await self._disk.threads.submit(function, *args)
+            return await self._using(self._disk.threads.submit(function, *args))
         except OSError as error:
             raise translate(error, action, self.path) from error
-        finally:
-            self._leave_thread()
 
-    def _leave_thread(self) -> None:
-        self._in_threads -= 1
-        if self._in_threads == 0 and self._idle is not None:
+    async def _using(self, work: Future[T]) -> T:
+        """Await what works with the descriptor, which is in use until that is done, whoever still waits for it (R3)."""
+        self._users += 1
+        try:
+            return await work
+        finally:
+            if work.done():
+                self._not_using(work)
+            else:  # cancelled: a descriptor closed now would soon be another file's, and be written to as that
+                work.add_done_callback(self._not_using)
+
+    def _not_using(self, work: Future[Any]) -> None:
+        self._users -= 1
+        if self._users == 0 and self._idle is not None:
             self._idle.set_result(None)
 
 
@@ -289,11 +293,9 @@ class RealDisk:
     async def sync_dir(self, path: str) -> None:
         fd = _call("open directory", path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            await self.threads.submit(os.fsync, fd)
+            await self.threads.submit(_fsync_and_close, fd)
         except OSError as error:
             raise SyncFailed(f"cannot sync directory {path}: {error.strerror}") from error
-        finally:
-            os.close(fd)
 
     async def free_bytes(self, path: str) -> int:
         status = _call("inspect", path, os.statvfs, path)
@@ -308,6 +310,9 @@ class RealDisk:
             os.close(fd)
             by = f"process {holder}" if holder.isdigit() else "another process"
             raise Refused(f"{path} is locked by {by}", f"stop {by} first, or use another directory") from None
+        except OSError as error:  # a file system without locks
+            os.close(fd)
+            raise translate(error, "lock", path) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return RealLock(fd)
@@ -347,6 +352,13 @@ def _rename_noreplace(old: str, new: str) -> None:
     if function(at_cwd, os.fsencode(old), at_cwd, os.fsencode(new), noreplace) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), new)
+
+
+def _fsync_and_close(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _pread_all(fd: int, offset: int, size: int) -> bytes:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-from thunderdb.runtime.ports import Scheduler, Timer
+from thunderdb.runtime.ports import Scheduler
 
 T = TypeVar("T")
 
@@ -286,6 +286,7 @@ class Semaphore:
         except Cancelled:
             if entry in self._queue:
                 self._queue.remove(entry)
+                self.release(0)  # it may have been in the way of smaller ones
             elif turn.done():
                 self.release(units)
             raise
@@ -296,32 +297,3 @@ class Semaphore:
             granted, turn = self._queue.popleft()
             self._free -= granted
             turn.set_result(None)
-
-
-class Queue(Generic[T]):
-    """An unbounded first-in first-out queue between tasks."""
-
-    __slots__ = ("_tasks", "_items", "_getters")
-
-    def __init__(self, tasks: Tasks) -> None:
-        self._tasks = tasks
-        self._items: deque[T] = deque()
-        self._getters: deque[Future[None]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def put(self, item: T) -> None:
-        self._items.append(item)
-        if self._getters:
-            self._getters.popleft().set_result(None)
-
-    async def get(self) -> T:
-        while not self._items:
-            getter: Future[None] = self._tasks.future()
-            self._getters.append(getter)
-            await getter
-        return self._items.popleft()
-
-
-TimerHandle = Timer

@@ -253,7 +253,8 @@ class BufferPool(WriteBack):
     async def _read(self, page_no: int) -> Page:
         """Read and verify, or repair. A page created meanwhile (it is not evicted before this load is over) is the truth."""
         if self.deferred is not None and page_no in self.deferred:
-            return await self.deferred.bring_up(page_no, self._read_disk)
+            page = await self.deferred.bring_up(page_no, self._read_disk)
+            return self._pages.get(page_no, page)
         return await self._read_disk(page_no)
 
     async def _read_disk(self, page_no: int) -> Page:
@@ -314,6 +315,8 @@ class BufferPool(WriteBack):
             return
         clock, pages, writing, cold = self._clock, self._pages, self._writing, self._cold
         for _ in range(min(2 * len(clock), _SCAN_PAGES)):
+            if not clock:
+                return
             page = clock.popleft()
             if pages.get(page.page_no) is not page:
                 continue  # forgotten before

@@ -14,6 +14,7 @@ from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
 from thunderdb.recovery import analysis, extras, redo
 from thunderdb.runtime.sync import Task
+from thunderdb.storage.page import Page, PageKind
 
 BOTH = pytest.mark.parametrize("power", [False, True])
 
@@ -407,3 +408,18 @@ def test_a_checkpoint_whose_end_is_cut_off_is_named() -> None:
     data[begin:] = bytes(len(data) - begin)
     with pytest.raises(Corruption, match="is not whole in the log|damaged"):
         world.start()
+
+
+def test_a_page_made_anew_while_its_old_form_is_read_is_left_alone() -> None:
+    world = begun(suspend=False)
+    deferred = redo.Deferred(world.db.access, Events(), redo.KeptLog())
+    deferred.works[9] = redo.PageWork(50, 60, 0)
+    made = Page(9, PageKind.LEAF)
+    made.page_lsn = 100
+
+    async def read(page_no: int) -> Page:
+        deferred.forget(page_no)  # as the pool does it for a page that is created
+        return made
+
+    assert world.run(deferred.bring_up(9, read)) is made
+    assert made.rec_lsn == 0  # it may be written and clean by now: only the pool knows

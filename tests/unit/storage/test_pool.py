@@ -876,3 +876,64 @@ def test_cold_dirty_pages_go_as_soon_as_they_are_written() -> None:
             assert (await pool.load(page_no)).vals == [b"%d" % page_no * 300]
 
     world.run(main())
+
+
+def test_more_room_than_an_empty_pool_has_is_refused() -> None:
+    world = PoolWorld(capacity_pages=8)
+
+    async def main() -> None:
+        for page_no in (3, 4):
+            page = world.new_leaf(page_no)
+            await world.pool.write_back(page)
+            page.referenced = False  # the hand evicts both in its first round, and there is nothing to go on with
+        with pytest.raises(LimitExceeded, match="full of pages in use"):
+            await world.pool.make_room(2 * world.capacity_bytes)
+
+    world.run(main())
+
+
+class Postponed:
+    """Pages that a restart has left for later, each as one image that it takes a wait to get."""
+
+    def __init__(self, world: PoolWorld, images: dict[int, bytes]) -> None:
+        self.world = world
+        self.images = images
+        self.held: Future[None] = world.tasks.future()
+
+    def table(self) -> list[DirtyPage]:
+        return [DirtyPage(page_no, 50, 60, 50) for page_no in sorted(self.images)]
+
+    def __contains__(self, page_no: int) -> bool:
+        return page_no in self.images
+
+    def forget(self, page_no: int) -> int:
+        del self.images[page_no]
+        return 50
+
+    async def bring_up(self, page_no: int, read: object) -> Page:
+        image = self.images[page_no]
+        await self.held
+        page = decode_page(image, page_no, PAGE_SIZE)
+        page.rec_lsn = 50
+        return page
+
+
+def test_a_page_made_anew_while_it_is_brought_up_stays_the_new_one() -> None:
+    world = PoolWorld()
+
+    async def main() -> None:
+        old = world.new_leaf(3, val=b"old")
+        image = encode_page(old, PAGE_SIZE)
+        await world.pool.write_back(old)
+        await world.pool.sync()
+        assert world.pool.drop(3)
+        world.pool.deferred = deferred = Postponed(world, {3: image})
+        loading = world.tasks.spawn(world.pool.load(3))  # by what brings up the rest after a restart; nobody uses the page
+        new = world.new_leaf(3, val=b"new")
+        await world.pool.write_back(new)
+        deferred.held.set_result(None)
+        assert await loading is new
+        assert (new.vals, new.rec_lsn) == ([b"new"], 0)
+        world.pool.check()
+
+    world.run(main())
