@@ -68,8 +68,8 @@ class Deferred:
             page = page_of_image(page_no, changes[0][3], changes[0][0])
         else:
             page = await read(page_no)
-            if page_no not in self.works:
-                return page  # made anew meanwhile: it is in the pool, and the log's changes are of what it was before (R4)
+        if page_no not in self.works:
+            return page  # made anew meanwhile: it is in the pool, and the log's changes are of what it was before (R4)
         if not self.apply(page, changes):
             page = await self._rebuild(page, work)
         page.rec_lsn = work.rec_lsn
