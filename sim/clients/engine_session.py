@@ -47,12 +47,16 @@ class TracedLog(LogWriter):
 
     on_commit: Callable[[int], None] | None = None
 
+    def _add(self, kind: int, length: int, body: bytes) -> Any:
+        lsn = LogWriter._add(self, kind, length, body)
+        scheduler = self._disk.scheduler  # type: ignore[attr-defined]
+        scheduler.trace.event(scheduler.kernel._now, scheduler.node, 2, self.last_checksum.to_bytes(8, "little"), lsn)
+        return lsn
+
     def append(
         self, kind: int, txn: int, prev_lsn: int, changes: Any = (), extra: bytes = b"", flags: int = 0
     ) -> Any:
         lsn = LogWriter.append(self, kind, txn, prev_lsn, changes, extra, flags)
-        scheduler = self._disk.scheduler  # type: ignore[attr-defined]
-        scheduler.trace.event(scheduler.kernel._now, scheduler.node, 2, self.last_checksum.to_bytes(8, "little"), lsn)
         if kind == _COMMIT and self.on_commit is not None:
             self.on_commit(txn)
         return lsn

@@ -22,9 +22,13 @@ class HistoryLog(TracedLog):
     newest_us = 0  # of this life's commits: one that a crash took with it may have had the same time
     starts: list[int]
 
+    def _add(self, kind: int, length: int, body: bytes) -> Any:
+        lsn = TracedLog._add(self, kind, length, body)
+        self.starts.append(lsn)
+        return lsn
+
     def append(self, kind: int, txn: int, prev_lsn: int, changes: Any = (), extra: bytes = b"", flags: int = 0) -> Any:
         lsn = TracedLog.append(self, kind, txn, prev_lsn, changes, extra, flags)
-        self.starts.append(lsn)
         if self.recorder is not None:
             if kind == _COMMIT:
                 order_us = COMMIT_EXTRA.unpack(extra)[0]

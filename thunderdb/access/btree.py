@@ -49,6 +49,8 @@ Path = list[tuple[Page, int]]
 
 Fence = bytes | None
 
+_INNER = PageKind.INNER
+
 
 def max_key_size(page_size: int) -> int:
     """The longest key a tree takes, in bytes: an inner page holds at least eight."""
@@ -62,10 +64,20 @@ def max_inline_value(page_size: int) -> int:
 
 def find_leaf(access: Access, root: int, key: bytes) -> Page:
     """The leaf that covers `key`. Raises: PageMiss."""
-    get = access.pool.get
-    page = get(root)
-    while page.kind == PageKind.INNER:
-        page = get(page.children[bisect_right(page.keys, key) - 1])
+    pool = access.pool
+    pages = pool.pages  # what `pool.get` would find: a call less for each level
+    try:
+        page = pages[root]
+    except KeyError:
+        page = pool.get(root)
+    page.referenced = True
+    while page.kind is _INNER:
+        page_no = page.children[bisect_right(page.keys, key) - 1]
+        try:
+            page = pages[page_no]
+        except KeyError:
+            page = pool.get(page_no)
+        page.referenced = True
     return page
 
 
@@ -128,7 +140,8 @@ def put(access: Access, chain: Chain, root: int, key: bytes, flags: int, payload
             old = None
             growth = leaf_entry_size(key, payload) + VALUE_HEADER.size
         if leaf.used + growth <= access.page_size:
-            return access.change_row(leaf, row_payload(root, key, old, flags, payload), chain), old
+            place = index if old is not None else bisect_left(leaf.keys, key)
+            return access.change_row(leaf, place, root, key, old, flags, payload, chain), old
         _check_size(access, key, payload)
         make_room(access, root, key)
 

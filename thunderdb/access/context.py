@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from thunderdb.access.apply import PageOp, apply, image_payload
+from thunderdb.access.apply import PageOp, apply, image_payload, put_value, row_payload
 from thunderdb.base.ids import LSN, NO_LSN
 from thunderdb.runtime.sync import Semaphore, Tasks
 from thunderdb.storage.files import PageFiles
-from thunderdb.storage.page import Page
+from thunderdb.storage.page import VALUE_HEADER, Page
 from thunderdb.storage.pool import BufferPool, Miss
 from thunderdb.wal.record import RecordKind
 from thunderdb.wal.writer import LogWriter
 
 T = TypeVar("T")
+
+_ROW, _ROW_OP = int(RecordKind.ROW), int(PageOp.ROW)
 
 OPERATION_PAGES = 24
 """The greatest number of pages that one tree operation may need at once (a split along a deep path, its maps, garbage)."""
@@ -94,16 +96,22 @@ class Access:
             self.pool.changed(page, lsn)
         return lsn
 
-    def change_row(self, page: Page, payload: bytes, chain: Chain) -> LSN:
-        """`change` of one row by a transaction: the hot path, without the loops."""
+    def change_row(
+        self, page: Page, index: int, tree: int, key: bytes, old: bytes | None, flags: int, payload: bytes, chain: Chain
+    ) -> LSN:
+        """`change` of one row by a transaction, where its place in the leaf is known: the hot path, nothing is looked up twice.
+
+        `old` is the value at `index`; None: there is none yet, and the row comes in there.
+        """
         if page.image_lsn < self.image_floor:
             self.log_image(page)
         txn = chain.id
-        lsn = self.log.append(RecordKind.ROW, txn, chain.last_lsn, ((page.page_no, page.page_lsn, PageOp.ROW, payload),))
+        change = row_payload(tree, key, old, flags, payload)
+        lsn = self.log.append_change(_ROW, txn, chain.last_lsn, page.page_no, page.page_lsn, _ROW_OP, change)
         chain.last_lsn = lsn
         if not chain.first_lsn:
             chain.first_lsn = lsn
-        apply(page, PageOp.ROW, payload, lsn, txn)
+        put_value(page, index, old is not None, key, VALUE_HEADER.pack(txn, lsn, flags) + payload, txn)
         self.pool.changed(page, lsn)
         return lsn
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thunderdb.access import btree, large
-from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE, row_payload
+from thunderdb.access.apply import GHOST, LARGE, VALUE_HEADER_SIZE
 from thunderdb.base.errors import SerializationFailure, UniqueViolation
 from thunderdb.engine.table import IndexAccess, TableAccess
 from thunderdb.storage.frozen import locate
@@ -321,7 +321,7 @@ class Rows:
         payload = change(old[VALUE_HEADER_SIZE:], context)
         if len(payload) > self._inline_limit or leaf.used + len(payload) + VALUE_HEADER_SIZE - len(old) > self.access.page_size:
             raise WouldWait
-        lsn = self.access.change_row(leaf, row_payload(table.root, key, old, 0, payload), txn)
+        lsn = self.access.change_row(leaf, index, table.root, key, old, 0, payload, txn)
         self.versions.remember(lsn, old)
         return True
 

@@ -39,13 +39,14 @@ def locate(keys: list[bytes] | Slices, key: bytes) -> int:
 class Slices:
     """The keys or the values of a frozen leaf."""
 
-    __slots__ = ("image", "patches", "count", "_sizes", "_first", "_start", "_width", "_ends", "_sums")
+    __slots__ = ("image", "patches", "count", "extra_bytes", "_sizes", "_first", "_start", "_width", "_ends", "_sums")
 
     def __init__(self, image: bytes, sizes: array[int], first: int, count: int, start: int) -> None:
         """Entries `first` to `first + count` of `sizes`; the first of them begins at image[start]."""
         self.image = image
         self.patches: dict[int, bytes] | None = None
         self.count = count
+        self.extra_bytes = 0  # what it takes beside image and sizes, about
         self._sizes = sizes
         self._first = first
         self._start = start
@@ -104,6 +105,7 @@ class Slices:
         if self._sums > _SUMS:
             sizes = self._sizes[first : first + self.count].tolist()
             self._ends = array("H", list(accumulate(sizes, initial=self._start)))
+            self.extra_bytes += self._ends_bytes()
         start = self._start + sum(self._sizes[first : first + index])
         return start, start + self._sizes[first + index]
 
@@ -158,12 +160,16 @@ class Slices:
 
     def patch(self, index: int, value: bytes) -> bool:
         """Put a value in the place of one of the same size; False if it is not (Z2)."""
-        if self._sizes[self._first + index] != len(value):
+        size = len(value)
+        if self._sizes[self._first + index] != size:
             return False
         patches = self.patches
         if patches is None:
             self.patches = {index: value}
+            self.extra_bytes += _DICT_BYTES + _BYTES_SIZE + size
         else:
+            if index not in patches:
+                self.extra_bytes += _BYTES_SIZE + size
             patches[index] = value
         return True
 
@@ -171,14 +177,10 @@ class Slices:
         """Lie in another image, with entries of the same sizes, which has the patches in it."""
         self.image = image
         self.patches = None
+        self.extra_bytes = self._ends_bytes()
 
-    @property
-    def extra_bytes(self) -> int:
-        """What it takes beside image and sizes, about."""
-        places = 0 if self._ends is None else 2 * self.count + 96
-        if self.patches is None:
-            return places
-        return places + _DICT_BYTES + sum(map(_BYTES_SIZE.__add__, map(len, self.patches.values())))
+    def _ends_bytes(self) -> int:
+        return 0 if self._ends is None else 2 * self.count + 96
 
     def write_patches(self, target: bytearray) -> None:
         """Put the patches where they belong in a copy of the image."""

@@ -140,13 +140,15 @@ def freeze(page: Page, image: bytes) -> None:
 def patch(page: Page, index: int, value: bytes) -> bool:
     """Change a value of a frozen leaf within its size, and leave the page frozen; False if that cannot be (Z2)."""
     vals = page.vals
+    took = vals.extra_bytes
     if not vals.patch(index, value):
         return False
-    if len(vals.patches) > PATCH_LIMIT:
-        body = bytearray(vals.image)
-        vals.write_patches(body)
-        freeze(page, bytes(body))
-    page.charged_used = -1
+    if vals.extra_bytes != took:
+        if len(vals.patches) > PATCH_LIMIT:
+            body = bytearray(vals.image)
+            vals.write_patches(body)
+            freeze(page, bytes(body))
+        page.charged_used = -1
     return True
 
 

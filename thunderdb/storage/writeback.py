@@ -94,6 +94,7 @@ class WriteBack:
         self._tasks = tasks
         self._events = events
         self._pages: dict[int, Page] = {}
+        self.pages = self._pages  # for readers, who set `referenced` as `BufferPool.get` does
         self._dirty: dict[int, Page] = {}
         self._unsynced: dict[int, list[_Write]] = {}
         self._writing: dict[int, Future[None]] = {}

@@ -5,6 +5,9 @@ K2. Waiters are served first come, first served; a holder that asks for a strong
 K3. A wait that would close a cycle fails at once with 40P01: the requester is the victim.
 
 Modes: SHARED with SHARED, INTENT (a table's writers) with INTENT; nothing else goes together.
+
+Nearly every lock is one row's, held EXCLUSIVE, and nobody else asks for it: in the table it is just its owner. It becomes an
+`_Entry`, with holders and a queue, when it is held in another mode or somebody has to wait.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ class Mode(IntEnum):
     SHARED = 1
     INTENT = 2
     EXCLUSIVE = 3
+
+
+_EXCLUSIVE = Mode.EXCLUSIVE
 
 
 class Owner(Protocol):
@@ -74,7 +80,7 @@ class LockTable:
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        self._entries: dict[Name, _Entry] = {}
+        self._entries: dict[Name, Any] = {}  # _Entry, or the owner of an EXCLUSIVE lock that nobody waits for
         self.waits = 0
         self.deadlocks = 0
 
@@ -89,11 +95,12 @@ class LockTable:
         held = owner.locks.get(name)
         if held is not None and (held == mode or held == Mode.EXCLUSIVE):
             return None
-        entry = self._entries.get(name)
-        if entry is None:
-            self._entries[name] = _Entry(owner, mode)
+        found = self._entries.get(name)
+        if found is None:
+            self._entries[name] = owner if mode is _EXCLUSIVE else _Entry(owner, mode)
             owner.locks[name] = mode
             return None
+        entry = self._entry(name, found)
         wanted = mode if held is None else Mode.EXCLUSIVE  # SHARED + INTENT, or an upgrade
         if entry.admits(owner, wanted) and (held is not None or not entry.queue):
             entry.hold(owner, wanted)
@@ -103,22 +110,30 @@ class LockTable:
 
     def try_acquire(self, owner: Owner, name: Name, mode: Mode) -> bool:
         """Take a lock if that needs no waiting; otherwise leave everything as it was."""
-        held = owner.locks.get(name)
-        if held is not None:
-            return held == mode or held == Mode.EXCLUSIVE
+        locks = owner.locks
+        if name in locks:
+            held = locks[name]
+            return held is mode or held is _EXCLUSIVE
         entry = self._entries.get(name)
         if entry is None:
-            self._entries[name] = _Entry(owner, mode)
-        elif entry.queue:
+            self._entries[name] = owner if mode is _EXCLUSIVE else _Entry(owner, mode)
+        elif entry.__class__ is not _Entry or entry.queue:
             return False
-        elif mode is entry.common and mode is not Mode.EXCLUSIVE:
+        elif mode is entry.common and mode is not _EXCLUSIVE:
             entry.holders[id(owner)] = (owner, mode)
         elif entry.admits(owner, mode):
             entry.hold(owner, mode)
         else:
             return False
-        owner.locks[name] = mode
+        locks[name] = mode
         return True
+
+    def _entry(self, name: Name, found: Any) -> _Entry:
+        """A lock's entry; made for one that was just its owner's."""
+        if isinstance(found, _Entry):
+            return found
+        entry = self._entries[name] = _Entry(found, _EXCLUSIVE)
+        return entry
 
     def _enqueue(self, owner: Owner, name: Name, entry: _Entry, mode: Mode, first: bool) -> Future[None]:
         wait = _Wait(owner, mode, self._tasks.future(), entry, name)
@@ -179,6 +194,9 @@ class LockTable:
         entries = self._entries
         for name in owner.locks:
             entry = entries[name]
+            if entry is owner:
+                del entries[name]
+                continue
             del entry.holders[id(owner)]
             if entry.queue:
                 self._grant(name, entry)

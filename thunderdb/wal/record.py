@@ -152,6 +152,10 @@ def encode_body(
             + payload
             + extra
         )  # fmt: skip
+    if not changes:
+        return (
+            _BODY.pack(length, kind, flags, 0, lsn, prev_checksum, txn, prev_lsn, flushed_lsn, quorum_lsn) + extra
+        )
     parts = [_BODY.pack(length, kind, flags, len(changes), lsn, prev_checksum, txn, prev_lsn, flushed_lsn, quorum_lsn)]
     parts += [PAGE_CHANGE.pack(prev_page_lsn, page_no, len(payload), op) for page_no, prev_page_lsn, op, payload in changes]
     parts += [change[3] for change in changes]

@@ -43,6 +43,7 @@ from thunderdb.runtime.sync import Event, Future, Task, Tasks
 from thunderdb.wal.reader import LogEnd
 from thunderdb.wal.recent import Chunk, RecentLog
 from thunderdb.wal.record import (
+    CHANGE_SIZE,
     H_LENGTH,
     HEADER_SIZE,
     RECORD_HEADER,
@@ -70,6 +71,7 @@ BUFFER_SIZE = 4 << 20
 READ_AHEAD = 4096
 MAX_READ_FILES = 4
 _SEAL = int(RecordKind.SEAL)
+_ONE_CHANGE_SIZE = HEADER_SIZE + CHANGE_SIZE
 
 NewSegmentHook = Callable[[int], Awaitable[None]]
 
@@ -256,29 +258,31 @@ class LogWriter:
 
         Raises: LimitExceeded beyond `max_record_size`; whatever stopped the log. Durable when: flush_to(lsn) returns.
         """
-        if len(changes) == 1:
-            page_no, prev_page_lsn, op, payload = changes[0]
-            size = len(payload)
-            length = 84 + size + len(extra)  # HEADER_SIZE + CHANGE_SIZE
-        else:
-            page_no = -1
-            length = record_length(changes, extra)
-        lsn = self.next_lsn
-        if lsn + length > self._slow_lsn:
+        length = record_length(changes, extra)
+        if self.next_lsn + length > self._slow_lsn:
             self._make_room(length)
-            lsn = self.next_lsn
-        flushed_lsn = self.flushed_lsn
-        if page_no >= 0:
-            body = pack_one(
-                length, kind, flags, 1, lsn, self.last_checksum, txn, prev_lsn, flushed_lsn, self.quorum_lsn,
-                prev_page_lsn, page_no, size, op,
-            ) + payload  # fmt: skip
-            if extra:
-                body += extra
-        else:
-            body = encode_body(
-                length, kind, flags, lsn, self.last_checksum, txn, prev_lsn, flushed_lsn, self.quorum_lsn, changes, extra
-            )  # fmt: skip
+        body = encode_body(
+            length, kind, flags, self.next_lsn, self.last_checksum, txn, prev_lsn, self.flushed_lsn, self.quorum_lsn, changes,
+            extra,
+        )  # fmt: skip
+        return self._add(kind, length, body)
+
+    def append_change(
+        self, kind: int, txn: int, prev_lsn: int, page_no: int, prev_page_lsn: int, op: int, payload: bytes
+    ) -> LSN:
+        """`append` of one page change and nothing else, as most records are."""
+        size = len(payload)
+        length = _ONE_CHANGE_SIZE + size
+        if self.next_lsn + length > self._slow_lsn:
+            self._make_room(length)
+        body = pack_one(
+            length, kind, 0, 1, self.next_lsn, self.last_checksum, txn, prev_lsn, self.flushed_lsn, self.quorum_lsn,
+            prev_page_lsn, page_no, size, op,
+        )  # fmt: skip
+        return self._add(kind, length, body + payload)
+
+    def _add(self, kind: int, length: int, body: bytes) -> LSN:
+        lsn = self.next_lsn
         self.last_checksum = checksum = xxh3_64_intdigest(body)
         buffer = self._chunk.buffer
         buffer += checksum.to_bytes(8, "little")
@@ -286,13 +290,13 @@ class LogWriter:
         self.last_lsn = lsn
         self.next_lsn = lsn + length  # type: ignore[assignment]
         self._last_kind = kind
-        self._last_stamp = flushed_lsn
+        self._last_stamp = self.flushed_lsn
         self.record_count += 1
         return lsn
 
     def admit(self) -> None:
         """Let ordinary work begin. Raises: DiskFull while only the reserve of segments is left (W10)."""
-        if self.spares.low:
+        if self.spares.disk_full and self.spares.low:
             raise DiskFull(
                 "the disk is full: the log cannot grow",
                 hint="Free space on the log's disk; the database becomes writable again by itself.",
