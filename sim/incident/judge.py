@@ -146,8 +146,10 @@ class Judge:
         if not archive:
             return Opinion(True if manifest.include_wal and target.kind is TargetKind.LATEST else None)
         needed = [one for one in self.evidence.closed(line) if one.end_lsn > manifest.keep_lsn]
-        if any(one.timeline != line.number and one.name not in self.evidence.pushed for one in needed):
-            return Opinion()  # lost with its machine, and the line went on from a backup that has that log itself
+        for one in needed:
+            if one.name not in self.evidence.pushed and (one.timeline != line.number or self.evidence.stored(one)):
+                # Lost with its machine, and the line went on from a backup that has that log itself; or damaged on its way.
+                return Opinion()
         needed = [one for one in needed if one.name in self.evidence.pushed]
         lost = [one for one in needed if not self._intact(one)]
         if any(self.evidence.gone_by_right(one) for one in lost):

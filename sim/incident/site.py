@@ -344,12 +344,17 @@ class Site:
             await self.call(self.db.close())
         except ThunderError as error:
             if not self.explained(error):
+                await self._process_ends()  # on a full disk, say: the next start recovers
                 raise
         except NodeDied:
             if not self.troubled:
                 raise
+        await self._process_ends()
+
+    async def _process_ends(self) -> None:
         self.node.crash(power=False)
         await self.buried()
+        self.shut_down_ns = self.world.now_ns
 
     async def found_dead(self) -> bool:
         """Whether the database has stopped by itself (an error that it cannot go on from); then its process is gone, too."""

@@ -368,7 +368,7 @@ class Backup:
     async def _history(self) -> tuple[Fork, ...]:
         forks: tuple[Fork, ...] = ()
         for _name, text in await self._histories():
-            forks = parse_history(text.decode(), self.db.log.timeline)
+            forks = parse_history(text.decode(errors="replace"), self.db.log.timeline)
         return forks
 
     async def _instance(self) -> str:

@@ -109,3 +109,12 @@ def test_an_incremental_that_a_restore_would_not_find_the_base_of_is_refused(des
     with pytest.raises(Refused, match="is in /b, not in"):
         world.backup(destination, type="incremental", base="/b/full", known=frozenset({base.checksum}))
     assert world.files_of("/elsewhere") == [] and world.verify("/b/full").passed
+
+
+def test_a_damaged_timeline_history_is_named() -> None:
+    """It ended in a UnicodeDecodeError (generated incident 107616)."""
+    world = BackupWorld(rows=10)
+    world.disk.files["/d/wal/00000001.history"] = bytearray(b"1\t0/1000\xa0\tsaid\n")
+    with pytest.raises(Corruption, match=r"00000001\.history, line 1"):
+        world.backup("/b/full")
+    assert world.files_of("/b") == []
