@@ -137,6 +137,7 @@ def put(access: Access, chain: Chain, root: int, key: bytes, flags: int, payload
             old: bytes | None = leaf.vals[index]
             growth = len(payload) + VALUE_HEADER.size - len(leaf.vals[index])
         else:
+            check_key_size(access, key)  # also where there is room: it may be a separator one day, and must fit there
             old = None
             growth = leaf_entry_size(key, payload) + VALUE_HEADER.size
         if leaf.used + growth <= access.page_size:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from thunderdb.base.errors import SqlError
+from thunderdb.base.errors import LimitExceeded, SqlError
 from thunderdb.base.ids import parse_lsn
 
 
@@ -281,3 +281,14 @@ def test_positions_of_the_log_beside_what_only_an_analytic_query_has(t: Any) -> 
     )
     assert parse_lsn(flushed) <= parse_lsn(inserted)
     assert here == "f"
+
+
+def test_a_key_that_is_too_long_is_refused_wherever_there_is_room_for_it(client: Any) -> None:
+    client.run("create table k (x text primary key); create table u (a int primary key, x text unique)")
+    for table in ("k values (", "u values (1, "):
+        with pytest.raises(LimitExceeded, match="index row size"):
+            client.run(f"insert into {table}'{'x' * 3000}')")
+    client.run(f"insert into k values ('{'x' * 1500}')")
+    with pytest.raises(LimitExceeded, match="index row size"):
+        client.run("update k set x = x || x")
+    assert client.run("select length(x) from k union all select a from u") == [("1500",)]
