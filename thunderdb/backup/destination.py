@@ -16,11 +16,13 @@ D1. The marker is durable before anything else is changed, and goes last; what i
 D2. What is in the log directory is never the backup's because of its name: its bytes are compared.
 D3. Between this look and the lock on data_dir somebody else may have been there, another restore above all: so what was seen
     is compared with what is there once the lock is held, and nothing is changed if it differs.
+D4. A restore never goes into what it reads: the backup would be its own copy, and no backup afterwards.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -166,6 +168,23 @@ async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tup
         return Destination(Kind.DONE, done, present, seen)
     await _check_copy(disk, config, backup, data, wal)
     return Destination(Kind.COPY, None, present, seen)
+
+
+async def check_apart(disk: Disk, config: Config, sources: Sequence[str]) -> None:
+    """D4; `sources` are directories. Raises: Refused."""
+    for target in (config.data_dir, config.wal_dir):
+        real = await disk.resolve(target)
+        for source in sources:
+            place = await disk.resolve(source)
+            if _is_inside(real, place) or _is_inside(place, real):
+                raise Refused(
+                    f"{target} and {source}, which the restore reads, lie in each other: it would destroy its own source",
+                    "Name other directories with data_dir and wal_dir, or copy the backup elsewhere first.",
+                )
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 async def look(disk: Disk, config: Config) -> str:

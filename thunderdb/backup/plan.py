@@ -20,11 +20,11 @@ from xxhash import xxh3_128_hexdigest
 from thunderdb.archive.cipher import Cipher, load_cipher
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.command_store import CommandSource
-from thunderdb.archive.directory import open_store
+from thunderdb.archive.directory import is_url, open_store
 from thunderdb.archive.index import LogSource, StoreSource
 from thunderdb.backup.branches import Followed, check_unambiguous
 from thunderdb.backup.chain import is_backup, list_backups, open_chain
-from thunderdb.backup.destination import Destination, InTheWay, Kind, inspect, read_marker
+from thunderdb.backup.destination import Destination, InTheWay, Kind, check_apart, inspect, read_marker
 from thunderdb.backup.logline import (
     Line,
     LineReader,
@@ -155,13 +155,15 @@ async def _plan_one(ports: Ports, config: Config, request: Request, chain: list[
     _check_config(config, backup)
     key = (request.target.text, backup_key(backup), request.timeline, request.no_archive)
     blocked = ""
+    archive, source, place = _archive(ports, config, request, cipher)
+    reads = [link.place for link in chain] + ([place] if archive is not None else [])
     try:
+        await check_apart(ports.disk, config, [read for read in reads if not is_url(read)])
         destination = await inspect(ports.disk, config, backup, key)
     except Refused as error:
         if not request.dry_run:
             raise
         destination, blocked = Destination(Kind.BLOCKED, None, 0), _blocked(error)
-    archive, source, place = _archive(ports, config, request, cipher)
     sources: list[LogSource] = [*([source] if source is not None else []), BackupLog(backup)]
     own = Line(backup.timeline, backup.history)
     await _check_archive(archive, backup)

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.backup.restoring import ARCHIVE, Mark, RestoreWorld
 from tests.unit.engine.world import PAGE, EngineWorld
 from thunderdb.backup.destination import Kind
+from thunderdb.backup.manifest import parse_manifest
 from thunderdb.backup.restore import restore
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused, StorageError
@@ -287,6 +288,39 @@ def test_a_restore_that_is_done_says_so_again_until_the_database_is_used() -> No
         world.restore("latest", "/b/full", config)
     assert world.keys_in(config) == mark.keys  # a start and a stop
     refused(world, mark, config, "is not of the backup|differs from the backup")
+
+
+# -- Into itself
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "wal_dir"),
+    [("/b/full/data", "/b/full/wal"), ("/r9/data", "/b/full/wal"), ("/b/more/data", "/r9/wal"), (f"{ARCHIVE}/data", "/r9/wal")],
+)
+def test_a_restore_into_what_it_reads_is_refused(data_dir: str, wal_dir: str) -> None:
+    """A backup is its own copy: the restore said done, and the backup was none any more."""
+    world, mark = with_backup()
+    base = parse_manifest(bytes(world.disk.files["/b/full/backup_manifest.json"]))
+    more = world.backup("/b/more", type="incremental", base="/b/full", known=frozenset([base.checksum]))
+    assert more.base is not None
+    world.ship()
+    config = replace(world.config, data_dir=data_dir, wal_dir=wal_dir)
+    backup = "/b/full" if "full" in data_dir + wal_dir else "/b/more"
+    files = world.snapshot()
+    with pytest.raises(Refused, match="would destroy its own source"):
+        world.restore("latest", backup, config)
+    assert world.snapshot() == files
+    noted = world.plan("latest", backup, config, dry_run=True)
+    assert "would destroy its own source" in noted.notes[0] and mark.keys
+
+
+def test_a_stopped_database_is_not_restored_into_itself() -> None:
+    world, mark = with_backup()
+    world.close()
+    files = world.snapshot()
+    with pytest.raises(Refused, match="would destroy its own source"):
+        world.restore(mark.time, "/d", world.config)
+    assert world.snapshot() == files
 
 
 # -- Two at once, and what is there at the end
