@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from types import CodeType
 from typing import Any
@@ -93,6 +93,36 @@ class RowCodec:
     def projector(self, positions: Sequence[int]) -> Callable[[bytes], Any]:
         """A function from a payload to the tuple of these columns; what it does not need it does not decode."""
         return self._dispatcher(tuple(positions), as_list=False)
+
+    def changer(
+        self, changes: Sequence[tuple[int, Callable[[Any, Any], Any]]], needed: Collection[int]
+    ) -> Callable[[bytes, Any], bytes | None] | None:
+        """A function (payload, context) -> the payload with some columns changed: what re-encoding all of them would give.
+
+        `changes` are positions with functions of (row, context); these look at the columns `needed` only, and find None in all
+        others. It gives None for a payload that it leaves to the long way: an older row, a NULL among these columns, before or
+        after. None instead of a function if one of the columns has no fixed size.
+        """
+        touched = {position for position, _ in changes} | set(needed)
+        if any(self.types[position] not in FIXED_FORMATS for position in touched):
+            return None
+        head_size, full_count = self._head_size, len(self.types)
+        changers: dict[bytes, Callable[[bytes, Any], bytes | None]] = {}
+
+        def change(payload: bytes, context: Any) -> bytes | None:
+            found = changers.get(payload[:head_size])
+            return found(payload, context) if found is not None else first_of_shape(payload, context)
+
+        def first_of_shape(payload: bytes, context: Any) -> bytes | None:
+            head = payload[:head_size]
+            if _COUNT.unpack_from(payload)[0] != full_count or touched & set(_nulls_of(head)[1]):
+                return None
+            found = _make_changer(self.types, head, changes, sorted(needed))
+            if len(changers) < _MAX_SHAPES:
+                changers[head] = found
+            return found(payload, context)
+
+        return change
 
     def _dispatcher(self, positions: tuple[int, ...], as_list: bool) -> Callable[[bytes], Any]:
         head_size = self._head_size
@@ -197,6 +227,37 @@ def _make_reader(
     }
     reader: Callable[[bytes], Any] = _compile(source, scope, "read")
     return reader
+
+
+def _make_changer(
+    types: tuple[str, ...], head: bytes, changes: Sequence[tuple[int, Callable[[Any, Any], Any]]], needed: Sequence[int]
+) -> Callable[[bytes, Any], bytes | None]:
+    """Generate `change(payload, context)` for rows of this shape (R1): the bytes around the changed columns stay."""
+    absent = set(_nulls_of(head)[1])
+    offsets, layout = {}, f"<{len(head)}x"
+    for i, type_name in enumerate(types):
+        if i not in absent:
+            offsets[i] = struct.calcsize(layout)
+            layout += FIXED_FORMATS.get(type_name, "I")
+    scope: dict[str, Any] = {}
+    lines = ["def change(payload, context):"]
+    for i in needed:
+        scope[f"unpack{i}"] = struct.Struct("<" + FIXED_FORMATS[types[i]]).unpack_from
+        lines.append(f"    v{i}, = unpack{i}(payload, {offsets[i]})")
+    row = ", ".join(f"v{i}" if i in needed else "None" for i in range(len(types)))
+    lines.append(f"    row = ({row},)")
+    for i, fn in changes:
+        scope[f"fn{i}"] = fn
+        lines += [f"    n{i} = fn{i}(row, context)", f"    if n{i} is None:", "        return None"]
+    parts, at = [], 0
+    for i in sorted(position for position, _ in changes):
+        packer = struct.Struct("<" + FIXED_FORMATS[types[i]])
+        scope[f"pack{i}"] = packer.pack
+        parts += [f"payload[{at}:{offsets[i]}]", f"pack{i}(n{i})"]
+        at = offsets[i] + packer.size
+    lines.append(f"    return {' + '.join([*parts, f'payload[{at}:]'])}")
+    changer: Callable[[bytes, Any], bytes | None] = _compile("\n".join(lines), scope, "change")
+    return changer
 
 
 def _with_running_offset(types: tuple[str, ...], variables: list[int], wanted: set[int], last: int, start: int) -> list[str]:

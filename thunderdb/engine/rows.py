@@ -33,6 +33,7 @@ Row = tuple[bytes, bytes]
 
 LARGE_CACHE_BYTES = 64 << 20
 ROWID = 8
+_INTENT, _EXCLUSIVE = Mode.INTENT, Mode.EXCLUSIVE
 
 
 class StalePlan(Exception):
@@ -112,6 +113,28 @@ class Rows:
                 return None
             value = seen
         return self._payload(value)
+
+    def try_get_now(self, txn: Txn, root: int, key: bytes) -> bytes | None:
+        """`try_get` with a snapshot of this very moment (READ COMMITTED, and a statement that reads nothing else).
+
+        Such a snapshot sees what is the transaction's own or of no active one (N1, N4 of txn/versions.py); it is only made
+        where the row's newest version is another one's. Raises: Miss.
+        """
+        leaf = btree.find_leaf(self.access, root, key)
+        index = locate(leaf.keys, key)
+        if index < 0:
+            return None
+        value: bytes = leaf.vals[index]
+        stamp, _lsn, flags = VALUE_HEADER.unpack_from(value)
+        if stamp != txn.id and stamp in self.manager.active:
+            txn.new_snapshot()
+            try:
+                return self.try_get(txn, root, key)
+            finally:
+                txn.end_statement()
+        if not flags:
+            return value[VALUE_HEADER_SIZE:]
+        return None if flags & GHOST else self._payload(value)
 
     async def get(self, txn: Txn, root: int, key: bytes) -> bytes | None:
         return await self.access.run(self.try_get, txn, root, key)
@@ -353,13 +376,13 @@ class Rows:
         txn.begin_write()
         locks = self.manager.locks
         if table.lock_name not in txn.locks and (
-            not locks.try_acquire(txn, table.lock_name, Mode.INTENT)
+            not locks.try_acquire(txn, table.lock_name, _INTENT)
             or self.db.catalog_for(txn).table_by_id(table.definition.id) is not table.definition
         ):
             raise WouldWait
         if key is not None:
             name = (table.root, key)
-            if not locks.try_acquire(txn, name, Mode.EXCLUSIVE):
+            if not locks.try_acquire(txn, name, _EXCLUSIVE):
                 raise LockBusy(name)
 
     async def _update_index(

@@ -91,6 +91,13 @@ class Decoder:
         self._started = True
         self._need = 0
 
+    def lone_query(self, data: bytes) -> bytes | None:
+        """The body of a Query message, if the data are just that, and no piece waits for its rest: nearly always."""
+        if self._have or len(data) < 5 or data[0] != QUERY or self._broken:
+            return None
+        size = len(data) - 1
+        return data[5:] if _U32.unpack_from(data, 1)[0] == size <= MAX_MESSAGE_BYTES and self._started else None
+
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that are now whole, in order; never raises (B2)."""
         if self._broken:
@@ -310,6 +317,12 @@ def message(kind: bytes, body: bytes) -> bytes:
 def command_complete(tag: str) -> bytes:
     body = tag.encode()
     return _HEAD.pack(0x43, len(body) + 5) + body + b"\0"
+
+
+@lru_cache(maxsize=512)
+def complete_and_ready(tag: str, status: str) -> bytes:
+    """CommandComplete and ReadyForQuery, as they end nearly every answer."""
+    return command_complete(tag) + READY[status]
 
 
 def parameter_status(name: str, value: str) -> bytes:

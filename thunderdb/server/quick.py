@@ -6,6 +6,7 @@ session.py, which also reports what is wrong with it. A `Later` waits for a futu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from thunderdb.base.errors import DeadlockDetected, InvariantViolated, NodeStopped, ThunderError
@@ -14,16 +15,26 @@ from thunderdb.sql.quick import Later
 from thunderdb.sql.result import Result
 
 
+def quick_query(sql: Any, body: bytes) -> bytes | Later | None:
+    """`quick_reply` to a Query message."""
+    try:
+        result = sql.quick(pgwire.parse_query(body))
+    except (InvariantViolated, NodeStopped, DeadlockDetected):
+        raise
+    except ThunderError:
+        return None
+    return _answered(sql, pgwire.QUERY, result) if result.__class__ is Result else result
+
+
 def quick_reply(sql: Any, kind: int, body: bytes) -> bytes | Later | None:
     """Answer one message of a session in good order (no error since its last Sync).
 
     Raises: InvariantViolated, NodeStopped, DeadlockDetected; and whatever a bug of ours raises, after which nothing is known
     of the message.
     """
+    if kind == pgwire.QUERY:
+        return quick_query(sql, body)
     try:
-        if kind == pgwire.QUERY:
-            result = sql.quick(pgwire.parse_query(body))
-            return _answered(sql, kind, result) if result.__class__ is Result else result
         answer = _ANSWERS.get(kind)
         return None if answer is None else answer(sql, body)
     except (InvariantViolated, NodeStopped, DeadlockDetected):
@@ -40,16 +51,24 @@ def finished_reply(sql: Any, kind: int, later: Later) -> bytes | Later | None:
 
 def _answered(sql: Any, kind: int, result: Result) -> bytes:
     if kind == pgwire.QUERY:
-        return result.description + result.data + pgwire.command_complete(result.tag) + ready(sql)
+        changes = sql.take_parameter_changes()
+        end = pgwire.complete_and_ready(result.tag, sql.status) if not changes else _end(sql, result, changes)
+        return result.description + result.data + end if result.description else end
     return result.data + pgwire.command_complete(result.tag) if kind == pgwire.EXECUTE else ready(sql)
+
+
+def _end(sql: Any, result: Result, changes: Sequence[tuple[str, str]]) -> bytes:
+    return pgwire.command_complete(result.tag) + _parameters(changes) + pgwire.READY[sql.status]
+
+
+def _parameters(changes: Sequence[tuple[str, str]]) -> bytes:
+    return b"".join([pgwire.parameter_status(name, value) for name, value in changes])
 
 
 def ready(sql: Any) -> bytes:
     """ReadyForQuery, and before it the reportable parameters that have changed."""
     changes = sql.take_parameter_changes()
-    if not changes:
-        return pgwire.READY[sql.status]
-    return b"".join([pgwire.parameter_status(name, value) for name, value in changes]) + pgwire.READY[sql.status]
+    return _parameters(changes) + pgwire.READY[sql.status] if changes else pgwire.READY[sql.status]
 
 
 def _parse(sql: Any, body: bytes) -> bytes | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from thunderdb.base.errors import InvariantViolated, NodeStopped, SqlError, ThunderError
 from thunderdb.runtime.ports import Connection
@@ -26,7 +26,7 @@ from thunderdb.runtime.sync import Future
 from thunderdb.server import pgwire
 from thunderdb.server.copying import ClientGone, Copying
 from thunderdb.server.extended import ExtendedServing
-from thunderdb.server.quick import finished_reply, quick_reply, ready
+from thunderdb.server.quick import finished_reply, quick_query, quick_reply, ready
 from thunderdb.sql.quick import Later
 from thunderdb.sql.result import Result
 
@@ -169,6 +169,11 @@ class Session:
     # ---- bytes in, bytes out --------------------------------------------------------------------------------------------
 
     def _on_data(self, data: bytes) -> None:
+        if not (self._serving or self.skipping or self._closed or self._terminating):
+            body = self._decoder.lone_query(data)
+            if body is not None:
+                self._answer_query(body)
+                return
         messages = self._decoder.feed(data)
         if not messages or self._closed:
             return
@@ -182,6 +187,25 @@ class Session:
             self._paused = True
             self._connection.pause()
         self._wake()
+
+    def _answer_query(self, body: bytes) -> None:
+        """Answer a Query message that came alone: what `_serve_quickly` does, with no queue if nothing has to wait."""
+        reply = None
+        try:
+            reply = quick_query(self._sql, body)
+        except Exception as error:
+            self._stumbled = error
+        if reply.__class__ is bytes:
+            self.sessions.statements += 1
+            self._connection.write(reply)
+            return
+        self.queue.append((pgwire.QUERY, body))
+        if reply is None:
+            self._serve_slowly()
+        else:
+            self._later = later = cast(Later, reply)
+            self._serving = True
+            later.future.add_done_callback(self._go_on)
 
     def _serve_quickly(self) -> bool:
         """Answer what is in the queue without a coroutine; return whether nothing is left, or it waits for a `Later`."""

@@ -16,7 +16,7 @@ _PAUSE_ROWS = 20_000
 class Context:
     """One execution of one statement. Compiled expressions get it as their second argument."""
 
-    __slots__ = ("db", "rows", "txn", "session", "params", "scalars", "sequences", "_statement_us", "_rows_since_pause")
+    __slots__ = ("db", "rows", "txn", "session", "params", "scalars", "sequences", "statement_us", "_rows_since_pause")
 
     def __init__(self, session: SqlSession, txn: Any, params: Sequence[Any]) -> None:
         self.db = session.db
@@ -26,16 +26,16 @@ class Context:
         self.params = params
         self.scalars: list[Any] = []
         self.sequences: list[int] = []
-        self._statement_us: int | None = None
+        self.statement_us: int | None = None
         self._rows_since_pause = 0
 
     def time(self, which: str) -> int:
         """Microseconds since 2000: of the "transaction"'s start, this "statement"'s first look, or the "clock" now."""
         if which == "transaction":
             return self.session.transaction_us()
-        if which == "clock" or self._statement_us is None:
-            self._statement_us = self.session.now_us()
-        return self._statement_us
+        if which == "clock" or self.statement_us is None:
+            self.statement_us = self.session.now_us()
+        return self.statement_us
 
     def random_bits(self, count: int) -> int:
         return self.session.random_bits(count)

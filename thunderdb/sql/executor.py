@@ -97,7 +97,8 @@ class SqlSession:
 
     def take_parameter_changes(self) -> list[tuple[str, str]]:
         """Reportable parameters changed by SET since the last call: send a ParameterStatus for each before ReadyForQuery."""
-        return self.settings.take_changes()
+        settings = self.settings
+        return settings.take_changes() if settings.changed else []
 
     def take_notices(self) -> list[Notice]:
         """Notices raised since the last call; send them before the CommandComplete or error that follows."""
@@ -262,9 +263,7 @@ class SqlSession:
         read_only = modes.get("read_only", values["default_transaction_read_only"] == "on")
         if self.txn is None:
             self._begin(isolation, read_only)
-        self.settings.begin()
-        values["transaction_isolation"] = isolation
-        values["transaction_read_only"] = "on" if read_only else "off"
+        self.settings.begin(isolation, read_only)
         self.status, self.in_block = "T", True
         self.transaction_us()
 

@@ -30,13 +30,14 @@ class Hard(Exception):
 
 @dataclass(slots=True)
 class Expr:
-    """A compiled expression. `slot` is the parameter index while its type is still unknown (E2)."""
+    """A compiled expression. `slot` is a parameter's index, whose type may still be unknown (E2); `position` a column's."""
 
     fn: Fn
     type: str
     typmod: int = -1
     const: bool = False
     slot: int | None = None
+    position: int | None = None
 
     def value(self) -> Any:
         """A constant's value."""
@@ -90,6 +91,7 @@ class Compiler:
         self.subqueries = subqueries or {}  # id(tree) -> (index into context.scalars, type)
         self.sequences: list[str] = []
         self.volatile = False
+        self.used: set[int] = set()  # the columns that what was compiled looks at
 
     def compile(self, node: Any) -> Expr:
         from thunderdb.sql.expr_nodes import compile_node
@@ -158,6 +160,8 @@ def _mapped(value: Expr, cast: Callable[[Any], Any], target: str) -> Expr:
 def strict2(function: Callable[[Any, Any], Any], left: Expr, right: Expr, type_name: str) -> Expr:
     """A binary operator that is NULL where an operand is (E1)."""
     f, g = left.fn, right.fn
+    if right.slot is not None and right.type != "unknown" and (left.position is not None or left.const):
+        return Expr(_with_parameter(function, left, right.slot), type_name)
 
     def apply(row: Any, context: Any) -> Any:
         a = f(row, context)
@@ -167,6 +171,25 @@ def strict2(function: Callable[[Any, Any], Any], left: Expr, right: Expr, type_n
         return None if b is None else function(a, b)
 
     return Expr(apply, type_name)
+
+
+def _with_parameter(function: Callable[[Any, Any], Any], left: Expr, index: int) -> Fn:
+    """`strict2` of a column, or of a constant, and a parameter: as statements with literals have it."""
+    position = left.position
+    if position is not None:
+
+        def of_column(row: Any, context: Any) -> Any:
+            a, b = row[position], context.params[index]
+            return None if a is None or b is None else function(a, b)
+
+        return of_column
+    constant_value = left.value()
+
+    def of_constant(row: Any, context: Any) -> Any:
+        b = context.params[index]
+        return None if constant_value is None or b is None else function(constant_value, b)
+
+    return of_constant
 
 
 def strict_n(function: Callable[..., Any], arguments: Sequence[Expr], type_name: str) -> Expr:

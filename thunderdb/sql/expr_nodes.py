@@ -39,7 +39,8 @@ def _column(c: Compiler, node: exp.Column) -> Expr:
         raise SqlError("42703", f"column {table}.{name} does not exist" if table else f'column "{name}" does not exist')
     position = found[0]
     column = c.columns[position]
-    return Expr(lambda row, context: row[position], column.type, column.typmod)
+    c.used.add(position)
+    return Expr(lambda row, context: row[position], column.type, column.typmod, position=position)
 
 
 def _literal(c: Compiler, node: exp.Literal) -> Expr:

@@ -30,6 +30,25 @@ def _zero() -> SqlError:
 def _integer(name: str, function: Callable[[int, int], int]) -> Binary:
     bound = INTEGER_BOUNDS[name]
 
+    if function is operator.add:
+
+        def add(a: int, b: int) -> int:
+            result = a + b
+            if -bound <= result < bound:
+                return result
+            raise types.out_of_range(name)
+
+        return add
+    if function is operator.sub:
+
+        def subtract(a: int, b: int) -> int:
+            result = a - b
+            if -bound <= result < bound:
+                return result
+            raise types.out_of_range(name)
+
+        return subtract
+
     def apply(a: int, b: int) -> int:
         result = function(a, b)
         if -bound <= result < bound:

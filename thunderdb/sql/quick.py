@@ -28,6 +28,7 @@ from thunderdb.sql.utility import Utility
 from thunderdb.sql.write import InsertPlan, UpdatePlan
 from thunderdb.storage.pool import Miss, PageMiss
 from thunderdb.txn.locks import Mode
+from thunderdb.txn.manager import READ_COMMITTED
 
 if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
@@ -55,11 +56,19 @@ class Later:
 class QuickPath:
     """The quick steps of one session."""
 
-    __slots__ = ("_session", "_reader")
+    __slots__ = ("_session", "_reader", "_context")
 
     def __init__(self, session: SqlSession) -> None:
         self._session = session
         self._reader: Any = None  # stands in for a transaction outside a block
+        self._context = Context(session, None, ())  # of each step anew: none goes on after it has returned
+
+    def _context_of(self, txn: Any, params: Sequence[Any]) -> Context:
+        context = self._context
+        context.txn = txn
+        context.params = params
+        context.statement_us = None
+        return context
 
     def run(
         self,
@@ -71,8 +80,14 @@ class QuickPath:
     ) -> Result | Later | None:
         """Run a plan, with the wait for a row's lock and for a page or two; `alone`: and commit, if there is no block (Q1)."""
         session = self._session
+        write = planned.quick_write
         try:
-            result = self._try(planned, params, formats)
+            if write is not None:
+                result = self._write(write, params)
+            elif planned.point is not None:
+                result = self._point(planned, planned.point, params, formats)
+            else:
+                return None
         except LockBusy as busy:
             if session.timeouts.any():
                 return None
@@ -111,15 +126,8 @@ class QuickPath:
         durable = session.commit_soon()
         return result if durable is None else Later(durable, lambda: result)
 
-    def _try(self, planned: Planned, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
-        """Raises: LockBusy, PageMiss."""
-        if planned.point is not None:
-            return self._point(planned, planned.point, params, formats)
-        if planned.quick_write is not None:
-            return self._write(planned.quick_write, params)
-        return None
-
     def _point(self, planned: Planned, point: PointPlan, params: Sequence[Any], formats: tuple[int, ...]) -> Result | None:
+        """Raises: PageMiss."""
         session = self._session
         txn = session.txn
         if txn is None:
@@ -130,16 +138,17 @@ class QuickPath:
         elif not session.in_block:
             return None
         session.cancel_requested = False
-        txn.new_snapshot()
         try:
-            key = point.key(Context(session, txn, params))
-            payload = None if key is None else session.rows.try_get(txn, point.root, key)
+            key = point.key(self._context_of(txn, params))
+            if txn.isolation == READ_COMMITTED:
+                payload = None if key is None else session.rows.try_get_now(txn, point.root, key)
+            else:
+                txn.new_snapshot()
+                payload = None if key is None else session.rows.try_get(txn, point.root, key)
         except (InvariantViolated, PageMiss):  # Q3
             raise
         except (Miss, ValueError, ArithmeticError, ThunderError):
             return None
-        finally:
-            txn.end_statement()
         if payload is None:
             return Result("SELECT 0", point.columns, planned.description, b"")
         row = planned.encoder(formats, session.offset_s)(point.project(payload))
@@ -155,12 +164,11 @@ class QuickPath:
             return None
         session.cancel_requested = False
         try:
-            count = plan.change_quickly(Context(session, txn, params))
+            return plan.results[plan.change_quickly(self._context_of(txn, params))]
         except PageMiss:
             raise
         except (Miss, WouldWait, SqlError):
             return None
-        return Result(plan.final_tag(count))
 
     def _utility_at_once(self, utility: Utility) -> Result | None:
         """BEGIN; COMMIT and ROLLBACK of a block that has changed nothing."""

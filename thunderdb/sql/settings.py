@@ -34,6 +34,8 @@ _DEFAULTS = {
     "jit": "off", "enable_seqscan": "on", "fsync": "on", "wal_level": "replica", "default_transaction_deferrable": "off",
     "transaction_deferrable": "off", "block_size": "8192", "geqo": "on", "enable_indexscan": "on", "enable_bitmapscan": "on",
 }  # fmt: skip
+_OF_BLOCK = ("transaction_isolation", "transaction_read_only")
+"""What a block has of its own; they may be set without `Settings.set`."""
 _READ_ONLY = frozenset(
     "server_version server_version_num server_encoding is_superuser integer_datetimes in_hot_standby max_connections "
     "lc_collate lc_ctype max_identifier_length fsync wal_level block_size session_authorization".split()
@@ -62,7 +64,7 @@ class Settings:
         self.values: dict[str, str] = dict(_DEFAULTS)
         self.values["session_authorization"] = user
         self.changed: dict[str, None] = {}
-        self._at_begin: dict[str, str] | None = None
+        self._at_begin: dict[str, str] | None = None  # of what has changed since, in a block
         self._local: dict[str, str] = {}
         for name, value in startup.items():
             if name not in ("user", "database", "options", "replication") and not name.startswith("_pq_."):
@@ -100,7 +102,10 @@ class Settings:
         self._put(key, checked)
 
     def _put(self, key: str, value: str) -> None:
-        if self.values.get(key) != value:
+        old = self.values.get(key)
+        if old != value:
+            if self._at_begin is not None and old is not None:
+                self._at_begin.setdefault(key, old)
             self.values[key] = value
             self.changed[key] = None
 
@@ -108,18 +113,23 @@ class Settings:
         for key, value in self.initial.items():
             self._put(key, value)
 
-    def begin(self) -> None:
+    def begin(self, isolation: str, read_only: bool) -> None:
         """A transaction block begins (G1)."""
-        self._at_begin = dict(self.values)
+        values = self.values
+        self._at_begin = {key: values[key] for key in _OF_BLOCK}
+        values["transaction_isolation"] = isolation
+        values["transaction_read_only"] = "on" if read_only else "off"
         self._local = {}
 
     def end(self, committed: bool) -> None:
         if self._at_begin is None:
             return
         restore = self._local if committed else self._at_begin
-        for key, value in restore.items():
-            self._put(key, value)
-        self._at_begin, self._local = None, {}
+        self._at_begin = None
+        if restore:
+            for key, value in restore.items():
+                self._put(key, value)
+            self._local = {}
 
     def timeout_ms(self, name: str) -> int:
         return int(self.values[name])

@@ -21,6 +21,7 @@ from thunderdb.sql.expr import Compiler, Expr, Fn, Hard, Slots, constant
 from thunderdb.sql.parse import ident, parse_expression
 from thunderdb.sql.path import choose
 from thunderdb.sql.plan import Environment, Plan, Rows
+from thunderdb.sql.result import Result
 from thunderdb.sql.select import Projection, SelectPlan, find_table, plan_query, plan_subqueries, scope_of
 
 COLLECT_LIMIT = 10_000_000
@@ -194,6 +195,7 @@ class InsertPlan(WritePlan):
         self.mapping: list[Any] = []
         self.sequences: list[str] = []
         self.conflict: Conflict | None = None
+        self.results = (Result("INSERT 0 0"), Result("INSERT 0 1"))
 
     def _check_count(self, given: int, wanted: int, named: bool) -> None:
         if given > wanted:
@@ -519,7 +521,9 @@ class UpdatePlan(_Changing):
         self, env: Environment, definition: Any, tree: Any, alias: str, subqueries: dict[int, tuple[int, str]]
     ) -> None:
         super().__init__(env, definition, tree, alias, subqueries)
+        self.compiler.used = set()
         self.assignments = plan_assignments(self.target, self.compiler, tree.expressions)
+        needed = self.compiler.used
         changed = {position for position, _ in self.assignments}
         self.moves = bool(self.path.index_root) or bool(changed & set(definition.pk))
         self.sequences = self.compiler.sequences
@@ -531,6 +535,9 @@ class UpdatePlan(_Changing):
             and self.returning is None
             and not (self.moves or self.sequences or target.table.indexes)
         )
+        self.results = (Result("UPDATE 0"), Result("UPDATE 1"))
+        row = target.table.row
+        self._changer = row.changer(self.assignments, needed) if self.quick and not target.checks else None
 
     def change_quickly(self, context: Context) -> int:
         """Change one row by its key in one synchronous step (`quick` plans only). Raises: WouldWait, Miss; SqlError."""
@@ -549,6 +556,10 @@ class UpdatePlan(_Changing):
         target = self.target
         row = target.table.row
         try:
+            if self._changer is not None:
+                changed = self._changer(payload, context)
+                if changed is not None:
+                    return changed
             old = row.decode(payload)
             new = old.copy()
             for position, fn in self.assignments:

@@ -78,7 +78,8 @@ class Txn:
         """
         if self.read_only:
             raise SqlError("25006", "cannot execute a change in a read-only transaction")
-        self.manager.access.log.admit()
+        if self.manager.spares.disk_full:
+            self.manager.access.log.admit()
         if not self.id:
             if self.isolation != READ_COMMITTED and self.snapshot is None:
                 self.new_snapshot()
@@ -118,6 +119,7 @@ class TxnManager:
 
     def __init__(self, access: Access, clock: Clock, events: Events, next_txn: int = FIRST_TXN, order_us: int = 0) -> None:
         self.access = access
+        self.spares = access.log.spares
         self.events = events
         self.locks = LockTable(access.tasks)
         self.versions = Versions(access.log)

@@ -63,3 +63,32 @@ def test_many_null_patterns_do_not_grow_the_cache_without_bound() -> None:
 def test_the_empty_row() -> None:
     codec = RowCodec(())
     assert codec.decode(codec.encode([])) == []
+
+
+def test_a_changer_gives_what_encoding_all_columns_gives() -> None:
+    types = ("int4", "text", "int8", "float8", "numeric", "bool", "date")
+    codec = RowCodec(types)
+    assignments = [(5, lambda row, context: row[0] > 7), (2, lambda row, context: row[2] + row[0] + context)]
+    change = codec.changer(assignments, {0, 2})
+    assert change is not None
+    for mask in range(1 << len(types)):
+        given = [8, "grüße", -(1 << 40), 0.5, Decimal("1.50"), False, -3]
+        values = [None if mask >> i & 1 else v for i, v in enumerate(given)]
+        changed = change(codec.encode(values), 100)
+        if None in (values[0], values[2], values[5]):
+            assert changed is None
+        else:
+            after = values.copy()
+            after[5], after[2] = True, -(1 << 40) + 108
+            assert changed == codec.encode(after)
+
+
+def test_a_changer_leaves_alone_what_is_not_of_fixed_size_or_older_or_becomes_null() -> None:
+    codec = RowCodec(("int4", "text"), (1, "x"))
+    assert codec.changer([(1, lambda row, context: "y")], set()) is None
+    assert codec.changer([(0, lambda row, context: len(row[1]))], {1}) is None
+    change = codec.changer([(0, lambda row, context: context)], set())
+    assert change is not None
+    assert change(codec.encode([1, "x"]), 5) == codec.encode([5, "x"])
+    assert change(RowCodec(("int4",)).encode([1]), 5) is None
+    assert change(codec.encode([1, "x"]), None) is None

@@ -144,6 +144,24 @@ def test_a_change_outside_a_block_waits_for_its_commit(wire: Wire) -> None:
     assert wire.database.client().run("select b from t where a = 3") == [("1",)]
 
 
+def test_a_quick_read_sees_its_own_change_and_no_open_one_of_others(wire: Wire) -> None:
+    def read_by(connection: FakeConnection) -> bytes:
+        connection.writes.clear()
+        connection.on_data(query("select b from t where a = 3"))
+        row: bytes = next(body for kind, body in read(connection) if kind == "D")
+        return row[6:]
+
+    other = wire.connect()
+    wire.talk(query("select b from t where a = 3"))  # planned, so that what follows is quick
+    assert wire.talk(query("begin"))[-1][1] == b"T"
+    wire.talk(query("update t set b = b + 7 where a = 3"))
+    assert (read_by(wire.connection), read_by(other)) == (b"7", b"0")
+    wire.connection.on_data(query("commit"))
+    assert read_by(other) == b"0"  # it is not durable yet
+    wire.world.scheduler.settle()
+    assert read_by(other) == b"7"
+
+
 def test_errors_after_bind_skip_until_sync(wire: Wire) -> None:
     messages = wire.talk(
         bind("read", b"x") + execute() + bind("read", b"1") + execute() + SYNC + bind("read", b"1") + execute() + SYNC
@@ -167,7 +185,7 @@ def test_a_broken_invariant_stops_the_node(wire: Wire) -> None:
     def broken(*args: Any) -> None:
         raise InvariantViolated("impossible")
 
-    wire.sql[0].rows = type("Broken", (), {"try_get": broken})()
+    wire.sql[0].rows = type("Broken", (), {"try_get_now": broken})()
     with pytest.raises(InvariantViolated):
         wire.talk(bind("read", b"1") + execute() + SYNC)
 
