@@ -59,6 +59,8 @@ class Actions:
         self.over = False
         self.tried: set[str] = set()
         """Where backups were begun: a place is used once."""
+        self.half_expired = False
+        """A retention run has not ended: what it has removed is not known."""
 
     async def carry_out(self, step: Step) -> str:
         """Do it, and compare how it ended with what the step expects; return how it ended. Raises: Violation."""
@@ -139,8 +141,10 @@ class Actions:
         site = self.site
         name = args["backup"]
         site.scale_store(self._place(name), True)
-        report = await site.call(verify_backup(site.node.ports, self._place(name)))
-        site.scale_store(self._place(name), False)
+        try:
+            report = await site.call(verify_backup(site.node.ports, self._place(name)))
+        finally:
+            site.scale_store(self._place(name), False)
         if report.passed:
             site.note(f"verify {name}: passed", "operator")
             return "passed"
@@ -261,10 +265,12 @@ class Actions:
         codec = Codec(config.wal_archive_compress, None)
         before, site.phase = site.phase, "retention"
         site.happened("retention.started", {})
+        self.half_expired = True
         try:
             done = await site.call(expire(site.node.ports, policy, codec, site.new_events()))
         finally:
             site.phase = before
+        self.half_expired = False
         site.note(f"retention removed {len(done.removed)} objects", "backup")
         site.world.fired["expired_objects"] += len(done.removed)
         site.retired.update(done.removed)

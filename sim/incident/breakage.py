@@ -1,8 +1,9 @@
-"""What breaks in an incident: faults of machines, disks, stores, clocks and people, each counted where it strikes.
+"""What breaks in an incident: faults of machines, disks, stores, clocks and people.
 
 B1. A fault with `for` is over after that time, whatever the timeline does meanwhile.
 B2. A damaged file or object is named in the run's report; which one it is comes from the plan's own stream.
 B3. Damage to the database's own files strikes cache and device alike: it is what the device gives back.
+B4. A fault is counted where it strikes: by disk and store when an operation meets it; here only what takes effect at once.
 """
 
 from __future__ import annotations
@@ -102,18 +103,19 @@ class Breakage:
         """The next fsync fails; the node must stop by itself."""
         site = self.site
         site.node.ports.disk.arm("sync_error", args.get("path", ""))
-        site.trouble.strike("sync_error")
-        for _ in range(OPTIONAL_SYNCS if self.optional else 100_000):
-            if site.fatal is not None or not site.node.alive:
-                break
-            await site.sleep(2 * MS)
-        else:
-            if not self.optional:
-                raise Violation("an fsync was to fail, but nothing was synced")
-            site.node.ports.disk.armed.clear()
-            return
-        site.trouble.strike("sync_error")
-        site.fired("sync_error", _kind_of(args.get("path", "")))
+        site.trouble.begin("sync_error")
+        try:
+            for _ in range(OPTIONAL_SYNCS if self.optional else 100_000):
+                if site.fatal is not None or not site.node.alive:
+                    break
+                await site.sleep(2 * MS)
+            else:
+                if not self.optional:
+                    raise Violation("an fsync was to fail, but nothing was synced")
+                site.node.ports.disk.armed.clear()
+                return
+        finally:
+            site.trouble.end("sync_error")
         if site.node.alive:
             site.node.crash(False)
 
@@ -121,8 +123,6 @@ class Breakage:
         site = self.site
         image = site.node.image
         image.capacity_bytes = image.used_bytes + args.get("room_bytes", 0)
-        site.world.fired["disk_full"] += 1
-        site.fired("disk_full", "disk")
 
         def over() -> None:
             image.capacity_bytes = 1 << 50
@@ -157,12 +157,10 @@ class Breakage:
         if place.startswith("/"):  # another machine's disk, whose mount fails here
             self._check_mount(place)
             away[place] = None
-            self.site.fired("store_outage", "mount")
             self._later("store_outage", args, lambda: away.pop(place, None))
             return
         bucket = self._bucket(args)
         bucket.faults.down = True
-        self.site.fired("store_outage", "store")
 
         def over() -> None:
             bucket.faults.down = False
@@ -175,7 +173,6 @@ class Breakage:
         for name in names:
             if name in args:
                 setattr(faults, name, args[name])
-                self.site.fired(f"store_{name.removesuffix('_ns')}", "store")
 
         def over() -> None:
             faults.error_before = faults.error_after = faults.truncated = 0.0
@@ -203,7 +200,10 @@ class Breakage:
         self.site.fired("clock_jump", "clock")
 
     async def _clock_drift(self, args: dict[str, Any]) -> None:
-        self.site.node.clock.set_drift(args["ppm"] * 1000)
+        clock = self.site.node.clock
+        if args["ppm"] * 1000 == clock.drift_ppb:
+            return
+        clock.set_drift(args["ppm"] * 1000)
         self.site.trouble.strike("clock_drift")
         self.site.world.fired["clock_drift"] += 1
         self.site.fired("clock_drift", "clock")
@@ -268,6 +268,8 @@ class Breakage:
             if how in ("delete", "hide") or target.read() != before:
                 self.site.spoiled.append(target.name)
                 self.site.damaged |= target.name.startswith((DATA_DIR, WAL_DIR))
+            elif how != "duplicate":
+                continue  # zeros over zeros, or one object in the place of its equal
             self.site.world.fired[f"damage_{how}"] += 1
             self.site.fired(f"damage_{how}", target.kind)
             self.damaged.append(f"{how} {target.name}")
@@ -394,13 +396,6 @@ def _hole(data: bytearray) -> int:
     """The middle of what is written in a log segment: records lie on both sides."""
     end = len(bytes(data).rstrip(b"\0"))
     return max(SECTOR, end // 2)
-
-
-def _kind_of(path: str) -> str:
-    for part, kind in (("wal", "segment"), ("pages", "page"), ("control", "control"), ("mnt", "mount")):
-        if part in path:
-            return kind
-    return "any file"
 
 
 def _wipe(image: DiskImage, keep: tuple[str, ...] = (), below: str = "") -> None:

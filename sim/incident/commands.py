@@ -13,6 +13,7 @@ from collections.abc import Callable
 from sim.incident.copying import put_file
 from sim.world.image import clean
 from sim.world.rand import Stream
+from sim.world.trace import Op
 from sim.world.world import SimNode
 
 UNREACHABLE = 7
@@ -25,7 +26,7 @@ def handler(node: SimNode, stream: Stream) -> Callable[[str], tuple[int, str]]:
     def fails(url: str, kind: str) -> bool:
         chance = getattr(server.bucket(url).faults, kind)
         if chance and stream.random() < chance:
-            server.fired[f"store.{kind}"] += 1
+            server.struck(kind)
             return True
         return False
 
@@ -34,7 +35,7 @@ def handler(node: SimNode, stream: Stream) -> Callable[[str], tuple[int, str]]:
         if verb not in ("put", "get"):
             return 127, f"sh: {verb}: not found"
         if server.bucket(url).faults.down:
-            server.fired["store.down"] += 1
+            server.struck("down")
             return UNREACHABLE, "connection refused"
         if fails(url, "error_before"):
             return UNREACHABLE, "503 Slow Down"
@@ -48,8 +49,8 @@ def handler(node: SimNode, stream: Stream) -> Callable[[str], tuple[int, str]]:
         if path not in node.image.names:
             return 1, f"{path}: no such file"
         data = node.image.inodes[node.image.names[path]].read(0, 1 << 62)
-        server.objects[f"{url}/{second}"] = (data, node.world.now_ns)
-        server.first.setdefault(f"{url}/{second}", data)
+        server.keep(f"{url}/{second}", data, node.world.now_ns)
+        node.world.trace.event(node.world.now_ns, node.number, Op.STORE, f"{url}/{second}".encode() + b"\0" + data)
         return (UNREACHABLE, "the connection was lost") if fails(url, "error_after") else (0, "")
 
     return run

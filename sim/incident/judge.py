@@ -7,6 +7,7 @@ J2. It has an opinion only where it can know. While a fault is on, whoever meets
 J3. What was acknowledged and is gone after a restart, with a disk that told the truth, is lost; so is what the archive was
     said to hold and a restore did not bring back.
 J4. An operator's action that meets no fault succeeds.
+J5. What the archiver said it had shipped is in the archive as it was first put, unless it was damaged, or retention removed it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 from sim.incident.evidence import Closed, Evidence
 from sim.incident.site import Site
 from sim.oracle.truth import Line, before_verb
-from sim.scenario.scenario import Promises
 from sim.scenario.steps import ACTIONS, Step
+from thunderdb.base.errors import ThunderError
 from thunderdb.recovery.target import Target, TargetKind
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Judge:
             return Opinion()
         try:
             target = self.actions.target_of(args.get("target", "latest"))
-        except Exception:
+        except ThunderError:
             return Opinion()
         return self._reach(manifest, line, target, archive)
 
@@ -254,7 +255,10 @@ class Judge:
                 shown = ", ".join(f"{end:#x}" for end in sorted(ends))
                 self.problems.append(f"recovered to {self.actions.recovered_lsn:#x}, but backups end at {shown}")
 
-    def verdict(self, promises: Promises, refused: bool) -> list[str]:
+    def verdict(self) -> list[str]:
+        """What was found; at the end of a run."""
+        if not self.actions.half_expired and not self.site.diverged and not self.site.trouble.ever_lied:
+            self.problems += self.evidence.missing()  # J5
         return list(self.problems)
 
 

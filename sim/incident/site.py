@@ -12,6 +12,7 @@ I2. What came back is exactly the state after the commits below one LSN; which o
 I3. Everything the report shows as a moment is a mark; marks are taken where the thing happens.
 I4. Liveness: while the node is up and nothing is wrong with its disk or process, a client's transaction is acknowledged within
     `promises.service`, whatever the archive does. Looked at before each step of the timeline, and at the end.
+I5. A database stops by itself only if its own disk fails, or holds what it should not.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from sim.world.trace import Sink
 from sim.world.world import NodeDied, SimNode, World
 from thunderdb.archive.archiver import Archiver
 from thunderdb.base.config import Config
-from thunderdb.base.errors import DiskFull, SyncFailed, ThunderError
+from thunderdb.base.errors import DiskFull, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database
 from thunderdb.recovery.restart import Memory
@@ -123,6 +124,8 @@ class Site:
         self.waiting: list[tuple[str, int, Future[None]]] = []
         self.phase = "set up"
         self.fatal: BaseException | None = None
+        self.unexplained: BaseException | None = None
+        """With what the database has stopped though nothing was wrong with its disk."""
         self.spoiled: list[str] = []
         self.retired: set[str] = set()
         """What retention has removed: names of objects, places of backups."""
@@ -214,7 +217,7 @@ class Site:
 
     def fired(self, fault: str, kind: str) -> None:
         """A fault has been injected: for the coverage table, by fault, file kind and phase."""
-        self.world.coverage[f"{fault}|{kind}|{self.phase}"] += 1
+        self.world.struck(fault, kind)
 
     def happened(self, name: str, fields: dict[str, Any]) -> None:
         """An event of the engine, or of this harness."""
@@ -287,7 +290,16 @@ class Site:
         db.log.recorder = self.recorder
 
     def _failed(self, error: BaseException) -> None:
+        """I5."""
         self.fatal = error
+        if not self.troubled and self.unexplained is None:
+            self.unexplained = error
+
+    def check_fatal(self) -> None:
+        """I5. Raises: Violation."""
+        if self.unexplained is not None:
+            error, self.unexplained = self.unexplained, None
+            raise Violation(f"the node stopped, though its disk was well: {type(error).__name__}: {error}")
 
     async def set_up(self) -> None:
         """Make the tables, fill them, and write every page, so that recovery begins behind all this."""
@@ -379,8 +391,9 @@ class Site:
             await self.ended(call)
         self.calls.clear()
         self.clients.clear()
+        self.check_fatal()
         for error in (self.node.fatal, self.fatal):
-            if error is not None and not isinstance(error, (SyncFailed, ThunderError)):
+            if error is not None and not isinstance(error, ThunderError):
                 raise Violation(f"the node stopped: {type(error).__name__}: {error}")
         self.db_ = self.archiver = None
         self.node.fatal = self.fatal = None

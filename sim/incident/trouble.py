@@ -26,13 +26,14 @@ class Troubles:
         self._now_ns = now_ns
         self.active: Counter[str] = Counter()
         self.ended_ns = self.disk_ended_ns = -2 * CALM_NS
-        self.lied = False
+        self.lied = self.ever_lied = False
         self.clock = False
         """The wall clock was moved: times may name no moment, or two."""
 
     def begin(self, name: str) -> None:
         self.active[name] += 1
         self.lied = self.lied or name in LYING
+        self.ever_lied = self.ever_lied or self.lied
         self.clock = self.clock or name.startswith("clock")
 
     def end(self, name: str) -> None:

@@ -222,7 +222,7 @@ class Run:
                 node.set_boundary(None)
         if node.alive:
             self._check_calls()
-            self.world.coverage[f"{'power_cut' if strike.power else 'kill'}|machine|serving"] += 1
+            self.world.struck("power_cut" if strike.power else "kill", "machine")
             node.crash(strike.power, fates_of(strike.fates))
 
     def _arm(self, strike: Strike) -> None:
@@ -281,7 +281,6 @@ class Run:
             return
         image = self.node.image
         image.capacity_bytes = image.used_bytes + outage.full_room
-        self.world.fired["disk_full"] += 1
         await self._sleep(outage.full_for_ns)
         if self.life == life:
             self._heal()

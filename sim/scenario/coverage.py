@@ -17,7 +17,7 @@ ENOUGH_RUNS = 20
 
 _SHOWN_AS = {
     "stop": ("clean_stop",), "kill_then_power_cut": ("power_cut",), "reset": ("connection_reset",),
-    "fsync_lies": ("lost_sync",), "region_lost": ("machine_lost", "region_lost"),
+    "fsync_lies": ("lost_sync",), "store_errors": ("store_error", "store_truncated", "store_lag"),
 }  # fmt: skip
 
 
@@ -50,10 +50,12 @@ def silent(enabled_in: Counter[str], coverage: Counter[str]) -> list[str]:
     """C1 over generated runs: the classes that were there in enough of them, and did not strike once."""
     missing = []
     for name, runs in sorted(enabled_in.items()):
-        kind = name.removeprefix("damage ")
-        kind = {"hot_page": "page", "page_file": "page"}.get(kind, kind)
-        shown = {"fsync_lies": "lost_sync", "store_errors": "store_"}.get(name, name.replace("damage " + name[7:], "damage_"))
-        struck = any(key.startswith(shown) and (shown != "damage_" or key.split("|")[1] == kind) for key in coverage)
+        if name.startswith("damage "):
+            kind = name.removeprefix("damage ")
+            kind = {"hot_page": "page", "page_file": "page"}.get(kind, kind)
+            struck = any(key.startswith("damage_") and key.split("|")[1] == kind for key in coverage)
+        else:
+            struck = _struck(name, {key.partition("|")[0] for key in coverage})
         if runs >= ENOUGH_RUNS and not struck:
             missing.append(f"{name} is enabled in {runs} runs, but never fired")
     return missing
@@ -62,12 +64,12 @@ def silent(enabled_in: Counter[str], coverage: Counter[str]) -> list[str]:
 def never_fired(scenario: Scenario, fired: Counter[str], coverage: Counter[str]) -> list[str]:
     """C1: the classes of `enabled` that did not strike once."""
     seen = {name for name, count in fired.items() if count} | {key.partition("|")[0] for key in coverage}
-    missing = []
-    for fault in enabled(scenario):
-        names = _SHOWN_AS.get(fault, (fault,))
-        if not any(one == name or one.startswith(f"{name}_") or one.startswith(f"{name} ") for one in seen for name in names):
-            missing.append(fault)
-    return missing
+    return [fault for fault in enabled(scenario) if not _struck(fault, seen)]
+
+
+def _struck(fault: str, seen: set[str]) -> bool:
+    names = _SHOWN_AS.get(fault, (fault,))
+    return any(one == name or one.startswith((f"{name}_", f"{name} ")) for one in seen for name in names)
 
 
 def table(coverage: Counter[str]) -> list[tuple[str, str, str, int]]:

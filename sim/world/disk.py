@@ -130,7 +130,11 @@ class SimFile:
             await disk.delayed_write(self._inode, offset, b"" if lost else data, profile.write_ns)
         disk.log(Op.WRITE, self._inode, offset, data)
         if not lost:
-            disk.image.write(self._inode, offset, data)
+            try:
+                disk.image.write(self._inode, offset, data)
+            except DiskFull:
+                disk.struck("disk_full", self.path)
+                raise
             if disk.faulty:
                 disk.after_write(self.path, self._inode, offset, len(data))
         if disk.on_boundary is not None:
@@ -141,7 +145,11 @@ class SimFile:
         if disk.on_boundary is not None:
             await disk.cross("truncate", self.path, BEFORE)
         disk.log(Op.TRUNCATE, self._inode, size, b"")
-        disk.image.truncate(self._inode, size)
+        try:
+            disk.image.truncate(self._inode, size)
+        except DiskFull:
+            disk.struck("disk_full", self.path)
+            raise
         if disk.on_boundary is not None:
             await disk.cross("truncate", self.path, AFTER)
 
@@ -366,6 +374,7 @@ class SimDisk:
                 break
         for mount in self.image.away:
             if path == mount or path.startswith(mount + "/"):
+                self.struck("store_outage", path)
                 raise StorageError(f"cannot reach {path}: Input/output error")
         return path
 
@@ -467,11 +476,14 @@ class SimDisk:
         if not fired and chance > 0 and (self.faults.path_part in path or kind == "stall"):  # which stalls any operation
             fired = self.stream(kind).random() < chance
         if fired:
-            self.fired[kind] += 1
-            if self.on_fault is not None:
-                self.on_fault(kind, path)
+            self.struck(kind, path)
             self._trace.event(self.scheduler.kernel._now, self.scheduler.node, Op.FAULT, f"{kind} {path}".encode())
         return fired
+
+    def struck(self, kind: str, path: str) -> None:
+        self.fired[kind] += 1
+        if self.on_fault is not None:
+            self.on_fault(kind, path)
 
     def _fires_armed(self, kind: str, path: str) -> bool:
         for armed in self.armed:

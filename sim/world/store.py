@@ -12,6 +12,7 @@ S3. Faults answer as real stores do: an error before or *after* the change was m
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sim.world.kernel import PortRevoked, SimScheduler
@@ -66,6 +67,21 @@ class StoreServer:
     buckets: dict[str, Bucket] = field(default_factory=dict)
     first: dict[str, bytes] = field(default_factory=dict)
     """Every object as it was first put, whatever has become of it."""
+    on_fault: Callable[[str, str], None] | None = None
+
+    def keep(self, url: str, data: bytes, now_ns: int) -> None:
+        """An object has come, or come again."""
+        before = self.objects.get(url)
+        if before is not None:
+            self.removed[url] = (before[0], now_ns)
+        self.objects[url] = (data, now_ns)
+        self.first.setdefault(url, data)
+
+    def struck(self, kind: str) -> None:
+        """A fault has met a request."""
+        self.fired[f"store.{kind}"] += 1
+        if self.on_fault is not None:
+            self.on_fault("store_outage" if kind == "down" else f"store_{kind}", "store")
 
     def bucket(self, url: str) -> Bucket:
         """The bucket that a URL lies in; where none was named, one that shares the server's own profile and faults."""
@@ -149,7 +165,7 @@ class SimStore:
             if lag_ns and (seen is None or seen[1] > horizon_ns):
                 before = server.removed.get(url)
                 seen = before if before is not None and before[1] > horizon_ns else None
-                server.fired["store.lag"] += 1
+                server.struck("lag")
             if seen is not None:
                 listed.append(Stored(url[len(start) :], len(seen[0]), seen[1]))
         return listed
@@ -165,11 +181,7 @@ class SimStore:
     # The way there and back.
 
     def _change(self, key: str, data: bytes) -> None:
-        before = self._server.objects.get(self._url(key))
-        if before is not None:
-            self._server.removed[self._url(key)] = (before[0], self._now())
-        self._server.objects[self._url(key)] = (data, self._now())
-        self._server.first.setdefault(self._url(key), data)
+        self._server.keep(self._url(key), data, self._now())
         self._trace(self._url(key), data)
 
     def _url(self, key: str) -> str:
@@ -181,7 +193,7 @@ class SimStore:
     async def _request(self, what: str, size: int) -> None:
         await self._wait(size)
         if self._bucket.faults.down:
-            self._server.fired["store.down"] += 1
+            self._server.struck("down")
             raise StorageError(f"{self.place}: {what}: connection refused")
         if self._fires("error_before"):
             raise StorageError(f"{self.place}: {what}: 503 Slow Down")
@@ -195,7 +207,7 @@ class SimStore:
     def _fires(self, kind: str) -> bool:
         probability: float = getattr(self._bucket.faults, kind)
         if probability and self._stores.random.random() < probability:
-            self._server.fired[f"store.{kind}"] += 1
+            self._server.struck(kind)
             return True
         return False
 

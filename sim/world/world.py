@@ -285,7 +285,7 @@ class World:
         self.scheduler = SimScheduler(self.kernel, self.trace, 0, self.streams.stream("order"))
         self.tasks = SimTasks(self.scheduler)
         self.net = Net(self.kernel, self.trace, self.streams, self.fired)
-        self.store = StoreServer(fired=self.fired)
+        self.store = StoreServer(fired=self.fired, on_fault=self.struck)
         self.nodes: dict[str, SimNode] = {}
         self.graveyard: list[SimPorts] = []
 
@@ -295,7 +295,11 @@ class World:
 
     def fault_at(self, fault: str, path: str) -> None:
         """A fault strikes a file: for the coverage table."""
-        self.coverage[f"{fault}|{file_kind(path)}|{self.phase}"] += 1
+        self.struck(fault, file_kind(path))
+
+    def struck(self, fault: str, kind: str) -> None:
+        """A fault strikes something of a kind: for the coverage table."""
+        self.coverage[f"{fault}|{kind}|{self.phase}"] += 1
 
     def node(self, name: str, image: DiskImage | None = None, profile: DeviceProfile | None = None) -> SimNode:
         """The node of that name; made, with an empty disk or the given one, at its first mention."""
