@@ -6,7 +6,7 @@ A hold is an object `hold.<name>.json` in the archive or where backups go:
 
 `backups` empty means all of them; `from_segment` is the lowest segment number that is needed, 0 for all log.
 
-H1. A hold ends by its time, so that a restore that was killed stops nothing for ever; a long one renews it.
+H1. A hold ends by its time, so that a restore that was killed stops nothing for ever; retention removes what is left of it.
 H2. A hold that cannot be read holds everything: better too much than what somebody still needs.
 """
 
@@ -20,6 +20,8 @@ from thunderdb.base.errors import Refused
 from thunderdb.runtime.ports import ObjectStore
 
 VERSION = 1
+RESTORE = "restore-"
+"""With a number behind it: the name of a restore's own hold."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _KEY = re.compile(r"hold\.([A-Za-z0-9][A-Za-z0-9_-]{0,62})\.json", re.ASCII)
 _FOR_EVER_US = 253_402_300_799_000_000
@@ -56,6 +58,13 @@ async def read_holds(store: ObjectStore) -> list[Hold]:
         except FileNotFoundError:
             pass  # lifted a moment ago
     return found
+
+
+async def remove_ended(store: ObjectStore, now_us: int) -> None:
+    """Those of restores that were killed (H1); what somebody named goes by --release."""
+    for hold in await read_holds(store):
+        if hold.expires_us <= now_us and re.fullmatch(RESTORE + "[0-9]+", hold.name, re.ASCII):
+            await lift_hold(store, hold.name)
 
 
 def decode_hold(data: bytes, name: str) -> Hold:

@@ -18,14 +18,14 @@ from typing import Any
 
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.directory import is_url, open_store
-from thunderdb.archive.holds import read_holds
+from thunderdb.archive.holds import read_holds, remove_ended
 from thunderdb.archive.retention import Decision, Hold, plan_retention, show_time, window_of
 from thunderdb.backup.inventory import REMOVING, REMOVING_MARK, Inventory, policy_of, take_inventory
 from thunderdb.backup.manifest import MANIFEST_NAME
 from thunderdb.backup.place import remove_tree
 from thunderdb.base.config import Config
 from thunderdb.base.events import Events
-from thunderdb.runtime.ports import Ports
+from thunderdb.runtime.ports import ObjectStore, Ports
 
 HOLDS_EVERY = 32
 SCHEMA = "thunderdb.retention/1"
@@ -110,6 +110,8 @@ async def expire(
         run.removed.append(item.object)
         events.emit("retention.removed", object=item.object, reason=item.reason, size_bytes=item.size_bytes)
     await _remove_log(ports, config, events, run, gone)
+    for store in _stores(ports, config, run):
+        await remove_ended(store, run.now_us)
     if run.removed or run.held:
         events.emit("retention.complete", removed=len(run.removed), held=len(run.held))
     return run
@@ -138,11 +140,15 @@ async def _remove_log(ports: Ports, config: Config, events: Events, run: Expired
 
 async def _holds(ports: Ports, config: Config, run: Expired) -> list[Hold]:
     """E4."""
-    found = [] if run.inventory.archive is None else await read_holds(run.inventory.archive)
-    if config.destination:
-        found += await read_holds(open_store(ports, config.destination))
+    found = [hold for store in _stores(ports, config, run) for hold in await read_holds(store)]
     now_us = ports.clock.wall_ns() // 1000
     return [hold for hold in found if hold.expires_us > now_us]
+
+
+def _stores(ports: Ports, config: Config, run: Expired) -> list[ObjectStore]:
+    """Where holds may be."""
+    archive = [] if run.inventory.archive is None else [run.inventory.archive]
+    return archive + ([open_store(ports, config.destination)] if config.destination else [])
 
 
 async def _remove_backup(ports: Ports, destination: str, place: str) -> None:

@@ -1,6 +1,7 @@
 """A restore that runs holds what it reads: retention leaves its backups and log alone until it is done, or its time is over.
 
-G1. A drill (--no-archive) writes nothing into the archive, so it holds nothing either; what it reads lies in the window.
+G1. The hold is in the archive. Where there is none, or a drill (--no-archive) may not write to it, it is in the folder that the
+    backup lies in: retention looks there, too.
 G2. A hold that cannot be placed or lifted is an event: the restore goes on, for an archive may be read-only.
 """
 
@@ -9,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from thunderdb.archive.holds import lift_hold, place_hold
+from thunderdb.archive.directory import is_url, open_store
+from thunderdb.archive.holds import RESTORE, lift_hold, place_hold
 from thunderdb.archive.retention import Hold
+from thunderdb.backup.incremental import folder_of
 from thunderdb.backup.plan import Plan
 from thunderdb.backup.rates import longest_s
 from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events
-from thunderdb.runtime.ports import Ports
+from thunderdb.runtime.ports import ObjectStore, Ports
 
 T = TypeVar("T")
 LEAST_US = 3_600_000_000
@@ -25,16 +28,16 @@ SLOWER = 20
 
 async def holding(ports: Ports, plan: Plan, events: Events, action: Callable[[], Awaitable[T]]) -> T:
     """Do it, and hold meanwhile what the plan names."""
-    if plan.archive is None or plan.no_archive:
+    store = _where(ports, plan)
+    if store is None:
         return await action()
     now_us = ports.clock.wall_ns() // 1000
     hold = Hold(
-        f"restore-{now_us}",
+        f"{RESTORE}{now_us}",
         now_us + max(LEAST_US, int(longest_s(plan.page_bytes, plan.log_bytes) * SLOWER * 1e6)),
         tuple(link.manifest.backup_id for link in plan.chain if link.manifest is not None),
         min((segment.piece.number for segment in plan.segments), default=0),
     )
-    store = plan.archive.store
     try:
         await place_hold(store, hold)
     except (ThunderError, OSError) as error:
@@ -54,3 +57,13 @@ async def holding(ports: Ports, plan: Plan, events: Events, action: Callable[[],
         raise
     await lift()
     return done
+
+
+def _where(ports: Ports, plan: Plan) -> ObjectStore | None:
+    """G1. None for a copy made by hand without an archive: retention never touches that."""
+    if plan.archive is not None and not plan.no_archive:
+        return plan.archive.store
+    folder = folder_of(plan.backup.place)
+    if plan.backup.manifest is None or (is_url(folder) and "/" not in folder.partition("://")[2]):
+        return None
+    return open_store(ports, folder)

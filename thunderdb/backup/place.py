@@ -8,6 +8,7 @@ P2. A destination where something is already is refused before a byte is written
     another backup may be writing there. The first file, `backup_running`, is created only if it is absent and holds the
     backup's id; it goes when the backup is published.
 P3. `abandon` and `remove_left_over` remove only what a backup of a known id has made.
+P4. No backup lies in another one: whoever removes that would remove both.
 """
 
 from __future__ import annotations
@@ -249,6 +250,36 @@ def _unfinished(place: str) -> Refused:
 
 def _exists(place: str) -> Refused:
     return Refused(f"the destination {place} exists", "Choose another, or remove it; a backup is never overwritten.")
+
+
+async def check_not_inside(ports: Ports, place: str) -> None:
+    """P4. Raises: Refused. Of an object store only the folder itself is looked at: farther up that may be forbidden."""
+    if is_url(place):
+        folders = [folder for folder in [_above(place)] if "/" in folder.partition("://")[2]]
+    else:
+        folders = [_above(await ports.disk.resolve(place))]
+        while folders[-1]:
+            folders.append(_above(folders[-1]))
+    for folder in filter(None, folders):
+        for name in (MANIFEST_NAME, RUNNING_NAME):
+            if await _is_there(ports, folder, name):
+                raise Refused(
+                    f"the destination {place} lies in {folder}, which is a backup: whoever removes that would remove both",
+                    "Choose a destination beside it.",
+                )
+
+
+def _above(place: str) -> str:
+    return place.rstrip("/").rpartition("/")[0]
+
+
+async def _is_there(ports: Ports, folder: str, name: str) -> bool:
+    if not is_url(folder):
+        return await ports.disk.exists(f"{folder}/{name}")
+    try:
+        return await open_store(ports, folder).size(name) is not None
+    except StorageError:
+        return False  # the destination's own checks come next, and say what there is to say
 
 
 async def published_manifest(ports: Ports, place: str) -> bytes | None:

@@ -35,7 +35,7 @@ from thunderdb.backup.manifest import (
     sealed,
 )
 from thunderdb.backup.pages import PageReader
-from thunderdb.backup.place import Destination, open_destination
+from thunderdb.backup.place import Destination, check_not_inside, open_destination
 from thunderdb.base.errors import NodeStopped, Refused, ThunderError
 from thunderdb.engine.database import Database
 from thunderdb.recovery.checkpoint import Done
@@ -177,6 +177,7 @@ class Backup:
         estimate = estimate_bytes(self.db)
         self.progress.bytes_total = estimate
         exact = not request.compress and self.base is None
+        await check_not_inside(self.ports, request.destination)
         await self.destination.check(estimate if exact else 0)
 
     async def run(self) -> Manifest:

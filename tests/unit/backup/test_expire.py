@@ -271,6 +271,20 @@ def test_a_hold_that_appears_in_the_middle_is_seen(destination: str) -> None:
     assert world.there() == ["full-5", "full-7", "full-8"]
 
 
+@pytest.mark.parametrize("destination", ["/b", "s3://bucket/b"])
+def test_what_killed_restores_have_left_is_removed_when_it_has_ended(destination: str) -> None:
+    """Each left a hold for ever: it ended by its time, but its object stayed."""
+    world = ExpireWorld(destination)
+    world.live(2)
+    now_us = world.clock.wall_ns() // 1000
+    for store in (world.store, open_store(world, destination)):
+        for name, ends_us in (("restore-17", now_us - 1), ("restore-18", now_us + DAY_MS), ("restore-of-mine", now_us - 1)):
+            world.run(place_hold(store, Hold(name, ends_us)))
+    world.expire()
+    for store in (world.store, open_store(world, destination)):
+        assert sorted(hold.name for hold in world.run(read_holds(store))) == ["restore-18", "restore-of-mine"]
+
+
 def test_a_damaged_hold_holds_everything() -> None:
     world = ExpireWorld()
     world.live(8)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.backup.restoring import ARCHIVE, RestoreWorld
+from tests.unit.backup.test_restore_destination import hand_copy
 from thunderdb.archive.directory import DirectoryStore
 from thunderdb.archive.holds import read_holds
 from thunderdb.archive.retention import Hold
@@ -52,11 +53,28 @@ def test_a_restore_that_fails_lets_go() -> None:
     assert holds(world) == []
 
 
-def test_a_drill_writes_no_hold() -> None:
-    world, plan = world_and_plan(no_archive=True)
+@pytest.mark.parametrize("more", [{"no_archive": True}, {"archive": None}])
+def test_without_an_archive_to_write_to_the_hold_is_beside_the_backup(more: dict[str, Any]) -> None:
+    """A drill writes nothing into the archive; and where there was none nothing was held: retention removed what was read."""
+    world, plan = world_and_plan(**more)
 
-    async def action() -> list[Hold]:
-        return await read_holds(DirectoryStore(world.disk, ARCHIVE))
+    async def action() -> tuple[list[Hold], list[Hold]]:
+        return (
+            await read_holds(DirectoryStore(world.disk, ARCHIVE)), await read_holds(DirectoryStore(world.disk, "/b")),
+        )  # fmt: skip
+
+    in_archive, beside = world.run(holding(world, plan, Events(), action))
+    assert in_archive == [] and [hold.backups for hold in beside] == [(plan.chain[0].manifest.backup_id,)]
+    assert not [path for path in world.disk.files if "hold." in path]
+
+
+def test_a_copy_made_by_hand_needs_no_hold() -> None:
+    world = RestoreWorld()
+    hand_copy(world, "/b/hand")
+    plan = world.plan("latest", "/b/hand", archive=None)
+
+    async def action() -> list[str]:
+        return [path for path in world.disk.files if "hold." in path]
 
     assert world.run(holding(world, plan, Events(), action)) == []
 

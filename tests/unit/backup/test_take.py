@@ -45,6 +45,19 @@ def test_a_destination_that_is_no_absolute_path_is_refused(place: str) -> None:
         BackupWorld(rows=1).backup(place)
 
 
+@pytest.mark.parametrize("place", ["/b/full/sub", "/b/full/data/sub/sub", "/b/other.partial/sub"])
+def test_no_backup_lies_in_another_one(place: str) -> None:
+    """When retention, or somebody, removed the outer one, the inner one was gone, too: it had said completed."""
+    world = BackupWorld(rows=20)
+    world.backup("/b/full")
+    world.disk.dirs["/b/other.partial"] = None
+    world.disk.files["/b/other.partial/backup_running"] = bytearray(b"bk-20260101-000009")
+    before = sorted(world.disk.files)
+    with pytest.raises(Refused, match=r"lies in /b/(full|other\.partial), which is a backup"):
+        world.backup(place)
+    assert sorted(world.disk.files) == before and world.verify("/b/full").passed
+
+
 def test_without_log_it_needs_the_archive() -> None:
     with pytest.raises(Refused, match="include_wal"):
         BackupWorld(rows=1).backup("/b/full", include_wal=False)
