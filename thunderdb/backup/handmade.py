@@ -61,7 +61,9 @@ async def verify_copy(ports: Ports, store: ObjectStore, listed: dict[str, int], 
         return
     pages = await _read_pages(ports, store, listed, state, report)
     log = _Log(ports, store, listed, state, report)
+    began_ns = ports.clock.monotonic_ns()
     await log.check()
+    report.log_ns += ports.clock.monotonic_ns() - began_ns
     if log.end_lsn:
         report.end_lsn = log.end_lsn
         if pages.newest_lsn >= log.end_lsn:
@@ -217,6 +219,7 @@ class _Log:
             self._used.append(number)
             self._report.wal_segments += 1
             await self._read(scan)
+            self._report.log_bytes += scan.lsn - scan.header.start_lsn
             before = scan
             if not scan.closed or number + 1 not in headers:
                 break

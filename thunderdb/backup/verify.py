@@ -50,7 +50,10 @@ class Problem:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What was found. `end_lsn`: the log reaches there. `links`: places of the chain, base first, the backup itself last."""
+    """What was found. `end_lsn`: the log reaches there. `links`: places of the chain, base first, the backup itself last.
+
+    `log_bytes` of log were read and checked in `log_ns`.
+    """
 
     place: str
     problems: list[Problem] = field(default_factory=list)
@@ -60,6 +63,8 @@ class VerifyReport:
     data_pages: int = 0
     wal_segments: int = 0
     bytes_read: int = 0
+    log_bytes: int = 0
+    log_ns: int = 0
     notes: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
 
@@ -150,7 +155,9 @@ class _Verifier:
         for entry in manifest.in_folder("data"):
             plain = parse_stored_name(entry.path)[0]
             await self._file(entry, self._control if plain == "data/control" else self._pages)
+        began_ns = self.ports.clock.monotonic_ns()
         await self._log()
+        report.log_ns += self.ports.clock.monotonic_ns() - began_ns
         for entry in manifest.files:
             if not entry.path.startswith(("data/", "wal/")):
                 await self._file(entry, self._whole)
@@ -333,6 +340,7 @@ class _Verifier:
             if parsed[0] != manifest.timeline:
                 report.problem(entry.path, f"of another timeline than {manifest.timeline}")
             report.wal_segments += 1
+            report.log_bytes += sum(map(len, data))
             if whole:
                 try:
                     await copy.check(self.ports.tasks, parsed[1], b"".join(data))

@@ -14,6 +14,7 @@ B3. CPU is that of the server, and of pg_basebackup, while the backup is taken.
 B4. A restore or recovery is timed from its command to the right answer of the restored database to a first query about its
     newest state: both systems' starts are in it. Whether all of it is right is looked at afterwards, unmeasured.
 B5. Both recover from the same kind of place: a plain base backup and a directory of log, both in the page cache.
+B6. Log is verified in its own time: the verification says how long that took, and nothing is subtracted from anything.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ GB = 1e9
 QUIET = {"checkpoint_interval": "1d", "max_wal_size": "64GB", "recovery_target": "off"}
 PG_QUIET = {"checkpoint_timeout": "1d", "max_wal_size": "64GB", "wal_level": "replica"}
 SETTLE_S = 15
+ROUNDS_OF_LOG = 3
 NEWEST = "SELECT bbalance FROM pgbench_branches WHERE bid = 1"
 
 
@@ -303,11 +305,12 @@ class _Thunder(_System):
         copy.mkdir()
         for folder in ("data", "wal"):
             Path(f"{copy}-{folder}").rename(copy / folder)
-        speed = rows["verify"].medians()[0]
-        _, took = verified(copy)
-        for_pages = bytes_in(copy / "data") / 1e6 / speed if speed else 0.0
-        rows["verify log"].add(self.name, bytes_in(copy / "wal") / 1e6 / max(0.001, took - for_pages))
-        rows["verify log"].note = "of a copy made by hand, less the time for its pages at the speed above"
+        for _ in range(ROUNDS_OF_LOG):
+            report, _took = verified(copy)
+            rows["verify log"].add(self.name, report.log_bytes / 1e6 / (report.log_ns / 1e9))
+        rows["verify log"].note = (
+            f"of the log of a copy made by hand, {report.log_bytes / 1e6:,.0f} MB of records, timed on its own"
+        )
 
 
 class _Postgres(_System):
