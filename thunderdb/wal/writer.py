@@ -16,6 +16,8 @@ F3. A batch whose last record does not yet say so is given a SEAL that says that
 F4. A failed sync is for ever: every waiter and every later call gets the error, nothing is written again (W4).
 F5. The control file names a segment (`on_new_segment`) before its first record is written (W8).
 F6. `append` never fails for want of disk space; `admit` is where ordinary work is turned away (W10).
+F7. A batch is not taken while each turn of the scheduler still brings more log, for GATHER_TURNS turns and about GATHER_NS at
+    most: a busy server gets more commits into a sync so, which costs as much as a statement; an idle one waits for one turn.
 """
 
 from __future__ import annotations
@@ -70,6 +72,8 @@ SEAL_AFTER_NS = 100_000_000
 BUFFER_SIZE = 4 << 20
 READ_AHEAD = 4096
 MAX_READ_FILES = 4
+GATHER_TURNS = 4
+GATHER_NS = 1_000_000
 _SEAL = int(RecordKind.SEAL)
 _ONE_CHANGE_SIZE = HEADER_SIZE + CHANGE_SIZE
 
@@ -404,13 +408,24 @@ class LogWriter:
             self._wake.clear()
             try:
                 while self._work_to_do():
-                    await self._flush_batch()
+                    await self._gather()
+                    if self._failure is None:
+                        await self._flush_batch()
             except (ThunderError, OSError) as error:
                 self._fail(error)
 
     def _work_to_do(self) -> bool:
         wanted = self._wanted_lsn > self.flushed_lsn or bool(self._waiters)
         return wanted and self.next_lsn > self.flushed_lsn and self._failure is None
+
+    async def _gather(self) -> None:
+        """Let those who are at work come to their commits too (F7)."""
+        began_ns = self._clock.monotonic_ns()
+        for _ in range(GATHER_TURNS):
+            before = self.next_lsn
+            await self._tasks.yield_now()
+            if self.next_lsn == before or self._clock.monotonic_ns() - began_ns > GATHER_NS:
+                return
 
     async def _flush_batch(self) -> None:
         chunk = self._take()

@@ -14,7 +14,7 @@ from thunderdb.runtime.inline import InlineClock
 from thunderdb.wal.reader import create_log
 from thunderdb.wal.record import LogGone, RecordKind
 from thunderdb.wal.segment import segment_name
-from thunderdb.wal.writer import LogWriter
+from thunderdb.wal.writer import GATHER_TURNS, LogWriter
 
 FIRST = f"wal/{segment_name(1, 1)}"
 
@@ -82,6 +82,31 @@ def test_what_comes_during_a_flush_is_the_next_batch() -> None:
         assert log.writer.flushed_lsn == late and not second.done()
         await second
         assert log.writer.flushed_lsn > late
+
+    run(script, seal_after_ns=0)
+
+
+def test_a_batch_waits_for_those_who_are_at_work_but_not_for_ever() -> None:
+    async def script(log: Log) -> None:
+        await log.writer.spares.filled()
+        syncs = log.disk.log.count(f"sync {FIRST}")
+
+        async def commit(turns: int) -> None:
+            for _ in range(turns):
+                await log.tasks.yield_now()
+            await log.writer.flush_to(log.add(b"commit"))
+
+        for task in [log.tasks.spawn(commit(turns)) for turns in range(GATHER_TURNS)]:  # one more comes in each turn
+            await task
+        assert log.disk.log.count(f"sync {FIRST}") == syncs + 1
+        first = log.tasks.spawn(log.writer.flush_to(log.add(b"first")))
+        turns = 0
+        while log.disk.log[-1] != f"sync {FIRST}" or log.disk.log.count(f"sync {FIRST}") == syncs + 1:
+            log.add(b"work without end")
+            await log.tasks.yield_now()
+            turns += 1
+        assert turns < 3 * GATHER_TURNS
+        await first
 
     run(script, seal_after_ns=0)
 
