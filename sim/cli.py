@@ -86,7 +86,7 @@ def run_command(
 @click.option("--corpus", type=click.Path(), help="Generated incidents, of the seeds that this file lists.")
 @click.option("--seeds", default=None, help="Half open, A..B (0..100; without end if there is a time).")
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (as many as cores).")
-@click.option("--time", "time_s", type=click.FloatRange(0), default=0.0, help="Stop after so many seconds.")
+@click.option("--time", "time_s", type=click.FloatRange(0), default=0.0, help="Stop after so many seconds of CPU time.")
 @click.option("--minutes", type=click.FloatRange(0), default=0.0, help="Stop after so many minutes.")
 @click.option("--json", "lines", type=click.File("w"), default="-", help="Where the JSON lines go (stdout).")
 @click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
@@ -206,15 +206,18 @@ def report_command(
 @click.option("--seed", type=int, default=None, help="The failing seed (of a replay file: its own).")
 @click.option("--replay", type=click.Path(), help="Shrink a replay file further.")
 @click.option("--generated", "generated_", is_flag=True, help="The incident that is generated from the seed.")
-@click.option("--planted", "bug", metavar="NAME", help="A planted bug, or `all`: find a failure, and shrink it.")
-@click.option("--time", "time_s", type=float, default=300.0, show_default=True, help="Stop after so many seconds.")
+@click.option("--planted", "bug", metavar="NAME", help="Planted bugs (A,B,… or `all`): find failures, and shrink them.")
+@click.option("--time", "time_s", type=float, default=300.0, show_default=True, help="Stop after so many seconds of CPU time.")
+@click.option("--record", "recorded", is_flag=True, help="Write the rows of planted bugs into tests/mutants/SHRUNK.md.")
+@click.option("--jobs", default=1, show_default=True, help="Planted bugs at a time.")
 @click.option("--out", default="shrunk", show_default=True, help="Folder for the replay file and its pytest file.")
 def shrink_command(
-    file: str | None, seed: int | None, replay: str | None, generated_: bool, bug: str | None, time_s: float, out: str
-) -> None:
+    file: str | None, seed: int | None, replay: str | None, generated_: bool, bug: str | None, time_s: float, recorded: bool,
+    jobs: int, out: str,
+) -> None:  # fmt: skip
     """Reduce a failing run to the least that still fails in the same way."""
     if bug:
-        _shrink_planted(bug, time_s)
+        _shrink_planted(bug, time_s, jobs, recorded)
         return
     path = replay or file
     if generated_:
@@ -228,25 +231,35 @@ def shrink_command(
         written = write(found, Path(out), f"{Path(path).stem}_{found.document['seed']}")
     except ScenarioError as error:
         _leave(error)
-    click.echo(f"{found.faults} faults, {found.result.transactions} transactions, after {found.tried} runs: "
-               f"{found.result.violations[0][:200]}")  # fmt: skip
+    click.echo(
+        f"{found.faults} faults, {found.transactions} transactions (of {found.first[0]} and {found.first[1]}), "
+        f"after {found.tried} runs, {found.cpu_s:.0f} s of CPU, from {found.start}: {found.violations[0][:200]}"
+    )
     for one in written:
         click.echo(one)
 
 
-def _shrink_planted(name: str, time_s: float) -> None:
-    chosen = [mutant for mutant in mutants.load_all() if name in ("all", mutant.name) and not mutant.run.startswith("case ")]
+def _shrink_planted(name: str, time_s: float, jobs: int, recorded: bool) -> None:
+    names = name.split(",")
+    chosen = [
+        mutant for mutant in mutants.load_all()
+        if (name == "all" or mutant.name in names) and not mutant.run.startswith("case ")
+    ]  # fmt: skip
     if not chosen:
         raise click.BadParameter(f"no planted bug {name!r} that a scenario finds; see `mutants --list`", param_hint="--planted")
     click.echo("\n".join(planted.HEAD))
-    found = []
-    for outcome in planted.shrink_planted(chosen, time_s, 200):
-        found.append(outcome)
+    rows: list[str] = []
+
+    def told(outcome: planted.Outcome) -> None:
+        rows.append(outcome.row())
         click.echo(outcome.row())
         sys.stdout.flush()
-    small = sum(outcome.small for outcome in found)
-    click.echo(f"\n{small} of {len(found)} with at most 5 faults and 10 transactions, and a test that tells")
-    sys.exit(0 if small >= 0.9 * len(found) else 1)
+        if recorded:
+            planted.record([outcome])
+
+    found = planted.shrink_planted(chosen, time_s, 200, jobs, told)
+    click.echo(f"\n{planted.summary(rows)}")
+    sys.exit(0 if sum(outcome.small for outcome in found) >= 0.9 * len(found) else 1)
 
 
 @main.command("schema")

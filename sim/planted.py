@@ -1,9 +1,10 @@
-"""How far failures shrink: each planted bug is found by a random sweep on its changed source and shrunk there; its test is run.
+"""How far failures shrink: each planted bug is found by random seeds on its changed source and shrunk there; its test is run.
 
     thunderdb-sim shrink --planted NAME --time 300
-    thunderdb-sim shrink --planted all                     a Markdown table, a line a bug
+    thunderdb-sim shrink --planted all --record --jobs 2       writes tests/mutants/SHRUNK.md, a row a bug, as they come
 
 P1. The pytest file that shrinking writes must fail with the bug in the source, and pass without it.
+P2. What a seed is shrunk from is the first one that fails with the bug and passes without it, as for RESULTS.md.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from sim.mutant_patch import Mutant
-from sim.mutants import Controls, Copies, hunt
+from sim.mutants import Controls, Copies, folder, hunt
+from sim.shrink import FAULTS, TRANSACTIONS
 
 HEAD = (
-    "| bug | seed | faults | transactions | tries | s | fails with it | passes without |",
-    "|---|---:|---:|---:|---:|---:|---|---|",
+    "| bug | found by | seed | faults | transactions | runs | CPU s | shrunk from | fails with it | passes without |",
+    "|---|---|---:|---:|---:|---:|---:|---|---|---|",
 )
-_END = re.compile(r"(\d+) faults, (\d+) transactions, after (\d+) runs: (.*)")
+_END = re.compile(
+    r"(\d+) faults, (\d+) transactions \(of (\d+) and (\d+)\), after (\d+) runs, (\d+) s of CPU, from (.*?): (.*)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,59 +37,112 @@ class Outcome:
     """How one failure shrank. `seed` is -1 where no seed was found."""
 
     name: str
+    run: str
     seed: int
-    faults: int = 0
-    transactions: int = 0
+    faults: tuple[int, int] = (0, 0)
+    """Before and after."""
+    transactions: tuple[int, int] = (0, 0)
     tries: int = 0
-    took_s: float = 0.0
+    cpu_s: int = 0
+    start: str = ""
     fails: bool = False
     passes: bool = False
     said: str = ""
 
     @property
     def small(self) -> bool:
-        return self.seed >= 0 and self.faults <= 5 and self.transactions <= 10 and self.fails and self.passes
+        few = self.faults[1] <= FAULTS and self.transactions[1] <= TRANSACTIONS
+        return self.seed >= 0 and few and self.fails and self.passes
 
     def row(self) -> str:
+        run = Path(self.run).stem
         if self.seed < 0:
-            return f"| {self.name} | not found | | | | | | |"
+            return f"| {self.name} | {run} | not found | | | | | | | |"
+        if not self.tries:
+            return f"| {self.name} | {run} | {self.seed} | | | | | {self.said} | | |"
         words = {True: "yes", False: "**no**"}
         return (
-            f"| {self.name} | {self.seed} | {self.faults} | {self.transactions} | {self.tries} | {self.took_s:.0f} | "
+            f"| {self.name} | {run} | {self.seed} | {self.faults[0]} → {self.faults[1]} | "
+            f"{self.transactions[0]} → {self.transactions[1]} | {self.tries} | {self.cpu_s} | {self.start} | "
             f"{words[self.fails]} | {words[self.passes]} |"
         )
 
 
-def shrink_planted(mutants: list[Mutant], time_s: float, seeds: int) -> Iterator[Outcome]:
-    """Find and shrink one planted bug after the other. Those of a directed case have no scenario to shrink."""
-    with Copies() as copies:
-        controls = Controls(copies.clean)
-        for mutant in mutants:
+def shrink_planted(
+    mutants: list[Mutant], time_s: float, seeds: int, jobs: int, told: Callable[[Outcome], None]
+) -> list[Outcome]:  # fmt: skip
+    """Find and shrink planted bugs. Those of a directed case have no scenario to shrink."""
+    with Copies() as copies, ThreadPoolExecutor(jobs) as pool:
+        controls, lock = Controls(copies.clean), Lock()
+
+        def one(mutant: Mutant) -> Outcome:
             first = mutant.seed or 0
             found = hunt(copies, controls, mutant, first, first + seeds)
-            yield Outcome(mutant.name, -1) if found.seed is None else _shrink(copies, mutant, found.seed, time_s)
+            seed = found.seed
+            outcome = Outcome(mutant.name, mutant.run, -1) if seed is None else _shrink(copies, mutant, seed, time_s)
+            with lock:
+                told(outcome)
+            return outcome
+
+        return list(pool.map(one, mutants))
 
 
 def _shrink(copies: Copies, mutant: Mutant, seed: int, time_s: float) -> Outcome:
     root = copies.make(mutant)
     try:
-        began = time.monotonic()
         command = ["-m", "sim.cli", "shrink", mutant.run, "--seed", str(seed), "--time", str(time_s)]
-        command += ["--out", str(root / "out")]
-        done = _python(root, command)
-        took_s = time.monotonic() - began
+        done = _python(root, [*command, "--out", str(root / "out")])
         match = _END.search(done.stdout)
         if match is None:
-            return Outcome(mutant.name, seed, said=done.stderr[-300:])
+            return Outcome(mutant.name, mutant.run, seed, said=" ".join(done.stderr[-200:].split()))
         test = next((root / "out").glob("test_*.py"))
-        faults, transactions, tries = int(match[1]), int(match[2]), int(match[3])
         run_it = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)]
-        with_it, without = (_python(source, run_it) for source in (root, copies.clean))
+        with_it, without = (_python(source, run_it).returncode for source in (root, copies.clean))
+        faults, transactions = (int(match[3]), int(match[1])), (int(match[4]), int(match[2]))
         return Outcome(
-            mutant.name, seed, faults, transactions, tries, took_s, with_it.returncode == 1, without.returncode == 0, match[4]
-        )
+            mutant.name, mutant.run, seed, faults, transactions, int(match[5]), int(match[6]), match[7], with_it == 1,
+            without == 0, match[8],
+        )  # fmt: skip
     finally:
         copies.drop(mutant)
+
+
+def summary(rows: list[str]) -> str:
+    """How many of a table's rows are small enough and have a test that tells."""
+    small = sum(_is_small(row) for row in rows)
+    return f"{small} of {len(rows)} with at most {FAULTS} faults and {TRANSACTIONS} transactions, and a test that tells."
+
+
+def _is_small(row: str) -> bool:
+    cells = [cell.strip() for cell in row.strip("| ").split("|")]
+    if len(cells) < 10 or cells[8:] != ["yes", "yes"]:
+        return False
+    faults, transactions = (int(cell.rpartition("→")[2]) for cell in cells[3:5])
+    return faults <= FAULTS and transactions <= TRANSACTIONS
+
+
+def record(outcomes: list[Outcome]) -> None:
+    """Write SHRUNK.md: these rows beside those that it has of other bugs."""
+    path = folder() / "SHRUNK.md"
+    rows = {outcome.name: outcome.row() for outcome in outcomes}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name = line.strip("| ").split(" |")[0]
+            if line.startswith("| ") and line not in HEAD:
+                rows.setdefault(name, line)
+    lines = [rows[name] for name in sorted(rows)]
+    path.write_text(_ABOUT + "\n".join([summary(lines), "", *HEAD, *lines]) + "\n", encoding="utf-8")
+
+
+_ABOUT = """# How far failures of planted bugs shrink
+
+Written by `thunderdb-sim shrink --planted all --record`: each bug is planted in a copy of the source, the first random seed
+that fails with it and passes without it is shrunk there, and the pytest file that this writes is run on the source with the bug
+and without it. Before → after; *transactions* are those of the clients, or those acknowledged with the three of the set-up,
+whichever are more; *CPU* includes every run. *Shrunk from* is the seed that was found, or a run with little work that fails in
+the same way.
+
+"""
 
 
 def _python(root: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -1,58 +1,140 @@
-"""Shrinks a failing run to the least that still fails in the same way: fewer faults, fewer steps, less work.
+"""Shrinks a failing run to the least that still fails in the same way: fewer faults, steps, transactions, and less in them.
 
-    replay file ─▶ [ drop steps, outages, strikes (delta debugging) ─▶ less of everything else ]… ─▶ YAML + a pytest file
+    failing run ─▶ written down as a script ─▶ [ faults, lives, clients, transactions, statements, values ]…
+        ─▶ a replay file and a pytest file
 
-M1. A candidate counts only if it fails with the same kind of violation (`kind_of`): shrinking must not lose the failure for
-    another one.
-M2. Less work means another order of events, so a candidate may try a few seeds of noise before it is given up.
-M3. What is tried depends on nothing but the file; only the time limit ends it early.
+M1. A candidate counts only if it fails with the same signature (sim/reduce.py): the failure must not be lost for another one.
+M2. What the clients do is written down before anything is left out (sim/scenario/script.py), so that what stays is the same,
+    at the same time. Only the devices' latencies still move; so a candidate may try a few seeds of noise before it is given up:
+    the more, the less there is left to try.
+M3. What is tried depends on nothing but the file. The limit is on CPU time: how busy the machine is changes nothing.
+M4. No candidate is run twice, and none much longer than the present best.
 """
 
 from __future__ import annotations
 
-import copy
-import json
-import re
-import time
+import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from time import process_time
 
-import yaml
-
-from sim.play import play
-from sim.runs.runner import Result
+from sim import shrink_plan, shrink_steps
+from sim.attempts import Attempts, Played
+from sim.reduce import signature
+from sim.scenario.faults_plan import draw
+from sim.scenario.plan import fixed
 from sim.scenario.replay import Document, document_of, faults_in
 from sim.scenario.scenario import Scenario, ScenarioError, build
 from sim.scenario.schema import parse_yaml, wrap
+from sim.shrunk_files import write
 
-NOISE = 3
-NOISE_OF_WORK = 12
-"""Less work is another course of events altogether: it gets more seeds to fail in."""
-CEILINGS = (1, 3, 5, 10, 25, 50, 100, 200)
-"""The smallest first: where little work fails, all that is tried afterwards is quick."""
+__all__ = ["Shrunk", "read_document", "shrink", "write"]
+
+FAULTS, TRANSACTIONS = 5, 10
+"""Small enough."""
+FIRST_LIMIT_S = 60.0
+SLOWEST_S = 2.0
+NOISES = (1, 3, 10, 30)
+SMALL = (6, 12, 25, 50)
+SMALL_SEEDS = 60
+SEARCH_SHARE, SMALL_SHARE = 0.1, 0.4
+"""Of the time: for finding short runs, and of what is left for shrinking one of them."""
+USUAL = 300
+"""About as many transactions does a run of the scenarios have; outages come sooner where there are fewer."""
 
 
 @dataclass(slots=True)
 class Shrunk:
-    """The smallest failing document so far."""
+    """The smallest failing run so far."""
 
-    document: Document
+    raw: Document
+    scenario: Scenario
+    seed: int
     kind: str
-    result: Result
+    played: Played
     tried: int = 0
-    log: list[str] = field(default_factory=list)
+    cpu_s: float = 0.0
+    first: tuple[int, int] = (0, 0)
+    """Faults and transactions of the run that was found."""
+    start: str = ""
+    """Which run the smallest one was shrunk from."""
+
+    @property
+    def document(self) -> Document:
+        return document_of(self.raw, self.scenario, self.seed)
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        return self.played.violations
 
     @property
     def faults(self) -> int:
-        return faults_in(self.document, build(wrap(self.document, "replay")))
+        return faults_in(self.scenario)
+
+    @property
+    def transactions(self) -> int:
+        """Those that the script has, or those that were acknowledged, three of the set-up's included: whichever are more."""
+        script = self.scenario.workload.script
+        return max(self.played.transactions, 0 if script is None else sum(bool(one.do) for life in script for one in life))
+
+    @property
+    def small(self) -> bool:
+        return self.faults <= FAULTS and self.transactions <= TRANSACTIONS
 
 
-def kind_of(violation: str) -> str:
-    """A violation without its numbers and names: what must stay the same (M1)."""
-    text = re.sub(r"0x[0-9a-f]+|\d+(/[0-9A-F]+)?|'[^']*'|\([^)]*\)|\[[^\]]*\]", "", violation)
-    return " ".join(re.findall(r"[A-Za-z]+", text)[:4])
+@dataclass(slots=True)
+class Search:
+    """What the passes work on: the smallest failing run so far, and the question whether a smaller one fails too."""
+
+    attempts: Attempts
+    scenario: Scenario
+    seed: int
+    kind: str
+    played: Played
+    limit_s: float
+    said: Callable[[str], None]
+    noises: int = 1
+    _known: set[bytes] = field(default_factory=set)
+    _began_s: float = field(default_factory=process_time)
+
+    @property
+    def cpu_s(self) -> float:
+        return self.attempts.cpu_s + process_time() - self._began_s
+
+    def over(self) -> bool:
+        return self.cpu_s >= self.limit_s
+
+    def better(self, scenario: Scenario, what: str = "", noises: int = 0) -> bool:
+        """Take a candidate if it fails as it should (M1, M2, M4)."""
+        text = pickle.dumps(replace(scenario, path=""))
+        for noise in range(noises or self.noises):
+            seed = self.seed + noise
+            key = blake2b(text + seed.to_bytes(8, "little"), digest_size=12).digest()
+            if key in self._known:
+                continue
+            if self.over():
+                return False
+            self._known.add(key)
+            played = self.run(scenario, seed)
+            if played is not None and self.same(played):
+                self.scenario, self.seed, self.played = scenario, seed, played
+                if what:
+                    self.said(f"  {self.cpu_s:6.1f} s  {what}: {self.told()}")
+                return True
+        return False
+
+    def run(self, scenario: Scenario, seed: int, recorded: bool = False) -> Played | None:
+        return self.attempts.play(scenario, seed, max(SLOWEST_S, 4 * self.played.cpu_s), recorded)
+
+    def same(self, played: Played) -> bool:
+        return bool(played.violations) and signature(played.violations[0]) == self.kind
+
+    def told(self) -> str:
+        script = self.scenario.workload.script
+        count = "" if script is None else f", {sum(len(life) for life in script)} transactions"
+        return f"{faults_in(self.scenario)} faults{count}"
 
 
 def read_document(path: str) -> tuple[Document, Scenario]:
@@ -71,198 +153,83 @@ def shrink(path: str, seed: int | None, limit_s: float, said: Callable[[str], No
     """Shrink the failure of a file with a seed (of a replay file: with its own). Raises: ScenarioError if it does not fail."""
     raw, scenario = read_document(path)
     seed = scenario.seed if seed is None else seed
-    document = document_of(raw, scenario, seed)
-    result = _play(document)
-    if result is None or not result.violations:
-        raise ScenarioError(f"{path}: seed {seed} does not fail", "`thunderdb-sim sweep` finds seeds that do.")
-    found = Shrunk(document, kind_of(result.violations[0]), result)
-    said(f"seed {seed}: {result.violations[0][:200]}")
-    deadline = time.monotonic() + limit_s
-    smaller = True
-    while smaller and time.monotonic() < deadline:
-        smaller = False
-        for what, candidate in _candidates(found):
-            if time.monotonic() >= deadline:
-                break
-            if _try(found, candidate, NOISE_OF_WORK if what.startswith("transactions") else NOISE):
-                smaller = True
-                said(f"  {what}: {found.faults} faults, {found.result.transactions} transactions")
+    with Attempts() as attempts:
+        first = drawn(scenario, seed)
+        played = attempts.play(first, seed, FIRST_LIMIT_S)
+        if played is None or not played.violations:
+            raise ScenarioError(f"{path}: seed {seed} does not fail", "`thunderdb-sim sweep` finds seeds that do.")
+        said(f"seed {seed}: {played.violations[0][:200]}")
+        search = Search(attempts, first, seed, signature(played.violations[0]), played, limit_s, said)
+        found = Shrunk(
+            raw, first, seed, search.kind, played, first=(faults_in(first), played.transactions), start=f"seed {seed}"
+        )
+        _shrink(search, found, scenario)
+    _verified(found)
     return found
 
 
-def _try(found: Shrunk, candidate: Document, noises: int = NOISE) -> bool:
-    """M1, M2."""
-    first = int(candidate["seed"])
-    for noise in range(noises):
-        tried = {**candidate, "seed": first + noise}
-        found.tried += 1
-        result = _play(tried)
-        if result is not None and result.violations and kind_of(result.violations[0]) == found.kind:
-            found.document, found.result = tried, result
-            return True
-    return False
-
-
-def _play(document: Document) -> Result | None:
-    """Run a document; None if it is no scenario."""
-    try:
-        scenario = build(wrap(document, "replay"))
-    except ScenarioError:
-        return None
-    return play(scenario, int(document["seed"]))
-
-
-# -- What to leave out
-
-
-def _candidates(found: Shrunk) -> Iterator[tuple[str, Document]]:
-    """Smaller documents than the present one, which may change while this runs."""
-    if "plan" in found.document:
-        yield from _fewer(found, "outages", ("plan", "outages"), least=0)
-        yield from _tiny(found)
-        yield from _strikes(found)
-        yield from _fewer(found, "strikes at creation", ("plan", "at_creation"))
-        for kind in list(found.document["plan"]["disk"]):
-            yield f"no {kind}", _with(found.document, ("plan", "disk"), _without(found.document["plan"]["disk"], kind))
-        for kind in list(found.document["plan"]["mix"]):
-            if len(found.document["plan"]["mix"]) > 1:
-                yield f"no {kind}", _with(found.document, ("plan", "mix"), _without(found.document["plan"]["mix"], kind))
-        for name, value in (("reset", 0.0), ("driver", "engine"), ("clients", 1), ("clients", 2)):
-            now = found.document["plan"][name]
-            if now != value and (name != "clients" or value < now):
-                yield f"{name} {value}", _with(found.document, ("plan", name), value)
-    else:
-        yield from _fewer(found, "steps", ("timeline",), least=1)
-        yield from _sooner(found)
-        if found.document.get("workload", {}).get("clients", 1) != 1:
-            yield "one client", _with(found.document, ("workload", "clients"), 1)
-    yield from _less_work(found)
-
-
-def _less_work(found: Shrunk) -> Iterator[tuple[str, Document]]:
-    for name in ("transactions", "items", "accounts"):
-        for ceiling in CEILINGS:
-            now = (found.document.get("workload") or {}).get(name, 0) or (1_000_000 if name == "transactions" else 40)
-            now = (found.document.get("workload") or {}).get(name, 0) or now
-            if ceiling < now and (name == "transactions" or ceiling >= 3):
-                yield f"{name} {ceiling}", _with(found.document, ("workload", name), ceiling)
-
-
-def _sooner(found: Shrunk) -> Iterator[tuple[str, Document]]:
-    """No waiting for a time, or a short one."""
-    for at in range(len(found.document["timeline"])):
-        for changes in ({"at": None}, {"after": None}, {"at": "100ms"}, {"after": "100ms"}):
-            steps = found.document["timeline"]
-            (name, value) = next(iter(changes.items()))
-            if at < len(steps) and name in steps[at] and steps[at][name] != value:
-                rest = {key: one for key, one in steps[at].items() if key != name}
-                step = rest if value is None else {name: value, **rest}
-                yield f"step {at} sooner", _with(found.document, ("timeline",), [*steps[:at], step, *steps[at + 1 :]])
-
-
-def _tiny(found: Shrunk) -> Iterator[tuple[str, Document]]:
-    """Hardly any work, and each outage in the middle of it: what fails so needs no more shrinking of either."""
-    for count in (5, 10, 20):
-        for after_ms in (1, 4, 15):
-            now = (found.document.get("workload") or {}).get("transactions", 0) or 1_000_000
-            if count >= now:
-                return
-            plan = found.document["plan"]
-            outages = [
-                {**one, "after_ns": min(one["after_ns"], after_ms * 1_000_000), "strike": {**one["strike"], "boundary": 0}}
-                for one in plan["outages"]
-            ]
-            smaller = _with(found.document, ("plan",), {**plan, "outages": outages, "last_life_ns": 1_000_000})
-            yield f"transactions {count}, outages after {after_ms} ms", _with(smaller, ("workload", "transactions"), count)
-
-
-def _strikes(found: Shrunk) -> Iterator[tuple[str, Document]]:
-    """Of each outage: no strikes in its recovery, no full disk, no cut network, no boundary."""
-    for at in range(len(found.document["plan"]["outages"])):
-        everything: tuple[dict[str, Any], ...] = (
-            {"in_recovery": []}, {"full_at_ns": -1}, {"cut_at_ns": -1}, {"after_ns": 1_000_000}
-        )  # fmt: skip
-        for share in (8, 3, 2):
-            outages = found.document["plan"]["outages"]
-            if at < len(outages) and outages[at]["after_ns"] > 2_000_000:
-                sooner = {**outages[at], "after_ns": outages[at]["after_ns"] // share}
-                fewer = [*outages[:at], sooner, *outages[at + 1 :]]
-                yield f"outage {at} sooner", _with(found.document, ("plan", "outages"), fewer)
-        for changes in everything:
-            outages = found.document["plan"]["outages"]
-            if at < len(outages) and any(outages[at][name] != value for name, value in changes.items()):
-                fewer = [*outages[:at], {**outages[at], **changes}, *outages[at + 1 :]]
-                yield f"outage {at} without {next(iter(changes))}", _with(found.document, ("plan", "outages"), fewer)
-
-
-def _fewer(found: Shrunk, what: str, path: tuple[str, ...], least: int = 0) -> Iterator[tuple[str, Document]]:
-    """Delta debugging: leave out halves, quarters, … single entries of a list, as long as it goes on failing."""
-    size = max(1, len(_at(found.document, path)) // 2)
-    while True:
-        start = 0
-        while start < len(_at(found.document, path)):
-            entries = _at(found.document, path)
-            rest = [*entries[:start], *entries[start + size :]]
-            if len(rest) < least:
+def _shrink(search: Search, found: Shrunk, scenario: Scenario) -> None:
+    """From short runs that fail in the same way, if any are met, as that is the quickest; else from the run that was found."""
+    whole_s, first = search.limit_s, (found.seed, search.scenario, search.played)
+    if scenario.plan is None and scenario.workload.script is None and not scenario.incident:
+        for seed, start, played in _small(search, scenario, found.seed):
+            search.limit_s = search.cpu_s + SMALL_SHARE * (whole_s - search.cpu_s)
+            _from(search, found, seed, start, played, f"seed {seed} with {start.workload.transactions} transactions")
+            if found.small:
                 break
-            yield f"fewer {what}", _with(found.document, path, rest)
-            if len(_at(found.document, path)) == len(entries):
-                start += size
-        if size == 1:
+    search.limit_s = whole_s
+    if not found.small:
+        _from(search, found, *first, f"seed {first[0]}")
+    found.tried, found.cpu_s = search.attempts.count, search.cpu_s
+
+
+def _from(search: Search, found: Shrunk, seed: int, start: Scenario, played: Played, name: str) -> None:
+    search.scenario, search.seed, search.played = start, seed, played
+    search.said(f"from {name}: {played.events} events")
+    passes = shrink_steps.passes if start.incident else shrink_plan.passes
+    if not start.incident and start.workload.script is None:
+        shrink_plan.written_down(search)
+    for noises in NOISES:
+        search.noises = noises
+        while not search.over() and passes(search):
+            pass
+        _keep(search, found, name)
+        if search.over() or found.small:
             return
-        size = max(1, size // 2)
 
 
-def _at(document: Document, path: tuple[str, ...]) -> Any:
-    value: Any = document
-    for name in path:
-        value = value[name]
-    return value
+def _keep(search: Search, found: Shrunk, name: str) -> None:
+    new = Shrunk(found.raw, search.scenario, search.seed, found.kind, search.played)
+    if (not new.small, new.transactions + new.faults) < (not found.small, found.transactions + found.faults):
+        found.scenario, found.seed, found.played, found.start = new.scenario, new.seed, new.played, name
 
 
-def _with(document: Document, path: tuple[str, ...], value: Any) -> Document:
-    found = copy.deepcopy(document)
-    at: Any = found
-    for name in path[:-1]:
-        if at.get(name) is None:
-            at[name] = {}
-        at = at[name]
-    at[path[-1]] = value
-    return found
+def _small(search: Search, scenario: Scenario, seed: int) -> Iterator[tuple[int, Scenario, Played]]:
+    """Runs with hardly any work, struck early, that fail in the same way: little is needed more often than it is met."""
+    until_s = search.cpu_s + SEARCH_SHARE * search.limit_s
+    for transactions in SMALL:
+        little = replace(scenario, workload=replace(scenario.workload, transactions=transactions))
+        for other in range(seed, seed + SMALL_SEEDS):
+            if search.cpu_s >= until_s:
+                return
+            plan = draw(little, other)
+            outages = tuple(replace(one, after_ns=one.after_ns * transactions // USUAL) for one in plan.outages[:2])
+            start = replace(little, plan=replace(plan, outages=outages))
+            played = search.run(start, other)
+            if played is not None and search.same(played):
+                before_s = search.cpu_s
+                yield other, start, played
+                until_s += search.cpu_s - before_s
+                break
 
 
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
+def drawn(scenario: Scenario, seed: int) -> Scenario:
+    """The scenario with everything in it that its seed decides in advance."""
+    return fixed(scenario, seed) if scenario.incident else replace(scenario, plan=scenario.plan or draw(scenario, seed))
 
 
-# -- What is written
-
-
-def write(found: Shrunk, folder: Path, name: str) -> list[Path]:
-    """The replay file, and a pytest file that fails as long as the bug is there. Raises: ScenarioError."""
-    replay, test = folder / f"{name}.yaml", folder / f"test_{name}.py"
-    about = f"# Shrunk from a failing run: {found.result.violations[0][:180]}\n#   thunderdb-sim run --replay {replay.name}\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replay.write_text(about + yaml.safe_dump(json.loads(json.dumps(found.document)), sort_keys=False, width=120))
-        said = found.result.violations[0][:80].replace('"', "'").replace("\\", "/")
-        test.write_text(_TEST.format(name=name, violation=said))
-    except OSError as error:
-        raise ScenarioError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return [replay, test]
-
-
-_TEST = '''"""Found by simulation, and shrunk: {violation}"""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-from sim.play import play
-from sim.scenario.scenario import load
-
-
-def test_{name}() -> None:
-    scenario = load(str(Path(__file__).with_name("{name}.yaml")))
-    assert play(scenario, scenario.seed).violations == []
-'''
+def _verified(found: Shrunk) -> None:
+    """The file must say the very same scenario. Raises: ScenarioError."""
+    again = build(wrap(found.document, "replay"))
+    if (again.plan, again.workload.script) != (found.scenario.plan, found.scenario.workload.script):
+        raise ScenarioError("the replay file does not say what was shrunk: please report this")

@@ -7,18 +7,21 @@ look the same.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from sim.clients.engine_session import EngineSession
+from sim.clients.reciting import Recital, recite
+from sim.clients.scribe import Scribe
 from sim.clients.sql_session import Disconnected, SqlClient
 from sim.oracle.oracle import Plus, Violation
 from sim.scenario.faults_plan import pick
 from sim.scenario.scenario import Workload
+from sim.scenario.script import Scripted
 from sim.world.rand import Stream
 from thunderdb.base.errors import DiskFull, NodeStopped, SqlError, StorageError
 
-Session = EngineSession | SqlClient
+Session = EngineSession | SqlClient | Scribe
 START_BALANCE = 1000
 EXPECTED = frozenset({
     "40001", "40P01", "23505", "57014", "53100",
@@ -90,6 +93,10 @@ class Client:
         self.budget: list[int] | None = None
         """Transactions left to all clients together; None: no end."""
         self._number = number
+        self._tasks = session.tasks
+        self._scribe: Scribe | None = None
+        self.script: tuple[Scripted, ...] | None = None
+        """What to do instead of drawing it."""
         self._version = (life * 100 + number) * 1_000_000
         self._do: dict[str, Callable[[], Awaitable[None]]] = {
             "transfer": self._transfer, "insert": self._insert, "update": self._update, "delete": self._delete,
@@ -97,57 +104,85 @@ class Client:
             "sequence": self._sequence, "ddl": self._ddl, "abandon": self._abandon,
         }  # fmt: skip
 
+    def record(self, scribe: Scribe) -> None:
+        """Write down all that is done from now on."""
+        self.session = self._scribe = scribe
+
     async def run(self) -> None:
         """Work. Raises: Violation; whatever a correct database would not raise."""
-        session, stream = self.session, self.stream
+        stream, sleep = self.stream, self._tasks.sleep
+        if self.script is not None:
+            await recite(self, self.script)
+            return
         while not self.stopping:
             if self.budget is not None:
                 if self.budget[0] <= 0:
-                    await session.tasks.sleep(50_000_000)
+                    if self.session.may_fail():
+                        return  # nobody is there any more who could say that it is over
+                    await sleep(50_000_000)
                     continue
                 self.budget[0] -= 1
             kind = pick(stream, self.mix)
-            timer = None
-            if stream.random() < 0.1:
-                timer = session.tasks.scheduler.call_later(stream.between(0, 20_000_000), session.cancel_wait)
-            try:
-                if kind == "checkpoint":
-                    await session.checkpoint()
-                else:
-                    await self._transaction(kind)
-            except SqlError as error:
-                if error.sqlstate not in EXPECTED and not _result_type_changed(error):
-                    raise Violation(f"{kind}: unexpected error {error.sqlstate}: {error}") from error
-                session.oracle.counts[error.sqlstate] = session.oracle.counts.get(error.sqlstate, 0) + 1
-                if isinstance(error, DiskFull):
-                    await session.tasks.sleep(5_000_000)
-            except Vanished:
-                # The server notices later; until then the locks stay.
-                await session.tasks.sleep(stream.between(0, 60_000_000))
-                await session.vanish()
-            except (NodeStopped, StorageError) as error:
-                if session.may_fail():
-                    return
-                if not self.forgives(error):
-                    raise
-            except Disconnected:
-                if session.over:
-                    return
-            try:
-                await session.rollback()
-            except (NodeStopped, StorageError) as error:
-                if not session.may_fail() and not self.forgives(error):
-                    raise
+            cancel_ns = stream.between(0, 20_000_000) if stream.random() < 0.1 else -1
+            if self._scribe is not None:
+                self._scribe.turn(kind, cancel_ns)
+            if not await self.turn(kind, cancel_ns, self._drawn(kind)):
                 return
-            except Disconnected:
-                if session.over:
-                    return
-            if timer is not None:
-                timer.cancel()
-            self.transactions += 1
             think = stream.between(*self.workload.think_ns)
             if think:
-                await session.tasks.sleep(think)
+                await sleep(think)
+        if self._scribe is not None:
+            self._scribe.turn("stop", -1)
+
+    async def turn(self, kind: str, cancel_ns: int, work: Coroutine[Any, Any, None]) -> bool:
+        """One transaction, and what its errors ask for; return whether the client can go on."""
+        session, stream = self.session, self.stream
+        timer = None
+        if cancel_ns >= 0:
+            timer = session.tasks.scheduler.call_later(cancel_ns, session.cancel_wait)
+        try:
+            await work
+        except SqlError as error:
+            if error.sqlstate not in EXPECTED and not _result_type_changed(error):
+                raise Violation(f"{kind}: unexpected error {error.sqlstate}: {error}") from error
+            session.oracle.counts[error.sqlstate] = session.oracle.counts.get(error.sqlstate, 0) + 1
+            if isinstance(error, DiskFull):
+                await self._tasks.sleep(5_000_000)
+        except Vanished:
+            # The server notices later; until then the locks stay.
+            await session.tasks.sleep(stream.between(0, 60_000_000))
+            await session.vanish()
+        except (NodeStopped, StorageError) as error:
+            if session.may_fail():
+                return False
+            if not self.forgives(error):
+                raise
+        except Disconnected:
+            if session.over:
+                return False
+        try:
+            await session.rollback()
+        except (NodeStopped, StorageError) as error:
+            if not session.may_fail() and not self.forgives(error):
+                raise
+            return False
+        except Disconnected:
+            if session.over:
+                return False
+        if timer is not None:
+            timer.cancel()
+        self.transactions += 1
+        return True
+
+    async def recited(self, one: Scripted) -> None:
+        """A transaction that a script says."""
+        await Recital(self, one).run()
+
+    async def _drawn(self, kind: str) -> None:
+        if kind == "checkpoint":
+            await self.session.checkpoint()
+        else:
+            await self._transaction(kind)
 
     async def _transaction(self, kind: str) -> None:
         stream, work = self.stream, self.workload
@@ -240,12 +275,16 @@ class Client:
     async def _sequence(self) -> None:
         for _ in range(self.stream.between(1, 3)):
             number, ver = await self.session.next_value(), self._ver()
-            try:
-                await self.session.insert(SERIALS, {"id": number, "ver": ver})
-            except SqlError as error:
-                if error.sqlstate == "23505":
-                    raise Violation(f"the sequence gave {number} a second time") from error
-                raise
+            await self.serial(number, ver)
+
+    async def serial(self, number: int, ver: int) -> None:
+        """Use a number that the sequence gave."""
+        try:
+            await self.session.insert(SERIALS, {"id": number, "ver": ver})
+        except SqlError as error:
+            if error.sqlstate == "23505":
+                raise Violation(f"the sequence gave {number} a second time") from error
+            raise
 
     async def _step(self) -> None:
         kind = self.stream.between(0, 9)

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from sim.clients.engine_session import EngineSession, read_state
 from sim.clients.history_database import HistoryDatabase
 from sim.clients.probe import probe_write
+from sim.clients.scribe import Book, Scribe
 from sim.clients.workload import ITEMS, PROBE, Client, set_up
 from sim.incident import commands
 from sim.incident.copying import copy_tree
@@ -31,6 +32,7 @@ from sim.incident.trouble import Troubles
 from sim.oracle.oracle import Violation, differences
 from sim.oracle.truth import Commit, Line, Recorder, check_order, state_of
 from sim.scenario.scenario import Scenario, Workload
+from sim.scenario.script import script_of
 from sim.world import devices
 from sim.world.costs import COSTS_NS
 from sim.world.disk import DeviceProfile, DiskFaults
@@ -138,6 +140,7 @@ class Site:
         """Since when clients are at work."""
         self.client_count = Stream(derive(seed, "clients")).between(*scenario.workload.clients)
         self.workload = self._workload()
+        self.book: Book | None = None
         self.budget: list[int] | None = [self.workload.transactions] if self.workload.transactions else None
         self.mix = dict(scenario.workload.mix) or dict(DEFAULT_MIX)
 
@@ -317,14 +320,25 @@ class Site:
         self.life += 1
         self.log_lives.clear()
         self.began_work_ns = self.world.now_ns
+        script = script_of(self.scenario.workload.script, self.life)
+        life = None if self.book is None else self.book.life()
         for number in range(self.client_count):
             session = EngineSession(self.db, self.recorder)
             stream = self.world.streams.stream(f"client.{number}")
             client = Client(session, number, self.life, stream, self.workload, self.mix)
             client.budget = self.budget
+            if script is not None:
+                client.script = tuple(one for one in script if one.client == number)
+            if life is not None:
+                client.record(Scribe(session, number, life))
             client.forgives = self.explained
             self.clients.append(client)
             self.calls.append(self.node.call(client.run()))
+
+    @property
+    def recited(self) -> bool:
+        """Whether the clients have done all that a script says."""
+        return self.workload.script is not None and all(call.done() for call in self.calls)
 
     async def stop_clients(self) -> None:
         for client in self.clients:
@@ -493,7 +507,7 @@ class Site:
 
     def check_service(self) -> None:
         """I4. Raises: Violation."""
-        idle = not self.clients or (self.budget is not None and self.budget[0] <= 0)
+        idle = not self.clients or (self.budget is not None and self.budget[0] <= 0) or self.recited
         excused = any(count > 0 and not name.startswith(NO_EXCUSE) for name, count in self.trouble.active.items())
         if not self.up or idle or excused or self.troubled:
             return

@@ -15,9 +15,12 @@ A rewrite is only done where its level promises that it cannot lose anything: at
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, cast
 
 from sim.clients.engine_session import EngineSession
+from sim.clients.reciting import left_open
+from sim.clients.scribe import Scribe
 from sim.clients.sql_session import SqlClient
 from sim.clients.workload import PROBE, PROBE_COLUMNS, Client, Session, Vanished
 from sim.oracle.isolation import FAILED, OK, READ_COMMITTED, REPEATABLE_READ, UNKNOWN, Statement, Txn, check
@@ -25,6 +28,7 @@ from sim.oracle.oracle import Oracle, Recovered, State, Violation, Work
 from sim.runs.runner import Result, Run
 from sim.scenario.faults_plan import pick
 from sim.scenario.scenario import Scenario
+from sim.scenario.script import ENDS, Scripted
 from sim.world.rand import Stream
 from sim.world.trace import Sink
 from thunderdb.base.errors import NodeStopped, SqlError, StorageError
@@ -125,39 +129,72 @@ class ListClient(Client):
         self.sql = session
         self.observer = observer
         self.txn = Txn(0)
+        self._backs: list[tuple[str, int]] = []
+        """The savepoints of this transaction, and how many statements it had."""
         self.statements = {name: weight for name, weight in mix.items() if name in _STATEMENTS} or {"append": 1}
         self._marks = 0
 
+    def record(self, scribe: Scribe) -> None:
+        super().record(scribe)
+        self.sql = cast(SqlClient, scribe)
+
     async def _transaction(self, kind: str) -> None:
+        await self._told(kind, self._single(self._draw_single()) if kind == "single" else self._block(kind))
+
+    async def recited(self, one: Scripted) -> None:
+        if one.do and one.do[0][0] == "checkpoint":
+            await self.session.checkpoint()
+            return
+        single = one.kind == "single"
+        await self._told(one.kind, self._single(self._recite(one)) if single else self._recite(one))
+
+    async def _told(self, kind: str, work: Coroutine[Any, Any, None]) -> None:
         try:
-            if kind == "single":
-                await self._single()
-            else:
-                await self._block(kind)
+            await work
         except SqlError as error:
             if error.sqlstate not in EXPECTED:
                 raise Violation(f"{kind}: unexpected error {error.sqlstate}: {error}") from error
             raise
 
-    async def _single(self) -> None:
+    async def _recite(self, one: Scripted) -> None:
+        for name, *args in one.do:
+            if name in _OPS:
+                await _OPS[name](self, *args)
+            elif name == "begin":
+                await self._begin(*args)
+            elif name == "sleep":
+                await self.sql.tasks.sleep(args[0])
+            elif name in ENDS:
+                await getattr(self.sql, name)()
+            else:
+                raise ValueError(f"a script says {name!r}, which no list can do")
+        await left_open(self, one)
+
+    async def _single(self, work: Coroutine[Any, Any, None]) -> None:
         """A statement that is a transaction of its own; if it is not answered, nobody knows."""
-        self.sql.work = work = self.observer.begin(True)
-        self.txn = self.observer.note(work, READ_COMMITTED)
-        work.outcome = "committing"
+        self.sql.work = note = self.observer.begin(True)
+        self.txn = self.observer.note(note, READ_COMMITTED)
+        note.outcome = "committing"
         try:
-            await self._statement("append" if self.stream.random() < 0.6 else "scan")
+            await work
         except (NodeStopped, StorageError):
             raise
         except SqlError:
-            work.outcome = "failed"
+            note.outcome = "failed"
             raise
-        self.observer.ack(work)
+        self.observer.ack(note)
+
+    async def _draw_single(self) -> None:
+        await self._statement("append" if self.stream.random() < 0.6 else "scan")
+
+    async def _begin(self, repeatable: bool, sync: bool) -> None:
+        self._backs.clear()
+        await self.sql.begin(repeatable, sync)
+        self.txn = self.observer.note(self.sql.work, REPEATABLE_READ if repeatable else READ_COMMITTED)
 
     async def _block(self, first: str) -> None:
         stream = self.stream
-        repeatable = stream.random() < self.workload.repeatable_read
-        await self.sql.begin(repeatable, True)
-        self.txn = self.observer.note(self.sql.work, REPEATABLE_READ if repeatable else READ_COMMITTED)
+        await self._begin(stream.random() < self.workload.repeatable_read, True)
         if first in _STATEMENTS:
             await self._statement(first)
         for _ in range(stream.between(0, 4)):
@@ -169,8 +206,30 @@ class ListClient(Client):
         await (self.sql.rollback() if stream.random() < 0.08 else self.sql.commit())
 
     async def _statement(self, kind: str) -> None:
-        key = self.stream.between(0, self.workload.items - 1)
-        await _STATEMENTS[kind](self, key)
+        """Draw a statement, and do it."""
+        key, stream = self.stream.between(0, self.workload.items - 1), self.stream
+        if kind == "append":
+            await self._do_append(key)
+        elif kind == "rewrite":
+            await self._op("rewrite", key, self.txn.level == REPEATABLE_READ and stream.random() < 0.7)
+        elif kind == "savepoint":
+            await self._op("mark")
+            await self._do_append(key)
+            if stream.random() < 0.5:
+                await self._op("read", key)
+            if stream.random() < 0.7:
+                await self._op("back")
+        else:
+            await self._op(kind, *(() if kind == "scan" else (key,)))
+
+    async def _do_append(self, key: int) -> None:
+        draw = self.stream.random()
+        await self._op("append", key, "upsert" if draw < 0.15 else "plain" if draw < 0.5 else "returning")
+
+    async def _op(self, name: str, *args: Any) -> None:
+        if self._scribe is not None:
+            self._scribe.op(name, *args)
+        await _OPS[name](self, *args)
 
     async def _ask(self, sql: str, values: tuple[Any, ...] = (), locked: bool = False, **appends: Any) -> Any:
         """Send a statement, and write down that it was sent before it has an answer."""
@@ -180,14 +239,14 @@ class ListClient(Client):
 
     # -- The statements
 
-    async def _append(self, key: int) -> None:
-        element, draw = self.observer.element(), self.stream.random()
+    async def _append(self, key: int, how: str) -> None:
+        element = self.observer.element()
         text, appends = f",{element}", {key: element}
-        if draw < 0.15:
+        if how == "upsert":
             sql = f"INSERT INTO {LISTS} VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET body = {LISTS}.body || $2"
             _, reply = await self._ask(sql, (key, text), appends=appends)
             _answered(reply.tag, "INSERT 0 1")
-        elif draw < 0.5:
+        elif how == "plain":
             _, reply = await self._ask(f"UPDATE {LISTS} SET body = body || $1 WHERE id = $2", (text, key), appends=appends)
             _answered(reply.tag, "UPDATE 1")
         else:
@@ -196,9 +255,8 @@ class ListClient(Client):
             _answered(reply.tag, "UPDATE 1")
             note.reads[key] = elements_of(reply.rows[0][0])
 
-    async def _rewrite(self, key: int) -> None:
-        sure = self.txn.level == REPEATABLE_READ and self.stream.random() < 0.7
-        elements = await (self._read(key) if sure else self._lock(key))
+    async def _rewrite(self, key: int, sure: bool) -> None:
+        elements = await (self._read(key) if sure and self.txn.level == REPEATABLE_READ else self._lock(key))
         element = self.observer.element()
         text = "".join(f",{one}" for one in (*elements, element))
         _, reply = await self._ask(f"UPDATE {LISTS} SET body = $1 WHERE id = $2", (text, key), appends={key: element})
@@ -214,28 +272,30 @@ class ListClient(Client):
         note.reads[key] = found = elements_of(_only(reply.rows)[0])
         return found
 
-    async def _scan(self, key: int) -> None:
+    async def _scan(self) -> None:
         note, reply = await self._ask(f"SELECT id, body FROM {LISTS}")
         if len(reply.rows) != self.workload.items:
             raise Violation(f"a scan returns {len(reply.rows)} of {self.workload.items} lists")
         note.reads.update({int(one): elements_of(body) for one, body in reply.rows})
 
-    async def _savepoint(self, key: int) -> None:
+    async def _mark(self) -> None:
         self._marks += 1
         await self.sql.ask(f"SAVEPOINT s{self._marks}")
-        at = len(self.txn.statements)
-        await self._append(key)
-        if self.stream.random() < 0.5:
-            await self._read(key)
-        if self.stream.random() < 0.7:
-            await self.sql.ask(f"ROLLBACK TO SAVEPOINT s{self._marks}")
+        self._backs.append((f"s{self._marks}", len(self.txn.statements)))
+
+    async def _back(self) -> None:
+        if self._backs:
+            name, at = self._backs.pop()
+            await self.sql.ask(f"ROLLBACK TO SAVEPOINT {name}")
             self.txn.statements.append(Statement(self.observer.now_ns(), back_to=at))
 
 
-_STATEMENTS: dict[str, Any] = {
+_STATEMENTS = ("append", "rewrite", "read", "scan", "lock", "savepoint")
+_OPS: dict[str, Any] = {
     "append": ListClient._append, "rewrite": ListClient._rewrite, "read": ListClient._read, "scan": ListClient._scan,
-    "lock": ListClient._lock, "savepoint": ListClient._savepoint,
+    "lock": ListClient._lock, "mark": ListClient._mark, "back": ListClient._back,
 }  # fmt: skip
+"""What a script says of a list transaction, beside begin, sleep and how it ends."""
 
 
 def elements_of(text: str | None) -> tuple[int, ...]:

@@ -18,11 +18,13 @@ from typing import Any, TypeVar
 
 from sim.clients.engine_session import EngineSession, SimDatabase, read_state
 from sim.clients.probe import probe_write
+from sim.clients.scribe import Book, Scribe
 from sim.clients.sql_session import Server, SqlClient
 from sim.clients.workload import PROBE, Client, Session, set_up
 from sim.oracle.oracle import Oracle, Violation
 from sim.scenario.faults_plan import Outage, Plan, Strike, draw, fates_of
 from sim.scenario.scenario import Scenario
+from sim.scenario.script import script_of
 from sim.world import devices
 from sim.world.disk import DiskFaults
 from sim.world.kernel import Livelock
@@ -115,6 +117,11 @@ class Run:
         self.fatal: BaseException | None = None
         self.lost_write = ""
         self.log = log
+        self.book: Book | None = None
+        """Where to write down what the clients do."""
+        self.begins_ns: list[int] = []
+        self.ends_ns: list[int] = []
+        """Of each life: when its clients began, and when an outage struck."""
         self.budget: list[int] | None = [scenario.workload.transactions] if scenario.workload.transactions else None
 
     def result(self) -> Result:
@@ -158,6 +165,7 @@ class Run:
         await self._set_up()
         for outage in self.plan.outages:
             clean = await self._live(outage)
+            self.ends_ns.append(self.node.crash_ns)
             await self._recover(outage, clean)
         self.node.set_faults(DiskFaults())
         for one, other in ((CLIENTS, NODE), (NODE, CLIENTS)):
@@ -183,6 +191,8 @@ class Run:
             if self.world.now_ns > deadline_ns:
                 raise Violation(f"no service: {self.oracle.acked - before} acknowledgements since everything was healed")
             self._check_calls()
+            if self.scenario.workload.script is not None and all(call.done() for call in self.calls):
+                break  # all that it says is done
             await self._sleep(5 * MS)
         await self._stop_clean()
         await self._recover(None, True)
@@ -406,6 +416,9 @@ class Run:
         return EngineSession(self._database(), self.oracle)
 
     def _start_clients(self) -> None:
+        self.begins_ns.append(self.world.now_ns)
+        script = script_of(self.scenario.workload.script, self.life)
+        life = None if self.book is None else self.book.life()
         for number in range(self.plan.clients):
             stream = self.world.streams.stream(f"client.{number}")
             if self.server is None:
@@ -416,6 +429,10 @@ class Run:
                 session = SqlClient(home.ports, self.server, self.oracle, habits)
             client = self._client(session, number, stream)
             client.budget = self.budget
+            if script is not None:
+                client.script = tuple(one for one in script if one.client == number)
+            if life is not None:
+                client.record(Scribe(session, number, life))
             self.clients.append(client)
             self.calls.append(home.call(client.run()))
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from sim.scenario.faults_plan import Outage, Plan, Strike, draw
 from sim.scenario.plan import fixed
-from sim.scenario.scenario import Scenario, flat
+from sim.scenario.scenario import Scenario, Workload, flat
 from sim.scenario.schema import Duration, Kind, RangeOf, ScenarioError, Value
+from sim.scenario.script import dump
 from sim.scenario.steps import VERBS, Step, when_keys
 
 Document = dict[str, Any]
@@ -27,6 +28,11 @@ def document_of(raw: Document, scenario: Scenario, seed: int) -> Document:
     """The scenario's document with the plan of a seed in it (R2)."""
     found = {name: value for name, value in raw.items() if name not in ("seed", "plan")}
     found["seed"] = seed
+    work, given = scenario.workload, found.get("workload") or {}
+    changed = {name: getattr(work, name) for name in _COUNTS if getattr(work, name) != getattr(Workload(), name)}
+    found["workload"] = {**{name: value for name, value in given.items() if name not in (*_COUNTS, "script")}, **changed}
+    if work.script is not None:
+        found["workload"]["script"] = dump(work.script)
     if not scenario.incident:
         found["plan"] = asdict(scenario.plan or draw(scenario, seed))
         found["plan"]["outages"] = list(found["plan"]["outages"])
@@ -34,8 +40,12 @@ def document_of(raw: Document, scenario: Scenario, seed: int) -> Document:
     single = fixed(scenario, seed)
     found["timeline"] = [dump_step(step) for step in single.timeline]
     found["operator"] = {"notices": _ns(single.operator.notices_ns[0]), "acts": _ns(single.operator.acts_ns[0])}
-    found["workload"] = {**(found.get("workload") or {}), "clients": single.workload.clients[0]}
+    found["workload"]["clients"] = single.workload.clients[0]
     return found
+
+
+_COUNTS = ("transactions", "items", "accounts")
+"""What shrinking changes of the workload."""
 
 
 def dump_step(step: Step) -> Document:
@@ -89,15 +99,15 @@ def _outage(data: Mapping[str, Any]) -> Outage:
     return Outage(**{**data, "strike": Strike(**data["strike"]), "in_recovery": in_recovery})
 
 
-def faults_in(document: Document, scenario: Scenario) -> int:
-    """How many faults a replay file has: outages and strikes, or the fault steps of a timeline."""
+def faults_in(scenario: Scenario) -> int:
+    """How many faults a run has: outages and strikes, or the fault steps of a timeline."""
     if scenario.incident:
         return sum(1 for step in flat(scenario.timeline) if step.verb in _FAULT_VERBS)
     plan = scenario.plan
     if plan is None:
         raise ScenarioError("a replay file without a plan")
-    struck = sum(1 + len(outage.in_recovery) for outage in plan.outages) + len(plan.at_creation)
-    return struck + len(plan.disk) + (plan.reset > 0)
+    struck = sum(1 + len(one.in_recovery) + (one.full_at_ns >= 0) + (one.cut_at_ns >= 0) for one in plan.outages)
+    return struck + len(plan.at_creation) + len(plan.disk) + (plan.reset > 0)
 
 
 _FAULT_VERBS = frozenset(VERBS) - frozenset(("backup", "verify", "checkpoint", "serve", "start", "restore", "mark", "load"))

@@ -40,6 +40,7 @@ from sim.scenario.schema import (
     parse_yaml,
     wrap,
 )
+from sim.scenario.script import Script, ScriptKind
 from sim.scenario.steps import FATE_NAMES, Step, timeline
 from sim.world import devices
 from sim.world.disk import FAULT_KINDS
@@ -82,6 +83,8 @@ class Workload:
     rate_per_s: float = 0.0
     transactions: int = 0
     """So many in all, then the clients only wait; 0: no end."""
+    script: Script | None = None
+    """A replay file's transactions, one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +452,7 @@ _WORKLOAD: dict[str, Key] = {
     "async_commit": Key("async_commit", Chance(), "Share of transactions with sync_commit off."),
     "repeatable_read": Key("repeatable_read", Chance()),
     "large": Key("large_bytes", RangeOf(Size())),
+    "script": Key("script", ScriptKind(), "A replay file's transactions, life by life."),
 }
 _FAULTS: dict[str, Key] = {
     "outages": Key("outages", RangeOf(Count())),

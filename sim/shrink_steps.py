@@ -1,0 +1,97 @@
+"""What to leave out of an incident: steps of its timeline, waiting, transactions.
+
+I1. What a scenario's author expects of a step (`restore ended ok, expected refused`) goes by the steps before it. Where that is
+    what failed, no step is left out: without its fault the right engine would fail as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sim.reduce import ddmin
+from sim.shrink_plan import with_script
+
+if TYPE_CHECKING:
+    from sim.shrink import Search
+
+MS = 1_000_000
+CEILINGS = (1, 3, 5, 10, 25, 50, 100, 200)
+"""The smallest first: where little work fails, all that is tried afterwards is quick."""
+
+
+def passes(search: Search) -> bool:
+    """All that can be left out; return whether anything was."""
+    before = search.scenario
+    if search.scenario.workload.script is None:
+        _less_work(search)
+    if not _expected(search):
+        ddmin(search.scenario.timeline, lambda rest: _timeline(search, tuple(rest)), search.over)
+    _sooner(search)
+    if search.scenario.workload.script is None:
+        _clients(search)
+        _written_down(search)
+    else:
+        _transactions(search)
+    return search.scenario != before
+
+
+def _expected(search: Search) -> bool:
+    """I1."""
+    return search.kind.startswith(("line ", "Violation line ", "it was ", "the timeline "))
+
+
+def _timeline(search: Search, steps: tuple[Any, ...]) -> bool:
+    return bool(steps) and search.better(replace(search.scenario, timeline=steps), "steps")
+
+
+def _sooner(search: Search) -> None:
+    """No waiting for a time, or a short one."""
+    for at in range(len(search.scenario.timeline)):
+        tries: tuple[dict[str, Any], ...] = (
+            {"at_ns": (-1, -1)},
+            {"after_ns": (0, 0)},
+            {"at_ns": (100 * MS,) * 2},
+            {"after_ns": (100 * MS,) * 2},
+        )
+        for changes in tries:
+            steps = search.scenario.timeline
+            (name, value), now = next(iter(changes.items())), getattr(steps[at], next(iter(changes)))
+            if now[0] > value[0] and now[0] > 0:
+                _timeline(search, (*steps[:at], replace(steps[at], **{name: value}), *steps[at + 1 :]))
+
+
+def _less_work(search: Search) -> None:
+    changes: dict[str, Any]
+    for name in ("transactions", "items", "accounts"):
+        for ceiling in CEILINGS:
+            work = search.scenario.workload
+            now, changes = getattr(work, name) or 1_000_000, {name: ceiling}
+            if ceiling < now and (name == "transactions" or ceiling >= 3):
+                if search.better(replace(search.scenario, workload=replace(work, **changes)), f"{name} {ceiling}"):
+                    break
+
+
+def _clients(search: Search) -> None:
+    work = search.scenario.workload
+    if work.clients != (1, 1):
+        search.better(replace(search.scenario, workload=replace(work, clients=(1, 1))), "one client")
+
+
+def _written_down(search: Search) -> None:
+    played = search.run(search.scenario, search.seed, recorded=True)
+    if played is not None:
+        search.better(
+            with_script(search.scenario, tuple(tuple(one for one in life if one.do) for life in played.script)), "as a script"
+        )
+
+
+def _transactions(search: Search) -> None:
+    script = search.scenario.workload.script or ()
+    entries = [(at, one) for at, life in enumerate(script) for one in life]
+
+    def fails(rest: list[Any]) -> bool:
+        lives = tuple(tuple(one for at, one in rest if at == life) for life in range(len(script)))
+        return search.better(with_script(search.scenario, lives), "transactions")
+
+    ddmin(entries, fails, search.over)
