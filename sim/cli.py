@@ -24,6 +24,7 @@ from sim.scenario import generate
 from sim.scenario import scenario as scenarios
 from sim.scenario.scenario import Scenario, ScenarioError
 from sim.shrink import shrink, write
+from sim.source import GENERATED
 from sim.sweep import parse_seeds, read_corpus, sweep
 from thunderdb import __version__
 
@@ -60,7 +61,7 @@ def run_command(
     promises: tuple[str, ...], log: bool,
 ) -> None:  # fmt: skip
     """Run the scenario FILE, a replay file, or a generated incident, with one seed."""
-    file = "--generated" if generated_ else replay or file
+    file = GENERATED if generated_ else replay or file
     if file is None:
         raise click.UsageError("which scenario? Give a FILE, --replay FILE, or --generated.")
     if printed and not generated_:
@@ -113,12 +114,15 @@ def sweep_command(
 
 
 @main.command("diverge")
-@click.argument("file")
+@click.argument("file", required=False)
+@click.option("--generated", "generated_", is_flag=True, help="The incident that is generated from the seed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The run's seed.")
 @click.option("--promise", "promises", multiple=True, help=_PROMISE_HELP)
-def diverge_command(file: str, seed: int, promises: tuple[str, ...]) -> None:
+def diverge_command(file: str | None, generated_: bool, seed: int, promises: tuple[str, ...]) -> None:
     """Run FILE twice, in processes that differ in hash seed, time zone, folder and start; name the first event that differs."""
-    path = _load(file, promises).path
+    if generated_ == (file is not None):
+        raise click.UsageError("which run? Give a FILE or --generated, and --seed.")
+    path = GENERATED if file is None else _load(file, promises).path
     try:
         found = diverge.compare(path, seed, list(promises))
     except EOFError as error:

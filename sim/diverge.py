@@ -123,7 +123,7 @@ def stream(out: BinaryIO) -> None:
 
 def compare(path: str, seed: int, promises: list[str]) -> Outcome:
     """Play a run twice and compare. Raises: EOFError if one of the two processes fails."""
-    request = {"paths": [os.path.abspath(path)], "promises": promises, "seed": seed}
+    request = {**twin.request_of([path], promises), "seed": seed}
     sides = [twin.start("sim.diverge", 0, request)]
     try:
         time.sleep(LATER_S)

@@ -20,7 +20,7 @@ from sim.measure import Report, replay_line
 from sim.scenario import coverage
 from sim.scenario.scenario import ScenarioError
 from sim.source import Source, measured, place
-from sim.twin import Twin, differing
+from sim.twin import Twin, request_of, same
 
 Job = tuple[int, int]
 """(position of the scenario, seed)"""
@@ -104,32 +104,29 @@ def _start_worker(scenarios: list[Source], promises: list[str] | None) -> None:
     """With promises, even none, each run is also asked of a twin."""
     global _scenarios, _twin
     _scenarios = scenarios
-    _twin = None if promises is None else Twin([place(scenario) for scenario in scenarios], promises)
+    _twin = None if promises is None else _its_twin(scenarios, promises)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+
+
+def _its_twin(scenarios: list[Source], promises: list[str]) -> Twin:
+    return Twin("sim.twin", request_of([place(scenario) for scenario in scenarios], promises))
 
 
 def _work(job: Job) -> tuple[int, Report]:
     position, seed = job
     scenario = _scenarios[position]
+    if _twin is not None:
+        _twin.ask(job)  # it runs beside this one
     try:
-        if _twin is not None:
-            _twin.ask(position, seed)  # it runs beside this one
         report = measured(scenario, seed)
-        if _twin is not None:
-            _same(report, _twin.answer(), place(scenario))
-        return position, report
     except Exception as error:  # a bug of the simulator itself is a violation, too
-        return position, _broken("generated" if scenario is None else scenario.name, seed, error)
-
-
-def _same(report: Report, other: Report, path: str) -> None:
-    """A run that is not the same in another process is a violation."""
-    keys = differing(report, other)
-    report["twin"] = other.get("trace_hash", "")
-    if keys:
-        report["verdict"] = "violation"
-        where = f"thunderdb-sim diverge {path} --seed {report['seed']}"
-        report["violations"] = [*report["violations"], f"another process gives another {', '.join(keys)}: {where}"]
+        report = _broken("generated" if scenario is None else scenario.name, seed, error)
+    if _twin is not None:
+        try:
+            same(report, _twin.answer(), f"thunderdb-sim diverge {place(scenario)} --seed {seed}")
+        except EOFError as error:
+            report = _broken(report["scenario"], seed, error)
+    return position, report
 
 
 def _broken(name: str, seed: int, error: Exception) -> Report:
@@ -232,7 +229,7 @@ def _alone(
 ) -> Iterator[tuple[int, Report]]:
     global _scenarios, _twin
     _scenarios = scenarios
-    _twin = None if twins is None else Twin([place(scenario) for scenario in scenarios], twins)
+    _twin = None if twins is None else _its_twin(scenarios, twins)
     try:
         for job in work:
             if _over(deadline):

@@ -4,8 +4,8 @@
     0       1               UTC             /
     1       4242            Asia/Kathmandu  /tmp (or the like)
 
-A `Twin` is a process of that kind that is asked for runs, one line of JSON each way: [position, seed], then the run's report.
-`sweep --twice` gives each worker one, and `diverge` streams two of them side by side.
+A `Twin` is a process of that kind that is asked for runs, one line of JSON each way: the job, then the run's report.
+`sweep --twice` and `history --twice` give each worker one, and `diverge` streams two of them side by side.
 
 T1. Two reports of one run are equal but for what real time it took; the trace hash covers every byte that was written.
 """
@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,17 @@ def say(process: subprocess.Popen[bytes], line: Any) -> None:
 
 
 class Twin:
-    """A process that runs what this one runs."""
+    """A process that runs what this one runs: `module`, which reads a request and then jobs."""
 
-    def __init__(self, paths: list[str], promises: list[str]) -> None:
+    def __init__(self, module: str, request: Any) -> None:
         here = os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[1]
-        request = {"paths": [path if path == GENERATED else os.path.abspath(path) for path in paths], "promises": promises}
-        self._process = start("sim.twin", 0 if here else 1, request)
+        self._process = start(module, 0 if here else 1, request)
 
-    def ask(self, position: int, seed: int) -> None:
-        say(self._process, [position, seed])
+    def ask(self, job: Any) -> None:
+        say(self._process, job)
 
     def answer(self) -> Report:
-        """The report of what was asked for. Raises: EOFError if the process has died."""
+        """The report of what was asked for; each question has one, in order. Raises: EOFError if the process has died."""
         line = self._process.stdout.readline() if self._process.stdout is not None else b""
         if not line:
             raise EOFError(f"the twin ended with {self._process.wait()}")
@@ -85,22 +85,40 @@ def differing(one: Report, other: Report) -> list[str]:
     return [key for key in sorted({*one, *other}) if key not in MEASURED and one.get(key) != other.get(key)]
 
 
+def same(report: Report, other: Report, locate: str) -> None:
+    """A run that is not the same in another process is a violation; `locate` is the command that says where."""
+    keys = differing(report, other)
+    report["twin"] = other.get("trace_hash", "")
+    if keys:
+        report["verdict"] = "violation"
+        report["violations"] = [*report["violations"], f"another process gives another {', '.join(keys)}: {locate}"]
+
+
+def request_of(paths: list[str], promises: list[str]) -> dict[str, Any]:
+    """What a twin is told first, wherever it runs."""
+    return {"paths": [path if path == GENERATED else os.path.abspath(path) for path in paths], "promises": promises}
+
+
 def load(request: dict[str, Any]) -> list[Source]:
     return [source.load(path, request["promises"]) for path in request["paths"]]
 
 
-def main() -> None:
-    loaded = load(json.loads(sys.stdin.readline()))
+def serve(measured: Callable[[Any], Report]) -> None:
+    """The twin's side: answer each job of standard input."""
     for line in sys.stdin:
-        position, seed = json.loads(line)
         try:
-            report = source.measured(loaded[position], seed)
+            report = measured(json.loads(line))
         except Exception as error:  # what the parent says of its own run (sweep._broken)
             report = {"violations": [f"{type(error).__name__}: {error}"], "verdict": "violation"}
         try:
             print(json.dumps(report), flush=True)
         except BrokenPipeError:
             os._exit(0)
+
+
+def main() -> None:
+    loaded = load(json.loads(sys.stdin.readline()))
+    serve(lambda job: source.measured(loaded[job[0]], job[1]))
 
 
 if __name__ == "__main__":

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from sim.history import every_io, history
-from sim.history.history import COPIES, Shape
+from sim.history import every_io
+from sim.history_sweep import reports
 
 MET = "pitr retention power_cut kill outage switch clock copy".split() + ["restores struck", "went on", "copies opened"]
 
 
-def broken(seeds: range, shape: Shape | None = None) -> tuple[list[str], dict[str, int]]:
-    """What went wrong, with its seed, and how often what was done."""
+def broken(seeds: range, kind: str = "all") -> tuple[list[str], Counter[str]]:
+    """What went wrong, with its seed, and how often what was done; each run twice, here and in another process."""
     found: list[str] = []
-    counts: dict[str, int] = {}
-    for seed in seeds:
-        outcome = history.run(seed, shape)
-        found += [f"seed {seed}: {text}" for text in outcome.violations]
-        for name, count in outcome.counts.items():
-            counts[name] = counts.get(name, 0) + count
+    counts: Counter[str] = Counter()
+    for report in reports([(kind, "", seed) for seed in seeds], 1, twice=True):
+        found += [f"seed {report['seed']}: {text}" for text in report["violations"]]
+        assert report["twin"] == report["trace_hash"] != ""
+        counts.update(report["counts"])
     return found, counts
 
 
@@ -36,19 +37,14 @@ def test_five_hundred_histories_restore_exactly_to_random_targets() -> None:
     assert counts["restored"] >= 750
 
 
-def test_same_seed_same_history() -> None:
-    one, two = history.run(7), history.run(7)
-    assert (one.trace_hash, one.counts, one.commits) == (two.trace_hash, two.counts, two.commits)
-
-
 def test_copies_made_by_hand_under_load_restore() -> None:
-    found, counts = broken(range(6), COPIES)
+    found, counts = broken(range(6), "copies")
     assert found == []
     assert counts["copies opened"] >= 18 and counts["kill"] and counts["power_cut"] and counts["switch"]
 
 
 def test_a_copy_whose_page_files_grew_after_they_were_copied_restores() -> None:
-    assert broken(range(88, 89), COPIES)[0] == []
+    assert broken(range(88, 89), "copies")[0] == []
 
 
 def test_a_restore_struck_again_and_again_is_known_for_what_it_is() -> None:
@@ -59,7 +55,7 @@ def test_a_restore_struck_again_and_again_is_known_for_what_it_is() -> None:
 
 @pytest.mark.long
 def test_five_hundred_copies_made_by_hand_restore() -> None:
-    found, counts = broken(range(1000, 1140), COPIES)
+    found, counts = broken(range(1000, 1140), "copies")
     assert found == []
     assert counts["copies opened"] >= 500
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sim.diverge import compare
 from sim.mutant_patch import parse_mutant
 from sim.mutants import Copies
 
@@ -54,9 +54,12 @@ def test_a_planted_leak_is_located(patch: str, words: tuple[str, ...]) -> None:
     assert all(word in text for word in words), text
 
 
-def test_equal_runs_are_equal() -> None:
-    found = compare(str(ROOT / FILE), 0, [])
-    assert found.text == "" and found.events > 1000 and len(found.trace_hash) == 32
+@pytest.mark.parametrize("which", [(FILE,), ("--generated",)], ids=["file", "generated"])
+def test_equal_runs_are_equal(which: tuple[str, ...]) -> None:
+    """By the very words that a sweep prints of a run that differs."""
+    code, text = run(ROOT, "diverge", *which, "--seed", "9")
+    found = re.fullmatch(r"(\d+) events, all equal; trace [0-9a-f]{32}\n", text)
+    assert code == 0 and found is not None and int(found[1]) > 1000, text
 
 
 def test_a_sweep_that_runs_everything_twice_sees_a_leak_and_says_how_to_locate_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.source import measured
-from sim.sweep import read_corpus
+from sim.sweep import read_corpus, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = read_corpus(str(ROOT / "tests" / "corpus" / "generated.txt"))
@@ -21,9 +21,11 @@ SAMPLE = CORPUS[:44]
 
 @pytest.mark.parametrize("part", range(4))
 def test_the_corpus_holds(part: int) -> None:
-    for seed in SAMPLE[part::4]:
-        report = measured(None, seed)
-        assert report["violations"] == [], f"thunderdb-sim run --generated --seed {seed}"
+    """Each seed twice, here and in another process."""
+    out, err = io.StringIO(), io.StringIO()
+    totals = sweep([None], SAMPLE[part::4], 1, 0.0, [], out, err, twice=True)
+    assert (totals.runs, totals.violations) == (len(SAMPLE[part::4]), 0), err.getvalue()
+    assert out.getvalue().count('"twin": "') == totals.runs
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sim.oracle.isolation import check
 from sim.play import play
 from sim.runs.list_append import ListRun
 from sim.scenario.scenario import load
+from sim.sweep import sweep
 
 FOLDER = Path(__file__).resolve().parents[2] / "scenarios" / "isolation"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
@@ -18,8 +20,9 @@ FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 
 @pytest.mark.parametrize("name", FILES)
 def test_levels_keep_their_promises(name: str) -> None:
-    scenario = load(str(FOLDER / name))
-    assert [play(scenario, seed).violations for seed in range(100, 103)] == [[]] * 3
+    out, err = io.StringIO(), io.StringIO()
+    totals = sweep([load(str(FOLDER / name))], range(100, 103), 1, 0.0, [], out, err, twice=True)
+    assert (totals.runs, totals.violations) == (3, 0), err.getvalue()
 
 
 @pytest.mark.long
