@@ -487,10 +487,10 @@ class Site:
 
     async def first_service(self) -> None:
         """The first write after an outage: RTO ends with its acknowledgement."""
-        await self._probe()
+        await self.probe()
         self.note("first service", "service")
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
         for _ in range(TRIES):
             try:
                 await self.call(self._probe_write())
