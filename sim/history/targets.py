@@ -23,6 +23,7 @@ from sim.world.rand import Stream, derive
 from sim.world.world import NodeDied, SimNode, World
 from thunderdb.backup.plan import plan_restore
 from thunderdb.backup.restore import RestoreReport, restore
+from thunderdb.backup.scan import KEEP_BYTES
 from thunderdb.backup.verify import verify_backup
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Refused
@@ -35,6 +36,8 @@ MS = 1_000_000
 SECOND_NS = 1_000_000_000
 LIMIT_NS = 3600 * SECOND_NS
 TRIES = 4
+KEPT = (KEEP_BYTES, 0, 64 << 10)
+"""How much log a restore may keep in memory between its plan and its end; what is beyond is read twice."""
 MIX = {"transfer": 5, "insert": 5, "update": 5, "delete": 2, "large": 1}
 
 
@@ -145,7 +148,7 @@ async def restore_to(
         ports, cipher = node.ports, await cipher_of(node, config)
         plan = await plan_restore(
             ports, config, parse_target(aim.text), place, vault.archive, no_archive=no_archive, cipher=cipher,
-            timeline=wish,
+            timeline=wish, keep_bytes=KEPT[aim.cut_lsn % len(KEPT)],
         )  # fmt: skip
         return await restore(ports, config, plan, events, no_archive, database=database)
 

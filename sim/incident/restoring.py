@@ -24,6 +24,7 @@ from sim.world.world import SimNode
 from thunderdb.backup.holding import holding
 from thunderdb.backup.plan import Plan, plan_restore
 from thunderdb.backup.restore import RestoreReport, restore
+from thunderdb.backup.scan import KEEP_BYTES
 from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database
@@ -80,7 +81,8 @@ class Restoring(Actions):
         try:
             await site.call(node.ports.tasks.work("process.command", 1), node)
             plan: Plan = await self._planned(site, node, plan_restore(
-                node.ports, config, target, place, archive, no_archive=drill, timeline=timeline), contents)
+                node.ports, config, target, place, archive, no_archive=drill, timeline=timeline,
+                keep_bytes=KEEP_BYTES // site.scenario.scale), contents)
             site.note("restore planned", "restore")
             if not drill:
                 self.begun = Begun(plan.line.timeline, plan.stop.lsn, self._chosen(target, plan.line.timeline))

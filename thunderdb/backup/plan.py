@@ -33,7 +33,7 @@ from thunderdb.backup.logline import (
     read_lines,
 )
 from thunderdb.backup.rates import service_s
-from thunderdb.backup.scan import Scan, Segment
+from thunderdb.backup.scan import KEEP_BYTES, Scan, Segment
 from thunderdb.backup.sources import BackupLog, BackupSource, Survey, Unusable
 from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused
@@ -94,18 +94,21 @@ class Request:
     no_archive: bool = False
     dry_run: bool = False
     from_folder: bool = False
+    keep_bytes: int = KEEP_BYTES
 
 
 async def plan_restore(
     ports: Ports, config: Config, target: Target, backup_place: str, archive_place: str | None = None, *, timeline: str = "",
-    no_archive: bool = False, dry_run: bool = False, cipher: Cipher | None = None,
+    no_archive: bool = False, dry_run: bool = False, cipher: Cipher | None = None, keep_bytes: int = KEEP_BYTES,
 ) -> Plan:  # fmt: skip
-    """Plan, and refuse what cannot be done (N1).
+    """Plan, and refuse what cannot be done (N1). `keep_bytes` of log at most stay in memory until they are laid down.
 
     Raises: Refused (exit 3), Corruption and StorageError (4), ConfigError (2).
     """
     cipher = cipher if cipher is not None else await load_cipher(ports, config)
-    request = Request(target, backup_place.rstrip("/") or "/", archive_place or "", timeline, no_archive, dry_run)
+    request = Request(
+        target, backup_place.rstrip("/") or "/", archive_place or "", timeline, no_archive, dry_run, keep_bytes=keep_bytes
+    )  # fmt: skip
     if await is_backup(ports, request.backup_place):
         return await _plan_one(ports, config, request, await open_chain(ports, request.backup_place, cipher), cipher)
     return await _plan_folder(ports, config, replace(request, from_folder=True), cipher)
@@ -237,7 +240,8 @@ async def _scan(
         reader = LineReader(ports, sources, line, backup.system_id, _records_from(request.target))
         scan = Scan(ports, reader, backup, survey)
         try:
-            stop = await scan.run(request.target, marker.stop_lsn if marker is not None else 0, request.dry_run)
+            known_lsn = marker.stop_lsn if marker is not None else 0
+            stop = await scan.run(request.target, known_lsn, request.dry_run, request.keep_bytes)
         except Refused:
             if only or scan.reached_own or not line.forks:
                 raise

@@ -203,7 +203,15 @@ class _Restore:
         timeline = plan.next_timeline
         if archive is None or plan.no_archive:
             return timeline
-        own = [number for number, history in (await archive.index(True)).histories.items() if history.owner == self.instance]
+        planned = sorted((await archive.index()).histories)
+        histories = (await archive.index(fresh=True)).histories
+        gone = [number for number in planned if number not in histories]
+        if gone:
+            raise StorageError(
+                f"the archive {archive.place} no longer has {history_name(gone[0])}, which it had just now: is it mounted?",
+                "When it is back, run the restore again; without an archive to write to, --no-archive.",
+            )
+        own = [number for number, history in histories.items() if history.owner == self.instance]
         if own:
             await settle(archive.store, history_name(max(own)))  # a run that was killed may have claimed it in the cache only
             return max(own)

@@ -55,11 +55,11 @@ class Scan:
         self._room = 0
         self._open: list[frozenset[int]] = []
 
-    async def run(self, wanted: Target, known_stop_lsn: int, dry_run: bool) -> Stop:
+    async def run(self, wanted: Target, known_stop_lsn: int, dry_run: bool, keep_bytes: int = KEEP_BYTES) -> Stop:
         """Raises: Refused."""
         backup = self._backup
         target = LATEST if known_stop_lsn else wanted
-        self._room = 0 if dry_run else KEEP_BYTES
+        self._room = 0 if dry_run else keep_bytes
         least_lsn = max(backup.end_lsn, backup.checkpoint_lsn + 1)
         look_ahead_us = None if dry_run else LOOK_AHEAD_US
         finder = StopFinder(target, least_lsn, backup.checkpoint_lsn, look_ahead_us, backup.end_time_us)

@@ -209,3 +209,53 @@ def test_a_segment_is_called_done_when_it_is_durable() -> None:
     with pytest.raises(StorageError):
         world.run(restore(world, config, plan, events))
     assert "restore.log_started" in said and "restore.segment" not in said
+
+
+# -- Log that is read a second time, because there was no room to keep it
+
+
+def planned(keep_bytes: int) -> tuple[RestoreWorld, Mark, Config, Any]:
+    world, mark = with_loser()
+    config = world.target_config()
+    return world, mark, config, world.plan("latest", "/b/full", config, keep_bytes=keep_bytes)
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 40_000])
+def test_what_is_read_again_is_what_was_planned(keep_bytes: int) -> None:
+    world, mark, config, plan = planned(keep_bytes)
+    assert len(plan.kept) < len(plan.segments)
+    world.commit(3)
+    world.ship()  # the open segment has grown since: up to the stop it is the same
+    world.run(restore(world, config, plan, Events()))
+    assert world.keys_in(config) == mark.keys
+
+
+@pytest.mark.parametrize("what", ["another byte", "cut short", "removed"])
+def test_what_changed_since_it_was_planned_is_not_laid_down(what: str) -> None:
+    world, _mark, config, plan = planned(0)
+    path = f"{ARCHIVE}/{plan.segments[0].piece.name}"
+    if what == "removed":
+        del world.disk.files[path]
+    elif what == "cut short":
+        del world.disk.files[path][-100:]
+    else:
+        world.disk.files[path][-200] ^= 1
+    says = "is gone from" if what == "removed" else "is not what it was when the restore was planned"
+    with pytest.raises(StorageError, match=says):
+        world.run(restore(world, config, plan, Events()))
+    with pytest.raises(Refused, match="has not ended"):
+        opened(world, config)
+
+
+def test_a_timeline_is_not_claimed_where_the_archive_was_mounted() -> None:
+    """The mount was gone by then: the number was claimed in a directory of the same name, and lost with it."""
+    world, mark, config, plan = planned(1 << 30)
+    away = {path: data for path, data in world.disk.files.items() if path.startswith(f"{ARCHIVE}/")}
+    for path in away:
+        del world.disk.files[path]
+    with pytest.raises(StorageError, match="no longer has 00000001.history, .* is it mounted"):
+        world.run(restore(world, config, plan, Events()))
+    assert not [path for path in world.disk.files if path.startswith(f"{ARCHIVE}/")]
+    world.disk.files.update(away)
+    world.restore("latest", "/b/full", config, check=False)
+    assert world.keys_in(config) == mark.keys and f"{ARCHIVE}/00000002.history" in world.disk.files
