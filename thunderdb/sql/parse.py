@@ -51,6 +51,8 @@ _SPLIT = re.compile(
 _PARAM = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*)|\$(\d+)(?=[^\s\d])""")
 _BLANK = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _WORD_OR_POINT = re.compile(r"[\w.]")
+_LEAST = frozenset(("2147483648", "9223372036854775808"))
+"""Behind a minus sign these are of the type below that of their class."""
 _DIGIT_START = frozenset(".0123456789")
 
 
@@ -139,6 +141,8 @@ def normalise(sql: str) -> tuple[str, list[str]] | None:
         elif first in _DIGIT_START:
             size = len(literal)
             if literal.isdigit():
+                if size >= 10 and literal in _LEAST:
+                    return None
                 pieces[2 * i + 1] = "\0i" if size < 10 else _wide_class(literal)
             else:
                 pieces[2 * i + 1] = "\0n"

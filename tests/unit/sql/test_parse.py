@@ -23,9 +23,12 @@ def test_templates_take_literals_out() -> None:
     assert normalise("select 1") == ("select \0i", ["1"])
     assert (normalise("select 12345678901") or ("",))[0] == "select \0l"
     classes = [
-        (normalise(f"select {n}") or ("",))[0][-1] for n in (2147483647, 2147483648, 9223372036854775807, 9223372036854775808)
+        (normalise(f"select {n}") or ("",))[0][-1] for n in (2147483647, 2147483649, 9223372036854775807, 9223372036854775809)
     ]
     assert classes == ["i", "l", "l", "n"]
+    # int4's and int8's least, which a class cannot say
+    for sql in ("select -2147483648", "select -9223372036854775808"):
+        assert normalise(sql) is None, sql
     for sql in ("select E'a'", "select $1, 2", "select 1 -- x", "select /* */ 1", "select x'1f'"):
         assert normalise(sql) is None, sql
     quoted = normalise('select "a1" from t where b = 5')
