@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -22,18 +23,17 @@ OnFatal = Callable[[BaseException], None]
 class AsyncioScheduler:
     """`Scheduler` over one running asyncio loop."""
 
-    __slots__ = ("loop", "on_fatal", "fatal_error", "_call_soon", "_context")
+    __slots__ = ("loop", "on_fatal", "fatal_error", "call_soon", "_context")
+
+    call_soon: Callable[..., None]
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_fatal: OnFatal | None = None) -> None:
         self.loop = loop
         self.on_fatal = on_fatal
         self.fatal_error: BaseException | None = None
-        self._call_soon = loop.call_soon
         # One context for all callbacks: the loop would otherwise copy the current one at every call.
         self._context = contextvars.copy_context()
-
-    def call_soon(self, callback: Callable[..., None], *args: Any) -> None:
-        self._call_soon(callback, *args, context=self._context)
+        self.call_soon = functools.partial(loop.call_soon, context=self._context)  # type: ignore[assignment]
 
     def call_later(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> Timer:
         return self.loop.call_later(delay_ns / 1e9, callback, *args, context=self._context)

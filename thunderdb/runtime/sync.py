@@ -87,8 +87,17 @@ class Future(Generic[T]):
         if callbacks.__class__ is not list:
             self._scheduler.call_soon(callbacks, self)
             return
-        for callback in callbacks:
-            self._scheduler.call_soon(callback, self)
+        self._scheduler.call_soon(self._call_each, callbacks)
+
+    def _call_each(self, callbacks: list[Callable[[Future[T]], None]]) -> None:
+        """One turn for all: what is called is called by the scheduler, so nobody is re-entered (S1)."""
+        for index, callback in enumerate(callbacks):
+            try:
+                callback(self)
+            except BaseException:
+                for other in callbacks[index + 1 :]:
+                    self._scheduler.call_soon(other, self)
+                raise
 
     def __await__(self) -> Generator[Future[T], None, T]:
         if self._value is _PENDING:

@@ -65,3 +65,22 @@ def test_the_random_port_repeats_itself() -> None:
     assert [InlineWorld().random.bits(64) for _ in range(2)] == [InlineWorld().random.bits(64)] * 2
     world = InlineWorld()
     assert world.random.bits(64) != world.random.bits(64)
+
+
+def test_one_turn_calls_all_who_wait_for_a_future_and_none_is_lost_if_one_fails() -> None:
+    scheduler = InlineScheduler()
+    future: Future[int] = Future(scheduler)
+    seen: list[str] = []
+
+    def fail(_: Future[int]) -> None:
+        raise ValueError("first")
+
+    future.add_done_callback(fail)
+    future.add_done_callback(lambda done: seen.append(f"second {done.result()}"))
+    future.add_done_callback(lambda done: seen.append("third"))
+    future.set_result(5)
+    assert seen == []  # S1: nobody is called inside `set_result`
+    with pytest.raises(ValueError, match="first"):
+        scheduler.turn()
+    scheduler.settle()
+    assert seen == ["second 5", "third"]
