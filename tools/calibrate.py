@@ -52,17 +52,17 @@ from thunderdb.base.config import Config
 from thunderdb.base.events import Events
 from thunderdb.base.units import parse_size
 from thunderdb.engine.database import Database
-from thunderdb.recovery.restart import Memory
+from thunderdb.recovery.analysis import check_before
 from thunderdb.recovery.target import parse_target
 from thunderdb.runtime.real_ports import RealPorts, run_real
 from thunderdb.storage.files import page_file_name
+from thunderdb.wal.reader import LogReader
 from tools.harness.server import ticks
 from tools.harness.thunder import Thunder
 from tools.metering import CHANGE, PAGE, Meter, metering
 
 COSTS_FILE = Path(__file__).resolve().parents[1] / "sim" / "world" / "costs.py"
 DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
-SMALL_WINDOWS = Memory(gather_bytes=0, window_bytes=1 << 20)
 BEGINNINGS = ("restore.pages_started", "restore.log_started", "restore.log")
 
 
@@ -118,28 +118,25 @@ def make_victim(folder: Path, transactions: int) -> None:
         raise SystemExit(f"the victim ended with {done.returncode} instead of being killed")
 
 
-def restart_real(folder: Path, memory: Memory = Memory()) -> Restarted:
+def restart_real(folder: Path) -> Restarted:
     """Open a copy of what the victim left, and write once; then bring up the pages that were left for later, and close."""
     copy = folder.with_name(folder.name + "-copy")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder, copy)
     facts: dict[str, Any] = {}
 
-    class Measured(Database):
-        restart_memory = memory
-
-
     async def work(ports: RealPorts) -> float:
         events = Events()
         events.subscribe(lambda name, fields: facts.update({f"{name}.{key}": value for key, value in fields.items()}))
         meter.other()
         began = time.perf_counter()
-        db = await Measured.open(ports, config_of(copy), events)
+        db = await Database.open(ports, config_of(copy), events)
         await tpcb.first_write(db)
         rto_s = time.perf_counter() - began
         meter.charge("recovery.settle", 1)
         facts["log"] = db.log.flushed_lsn - int(facts["recovery.started.checkpoint_lsn"])
         await bring_up(db, meter)
+        await check_log(db, int(facts["recovery.started.checkpoint_lsn"]), meter)
         await db.close()
         return rto_s
 
@@ -151,13 +148,24 @@ def restart_real(folder: Path, memory: Memory = Memory()) -> Restarted:
 
 async def bring_up(db: Database, meter: Meter) -> None:
     """What the background would do for the pages that were left for later, metered page by page."""
-    works = db.deferred.works if db.deferred is not None else {}
-    for page_no in sorted(works):
-        changes = len(works[page_no].lsns) if page_no in works else 0
+    deferred = db.deferred
+    for page_no in list(deferred.dirty) if deferred is not None else ():
+        if deferred is None or page_no not in deferred:
+            continue
+        before = deferred.applied
         meter.other()
         await db.pool.load(page_no)
-        meter.charge(PAGE, 1 if changes else 0)
-        meter.charge(CHANGE, changes)
+        meter.charge(PAGE, 1)
+        meter.charge(CHANGE, deferred.applied - before)
+
+
+async def check_log(db: Database, from_lsn: int, meter: Meter) -> None:
+    """What a restart would do with this log if it lay before its checkpoint."""
+    reader = LogReader(db.ports.disk, db.config.wal_dir, db.control.state.system_id, db.control.state.timeline)
+    await reader.load()
+    meter.other()
+    records, _changed = await check_before(reader, from_lsn, db.log.flushed_lsn)
+    meter.charge("recovery.check", records)
 
 
 def restore_real(folder: Path) -> Meter:
@@ -289,12 +297,12 @@ def restart_simulated(transactions: int, costs_ns: dict[str, float], profile: De
 # -- Both
 
 
-def costs_from(restarts: list[Restarted], windowed: Restarted, restores: list[Meter]) -> dict[str, float]:
+def costs_from(restarts: list[Restarted], restores: list[Meter]) -> dict[str, float]:
     """Nanoseconds a unit, by kind of work; of several rounds the least: what else the machine does only adds."""
     meters = [one.meter for one in restarts]
     page, change = (min(pair) for pair in zip(*(meter.redo_costs_ns() for meter in meters), strict=True))
-    costs = {kind: min(m.cost_ns(kind) for m in meters) for kind in ("recovery.settle", "recovery.scan")}
-    costs |= {"recovery.gather": windowed.meter.cost_ns("recovery.gather"), PAGE: page, CHANGE: change}
+    costs = {kind: min(m.cost_ns(kind) for m in meters) for kind in ("recovery.settle", "recovery.scan", "recovery.check")}
+    costs |= {PAGE: page, CHANGE: change}
     for kind in ("pool.write_back", "restore.scan", "restore.page_byte", "restore.log_byte"):
         source = meters if kind == "pool.write_back" else restores
         costs[kind] = min(meter.cost_ns(kind) for meter in source)
@@ -307,8 +315,7 @@ def measure(folder: Path, transactions: int, rounds: int, processes: bool = True
     say(f"{transactions} transactions on real files, then restarts and restores of them")
     make_victim(small, transactions)
     restarts = [restart_real(small) for _ in range(rounds)]
-    windowed = restart_real(small, SMALL_WINDOWS)
-    costs = costs_from(restarts, windowed, [restore_real(small) for _ in range(rounds)])
+    costs = costs_from(restarts, [restore_real(small) for _ in range(rounds)])
     costs |= function_costs(small)
     if processes:
         say("starts of processes")

@@ -88,7 +88,7 @@ class Restoring(Actions):
                 self.begun = Begun(plan.line.timeline, plan.stop.lsn, self._chosen(target, plan.line.timeline))
             report = await site.call(
                 holding(node.ports, plan, events, lambda: restore(
-                    node.ports, config, plan, events, drill, database=site.database)), node
+                    node.ports, config, plan, events, drill, database=HistoryDatabase)), node
             )
         finally:
             site.scale_bulk(False)

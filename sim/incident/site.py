@@ -46,7 +46,6 @@ from thunderdb.base.config import Config
 from thunderdb.base.errors import DiskFull, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.engine.check import check_database
-from thunderdb.recovery.restart import Memory
 from thunderdb.runtime.sync import Future
 
 T = TypeVar("T")
@@ -102,7 +101,6 @@ class Site:
         self.log = log
         self.config: Config = scenario.config(DATA_DIR, WAL_DIR)
         self.recorder = Recorder(lambda: self.world.now_ns)
-        self.database = scaled_database(scenario.scale)
         self.trouble = Troubles(lambda: self.world.now_ns)
         self.patience_ns = PATIENCE_NS if scenario.long or not scenario.workload.transactions else SHORT_PATIENCE_NS
         """A call that takes longer waits for ever."""
@@ -282,7 +280,7 @@ class Site:
         node.ports.disk.log_lives = self.log_lives
         events = self.new_events()
         await self.call(node.ports.tasks.work("process.start", 1))
-        db = await self.call(self.database.open(node.ports, self.config, events))
+        db = await self.call(HistoryDatabase.open(node.ports, self.config, events))
         db.background.redo_bytes_a_second = 20 << 20
         self.adopt(db)
         self.archiver = await self.call(Archiver.open(db, self.config, node.ports, events))
@@ -558,13 +556,6 @@ class Site:
             faults = bucket.faults
             faults.down, faults.lag_ns = False, 0
             faults.error_before = faults.error_after = faults.truncated = 0.0
-
-
-def scaled_database(scale: int) -> type[HistoryDatabase]:
-    """The database whose restarts have as much memory for the log as one of the size that it stands for."""
-    whole = Memory()
-    memory = Memory(max(1, whole.gather_bytes // scale), max(1, whole.window_bytes // scale))
-    return type("ScaledDatabase", (HistoryDatabase,), {"restart_memory": memory}) if scale > 1 else HistoryDatabase
 
 
 async def _load(session: EngineSession, keys: range, stream: Stream) -> None:

@@ -3,6 +3,8 @@
     workload ──▶ branch per boundary ──▶ deaths: kill -9 · nothing unsynced landed · all landed · seeded mixes
                                               └─▶ recover, check, compare ──▶ branch per boundary of that recovery ──▶ deaths …
 
+A recovery is the restart, and the redo and the checkpoints that go on while it serves.
+
 V1. A branch is a copy-on-write image of the disk; nothing is run twice to get there.
 V2. A branch knows which prefixes of the commits are allowed there: at least what was acknowledged, at most what was appended.
 V3. Two deaths with the same bytes, names and unsynced writes are one state: it is recovered once, and counted twice.
@@ -256,6 +258,8 @@ class Explorer:
 
         async def harness() -> int:
             database = await node.call(SimDatabase.open(node.ports, self.recording.config, Events()))
+            if keep:
+                await node.call(_bring_up(database))
             node.set_boundary(None)
             state = await node.call(read_state(database, PROBE))
             problems = await node.call(check_database(database))
@@ -269,6 +273,16 @@ class Explorer:
         finally:
             self.found.events += world.trace.events
             world.close()
+
+
+async def _bring_up(database: SimDatabase) -> None:
+    """What follows a restart: the pages left for later, with checkpoints in between and behind, which may remove log."""
+    deferred = database.deferred
+    for share in (2, 2, 1):
+        if deferred is not None:
+            turns = iter(range(len(deferred) // share))
+            await deferred.drain(lambda turns=turns: next(turns, None) is None)  # type: ignore[misc]
+        await database.checkpointer.run(flush_all=True)
 
 
 async def _write(database: SimDatabase) -> None:

@@ -16,10 +16,10 @@ COSTS_NS: dict[str, float] = {
     "pool.write_back": 36750.0,  # a page encoded and written back
     "process.command": 94920000.0,  # a command's process
     "process.start": 600000000.0,  # a daemon's process, until it opens the database
-    "recovery.change": 1846.0,  # a change applied
-    "recovery.gather": 1793.0,  # a log record, read again where memory is too small
+    "recovery.change": 3501.0,  # a change applied, read from the log for it
+    "recovery.check": 705.4,  # a log record before the checkpoint, checked
     "recovery.page": 96720.0,  # a page brought up
-    "recovery.scan": 1102.0,  # a log record, analysed
+    "recovery.scan": 1205.0,  # a log record, analysed
     "recovery.settle": 1404000.0,  # a restart, beside all else
     "restore.log_byte": 0.2854,  # a byte of log, laid down under its new timeline
     "restore.page_byte": 0.4369,  # a byte of pages laid down

@@ -79,10 +79,8 @@ class Background:
             await wake.wait_timeout(pause_ns)
 
     async def _finish_redo(self) -> None:
-        """Bring up the pages that restart left for later, and let go of the log that it kept in memory for them."""
-        if self.db.deferred is not None and not len(self.db.deferred):
-            self.db.deferred.log.clear()
-        elif self.db.deferred is not None:
+        """Bring up the pages that restart left for later."""
+        if self.db.deferred is not None and len(self.db.deferred):
             await self._stop.wait_timeout(REDO_AFTER_NS)  # clients come first: they bring up what they need
             try:
                 await self.db.deferred.drain(self._stop.is_set)

@@ -41,7 +41,7 @@ from thunderdb.engine.ddl import Ddl
 from thunderdb.engine.rows import Rows
 from thunderdb.recovery.checkpoint import Checkpointer, Done
 from thunderdb.recovery.redo import Deferred
-from thunderdb.recovery.restart import Memory, Restart, Restarted
+from thunderdb.recovery.restart import Restart, Restarted
 from thunderdb.runtime.ports import DirLock, Disk, Ports
 from thunderdb.runtime.sync import Tasks
 from thunderdb.storage.control import ControlFile, ControlState, DatabaseState
@@ -78,7 +78,6 @@ class Database:
     """An open database. Made by `Database.open`."""
 
     log_writer: type[LogWriter] = LogWriter
-    restart_memory = Memory()
     """The simulator composes its own, which puts every append into the trace."""
 
     def __init__(
@@ -168,7 +167,7 @@ class Database:
         else:
             self.pool.restore_written(await self.written.load())
         reader = LogReader(self.ports.disk, self.config.wal_dir, state.system_id, state.timeline)
-        restart = Restart(self.access, reader, self.ports.clock, self.events, state, self.restart_memory)
+        restart = Restart(self.access, reader, self.ports.clock, self.events, state)
         self.restarted = await restart.run()
         self.deferred = restart.deferred
         self.manager.next_txn = self.restarted.next_txn

@@ -1,7 +1,7 @@
 """Restart: analysis, redo, undo. After it the database is what its durable commits made it, and open for work.
 
     control file ─▶ analysis ─▶ rewrite and zero the tail (W4, W8) ─▶ sync page files (W4) ─▶ log goes on
-                 ─▶ redo ─▶ undo ─▶ checkpoint
+                 ─▶ redo, on demand from here on ─▶ undo ─▶ checkpoint
 
 Q1. Nothing is written before analysis has shown that the log ends in a tail, not in a hole.
 Q2. A crash anywhere in here restarts into the same result: redo is idempotent by page_lsn, undo goes on from its CLRs.
@@ -22,9 +22,10 @@ from thunderdb.access.context import Access
 from thunderdb.base.errors import Corruption, LogHole, Refused
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
-from thunderdb.recovery.analysis import GATHER_BYTES, Analysis, analyse
-from thunderdb.recovery.changes import KeptLog
-from thunderdb.recovery.redo import WINDOW_BYTES, Deferred, Redo
+from thunderdb.recovery.analysis import Analysis, analyse, check_before
+from thunderdb.recovery.chain import Chains
+from thunderdb.recovery.dirty import DirtyColumns
+from thunderdb.recovery.redo import Deferred
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.recovery.undo import Loser, rollback
 from thunderdb.runtime.ports import Clock
@@ -34,14 +35,6 @@ from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import RecordKind
 
 _FLOOR_CHECK_PAGES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What a restart may keep in memory: of the log since the checkpoint, and of a window where that is too much."""
-
-    gather_bytes: int = GATHER_BYTES
-    window_bytes: int = WINDOW_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +53,14 @@ class Restarted:
 class Restart:
     """One restart of a database whose files are open and whose log writer has not begun."""
 
-    def __init__(
-        self, access: Access, reader: LogReader, clock: Clock, events: Events, state: ControlState,
-        memory: Memory = Memory(),
-    ) -> None:  # fmt: skip
+    def __init__(self, access: Access, reader: LogReader, clock: Clock, events: Events, state: ControlState) -> None:
         self.access = access
         self.reader = reader
         self.clock = clock
         self.events = events
         self.state = state
-        self.memory = memory
         self.crashed = state.state != DatabaseState.CLEAN
-        self.deferred = Deferred(access, events, KeptLog())
+        self.deferred = Deferred(access, events, Chains(reader, events), DirtyColumns())
 
     async def run(self) -> Restarted:
         """Recover. Raises: LogHole, Corruption, Refused, DiskFull, SyncFailed. Crash: run it again (Q2)."""
@@ -82,12 +71,11 @@ class Restart:
         await self._settle_log(analysis)
         self.access.pool.repair = self._repair()
         self.access.image_floor = self.state.checkpoint_lsn  # type: ignore[assignment]
-        redo_lsn = analysis.redo_lsn
-        redo = Redo(self.access, self.reader, analysis, self.events, self.memory.window_bytes)
-        records = await redo.run()
-        self.deferred = redo.deferred
+        dirty_pages, redo_lsn = len(analysis.dirty), analysis.redo_lsn
+        self.deferred = Deferred(self.access, self.events, Chains(self.reader, self.events), analysis.dirty)
+        self.access.pool.deferred = self.deferred
         if self.crashed:
-            self.events.emit("recovery.redo", redo_lsn=redo_lsn, records=records)
+            self.events.emit("recovery.redo", redo_lsn=redo_lsn, records=analysis.changed)
         await self._undo(analysis)
         await self.access.tasks.work("recovery.settle", 1)  # the rest of it, once
         duration_ns = self.clock.monotonic_ns() - began_ns
@@ -95,15 +83,14 @@ class Restart:
             self.events.emit("recovery.complete", duration_ns=duration_ns)
         return Restarted(
             self.crashed, max(analysis.next_txn, self.state.next_txn), max(analysis.order_us, self.state.order_time_ns // 1000),
-            len(analysis.dirty), len(analysis.losers), records, duration_ns,
+            dirty_pages, len(analysis.losers), analysis.changed, duration_ns,
         )  # fmt: skip
 
     async def _analyse(self) -> Analysis:
         floors = self.state.copy_floors
         checkpoint_lsn = min([self.state.checkpoint_lsn, *(floor.checkpoint_lsn for floor in floors)])
         await self.reader.load()
-        newest, gather_bytes = self.state.newest_segment, self.memory.gather_bytes
-        analysis = await analyse(self.reader, checkpoint_lsn, newest, floor=bool(floors), budget_bytes=gather_bytes)
+        analysis = await analyse(self.reader, checkpoint_lsn, self.state.newest_segment, floor=bool(floors))
         await self.access.tasks.work("recovery.scan", analysis.records)
         await self.access.tasks.work("log.byte", analysis.end.lsn - checkpoint_lsn)
         if self.state.state == DatabaseState.BACKUP and analysis.end.lsn < self.state.wal_end_lsn:
@@ -123,8 +110,13 @@ class Restart:
             # the floor's checkpoint, and that no record has touched since, are the same in it.
             self.access.pool.forget_written(analysis.dirty)
             await self._check_copy(analysis.end.lsn)
+        if analysis.redo_lsn < checkpoint_lsn:
+            records, changed = await check_before(self.reader, analysis.redo_lsn, checkpoint_lsn)
+            analysis.changed += changed
+            await self.access.tasks.work("recovery.check", records)
+            await self.access.tasks.work("log.byte", checkpoint_lsn - analysis.redo_lsn)
         # Q6: files copied while they grew, a backup's among them, end before pages that the log knows.
-        await self.access.files.grow(max(analysis.dirty, default=-1) + 1)
+        await self.access.files.grow(analysis.dirty.end_page())
         if self.crashed:
             self.events.emit("recovery.analysis", dirty_pages=len(analysis.dirty), active_transactions=len(analysis.losers))
         return analysis
@@ -156,7 +148,7 @@ class Restart:
 
         async def repair(page_no: int, error: Corruption) -> Page:
             if page_no in self.deferred:
-                newest_lsn = self.deferred.works[page_no].newest_lsn
+                newest_lsn = self.deferred.newest_lsn(page_no)
             else:
                 newest_lsn = written[page_no] if page_no < len(written) else 0
             if not newest_lsn:

@@ -125,6 +125,17 @@ class LogReader:
     async def read_segment(self, header: SegmentHeader) -> bytes:
         return await self._disk.read_file(self.path(header.number))
 
+    async def read_part(self, header: SegmentHeader, lsn: int, size: int) -> bytes:
+        """Up to `size` bytes of a segment's records from `lsn` on, as they are. Raises: FileNotFoundError, StorageError."""
+        file = await self._disk.open(self.path(header.number), writable=False)
+        try:
+            data = await file.read(SEGMENT_HEADER_SIZE + lsn - header.start_lsn, size)
+        except Exception:
+            await file.close()
+            raise
+        await file.close()
+        return data
+
     def scan(
         self, from_lsn: int = FIRST_LSN, *, newest_segment: int = 0, floor: bool = False, until_lsn: int | None = None
     ) -> LogScan:

@@ -12,7 +12,7 @@ from tests.unit.engine.world import DATA, SECOND_NS, WAL, EngineWorld, delete, i
 from thunderdb.base.errors import Corruption, LogHole, SyncFailed
 from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
-from thunderdb.recovery import analysis, extras, redo
+from thunderdb.recovery import chain, extras, redo
 from thunderdb.runtime.sync import Task
 from thunderdb.storage.page import Page, PageKind
 
@@ -120,7 +120,7 @@ def test_a_restart_with_nothing_to_redo_keeps_no_log_in_memory() -> None:
             world.restart()
         world.rest()
         deferred = world.db.deferred
-        assert deferred is not None and not len(deferred) and not deferred.log._segments
+        assert deferred is not None and not len(deferred) and not deferred.chains._blocks
 
 
 def test_losers_are_rolled_back_once_and_a_second_restart_finds_none() -> None:
@@ -161,18 +161,14 @@ def test_the_numbers_of_transactions_go_on() -> None:
         world.check()
 
 
-@pytest.mark.parametrize("window", [0, 2_000, 100_000])
-@pytest.mark.parametrize("budget", [0, 5_000, 384 << 20])
-def test_redo_in_windows_and_without_what_analysis_gathered(
-    window: int, budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory for neither pass, for one, for both: the result is the same."""
-    assert redo.Redo.__init__.__defaults__ == (redo.WINDOW_BYTES,)
-    monkeypatch.setattr(redo.Redo.__init__, "__defaults__", (window,))
-    monkeypatch.setattr(analysis, "GATHER_BYTES", budget)
-    monkeypatch.setattr(analysis.analyse, "__defaults__", tuple(
-        budget if value == 384 << 20 else value for value in analysis.analyse.__defaults__ or ()
-    ))  # fmt: skip
+@pytest.mark.parametrize("kept", [1, 3, 2048])
+@pytest.mark.parametrize("block_bytes", [100, 16 << 10])
+def test_redo_with_memory_for_little_of_the_log(kept: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records longer than a block, pages with more changes than are kept: the result is the same."""
+    monkeypatch.setattr(chain, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(chain, "BLOCKS", 3)
+    monkeypatch.setattr(chain, "KEPT", kept)
+    monkeypatch.setattr(redo, "KEPT", kept)
     world = EngineWorld(buffer_pool_size=1 << 20)
     db = world.start()
     table = world.table()
@@ -182,11 +178,10 @@ def test_redo_in_windows_and_without_what_analysis_gathered(
         world.update(table, [number, f"updated {number}"])
     world.delete(table, *range(5, 1200, 100))
     wanted = world.rows(table)
-    db = world.restart()
-    assert world.rows(db.catalog.table("t")) == wanted  # type: ignore[arg-type]
-    world.check()
-    db = world.restart()
-    assert world.rows(db.catalog.table("t")) == wanted  # type: ignore[arg-type]
+    for _ in range(2):
+        db = world.restart()
+        assert world.rows(db.catalog.table("t")) == wanted  # type: ignore[arg-type]
+        world.check()
 
 
 @BOTH

@@ -1,0 +1,188 @@
+"""Redo while the database serves: crashes in it, the log that it needs, and what it says of log that it cannot read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.engine.world import WAL, EngineWorld, rows
+from thunderdb.base.errors import Corruption, StorageError
+from thunderdb.engine.database import Database
+from thunderdb.recovery import chain
+from thunderdb.recovery.dirty import DirtyColumns
+from thunderdb.runtime.inline import MemoryFile
+from thunderdb.storage.page import PageKind
+from thunderdb.wal.reader import LogReader
+
+BOTH = pytest.mark.parametrize("power", [False, True])
+
+
+def crashed(suspend: bool = False, count: int = 400, **settings: Any) -> tuple[EngineWorld, dict[int, str]]:
+    """A database that died with changes before and behind its last checkpoint, none of them on disk; and what it held."""
+    world = EngineWorld(suspend=suspend, **settings)
+    db = world.start()
+    table = world.table()
+    wanted = dict.fromkeys(range(count), "x" * 300)
+    world.insert(table, *([key, text] for key, text in wanted.items()))
+    world.run(db.checkpoint())
+    for key in range(0, count // 2, 3):
+        wanted[key] = f"updated {key}"
+        world.update(table, [key, wanted[key]])
+    world.crash()
+    return world, wanted
+
+
+def held(world: EngineWorld) -> dict[int, str]:
+    return dict(world.run(rows(world.db, world.db.catalog.table("t"))))  # type: ignore[arg-type]
+
+
+async def serve(db: Database) -> None:
+    """Redo in the background, with checkpoints, write-back and reads meanwhile."""
+    assert db.deferred is not None
+    left = len(db.deferred)
+    turns = iter(range(left))
+    await db.deferred.drain(lambda: next(turns, left) >= left // 2)
+    await db.pool.clean(db.log.next_lsn, 3)
+    await db.checkpointer.run(flush_all=True)
+    await rows(db, db.catalog.table("t"))  # type: ignore[arg-type]
+    await db.deferred.drain()
+    await db.checkpointer.run(flush_all=True)
+    await db.checkpointer.run(flush_all=True)
+
+
+@BOTH
+def test_a_crash_anywhere_in_the_redo_that_goes_on_while_it_serves(power: bool) -> None:
+    origin, wanted = crashed(count=120)
+    at, ended = 1, False
+    while not ended:
+        world = EngineWorld(suspend=True)
+        world.disk = origin.disk.survivor(world.scheduler, power=False)
+        world.start()
+        assert world.db.deferred is not None and len(world.db.deferred) > 5
+        task = world.tasks.spawn(serve(world.db))
+        for _ in range(at):
+            if task.done() or not world.scheduler.turn():
+                break
+        ended = task.done()
+        world.restart(power)
+        assert held(world) == wanted
+        if at % 3 == 1 or ended:
+            world.check()
+        at += 7
+    assert at > 100
+
+
+def test_log_is_kept_for_pages_that_are_not_brought_up_yet() -> None:
+    world, wanted = crashed(count=2000)
+    db = world.start()
+    needed_lsn = db.deferred.dirty.redo_lsn  # type: ignore[union-attr]
+    for _ in range(3):
+        table = db.catalog.table("t")
+        world.insert(table, *([number + 10_000 * db.checkpointer.count, "y" * 900] for number in range(1500)))  # type: ignore[arg-type]
+        world.run(db.checkpointer.run(flush_all=True))
+    deferred = db.deferred
+    assert deferred is not None and len(deferred) > 20 and db.log.oldest_lsn <= needed_lsn
+    assert "wal.segment_removed" not in world.names()
+    assert deferred.dirty.redo_lsn == db.checkpointer.last.redo_lsn  # type: ignore[union-attr]
+    world.restart()  # and the tables of that checkpoint lead the next restart back there
+    assert wanted.items() <= held(world).items()
+    world.rest()
+    assert not len(world.db.deferred)  # type: ignore[arg-type]
+    for _ in range(2):
+        world.run(world.db.checkpointer.run(flush_all=True))
+    assert "wal.segment_removed" in world.names()
+    world.check()
+
+
+def test_log_that_is_gone_names_the_page_and_loses_no_other() -> None:
+    world, wanted = crashed(count=4000)
+    db = world.start()
+    segments = sorted(path for path in world.disk.files if path.startswith(WAL) and not path.endswith(".tmp"))
+    data = world.disk.files[segments[0]]
+    world.disk.files[segments[0]] = bytearray(len(data))
+    world.run(db.deferred.drain())  # type: ignore[union-attr]
+    lost = [fields for name, fields in world.seen if name == "recovery.page_lost"]
+    assert lost and all("the log at 0/" in fields["error"] and "cannot be read" in fields["error"] for fields in lost)
+    assert [fields["page_no"] for fields in lost] == list(db.deferred.dirty)  # type: ignore[union-attr]
+    with pytest.raises(Corruption, match=f"page {lost[0]['page_no']}: "):
+        world.run(db.pool.load(lost[0]["page_no"]))
+    world.run(db.checkpoint())
+    assert {entry.page_no for entry in db.pool.dirty_table()} >= {fields["page_no"] for fields in lost}
+    world.disk.files[segments[0]] = data  # put back
+    assert held(world) == wanted
+    world.check()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_read_of_the_log_that_fails_once_is_tried_again(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, wanted = crashed()
+    db = world.start()
+    left, real = [times], MemoryFile.read
+
+    async def read(self: MemoryFile, offset: int, size: int) -> bytes:
+        if self.path.startswith(WAL) and left[0]:
+            left[0] -= 1
+            raise StorageError("Input/output error")
+        return await real(self, offset, size)
+
+    monkeypatch.setattr(MemoryFile, "read", read)
+    page_no = next(iter(db.deferred.dirty))  # type: ignore[union-attr]
+    if times == 1:
+        world.run(db.pool.load(page_no))
+    else:
+        with pytest.raises(Corruption, match="Input/output error"):
+            world.run(db.pool.load(page_no))
+        assert page_no in db.deferred  # type: ignore[operator]
+    assert "recovery.log_unreadable" in world.names()
+    assert held(world) == wanted
+    world.check()
+
+
+def test_a_page_made_anew_while_it_is_brought_up_is_the_new_one() -> None:
+    world, _wanted = crashed(suspend=True)
+    db = world.start()
+    page_no = list(db.deferred.dirty)[-1]  # type: ignore[union-attr]
+    rec_lsn = db.deferred.dirty.rec_lsns[page_no]  # type: ignore[union-attr]
+    task = world.tasks.spawn(db.pool.load(page_no))
+    world.scheduler.turn()
+    assert not task.done()
+    page = db.pool.create(page_no, PageKind.LEAF)
+    db.access.log_image(page)
+    while not task.done():
+        assert world.scheduler.turn()
+    assert task.result() is page and db.pool.resident(page_no) is page
+    assert page.rec_lsn == rec_lsn and page_no not in db.deferred  # type: ignore[operator]
+
+
+def test_a_restart_reads_the_log_once_and_keeps_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each segment once (the rewrite of the tail apart), and no more in memory than three numbers a page."""
+    world, wanted = crashed(count=4000, buffer_pool_size=8 << 20)
+    names: list[int] = []
+    real = LogReader.read_segment
+
+    async def read_segment(self: LogReader, header: Any) -> bytes:
+        names.append(header.number)
+        return await real(self, header)
+
+    monkeypatch.setattr(LogReader, "read_segment", read_segment)
+    db = world.start()
+    checkpoint_at = names.index(min(names))
+    assert sorted(names[:checkpoint_at]) == names[:checkpoint_at] and len(set(names)) >= len(names) - 1
+    assert db.deferred is not None and len(db.deferred) > 200
+    assert len(db.deferred.chains._blocks) <= chain.BLOCKS
+    world.rest()
+    assert not len(db.deferred) and not db.deferred.chains._blocks and not db.deferred.dirty.rec_lsns
+    assert held(world) == wanted
+
+
+def test_columns() -> None:
+    dirty = DirtyColumns()
+    assert (len(dirty), list(dirty), dirty.redo_lsn, dirty.end_page(), 7 in dirty) == (0, [], 0, 0, False)
+    dirty.merge(7, 50, 60, 0)
+    dirty.merge(3, 40, 45, 41)
+    dirty.merge(7, 55, 70, 65)
+    assert (len(dirty), list(dirty), dirty.redo_lsn, dirty.end_page(), 7 in dirty) == (2, [3, 7], 40, 8, True)
+    entry = dirty.entry(7)
+    assert (entry.rec_lsn, entry.page_lsn, entry.image_lsn) == (50, 70, 65)
+    assert 8 not in dirty and 1_000_000 not in dirty
