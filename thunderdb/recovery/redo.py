@@ -82,12 +82,10 @@ class Deferred:
             changes = [await self.chains.change(page_no, lsn) for lsn in later[start : start + KEPT]]
             whole = whole and self.apply(page, changes)
             await self.access.tasks.yield_now()
-        if not whole:
+        if page_no in self and not whole:
             page = await self._rebuild(page, entry)
-        made_anew = self.access.pool.resident(page_no)
-        if made_anew is not None:
-            return made_anew  # R4
-        page.rec_lsn = entry.rec_lsn
+        if page_no in self:  # else made anew meanwhile: that one is in the pool, and only the pool knows its rec_lsn (R4)
+            page.rec_lsn = entry.rec_lsn
         return page
 
     @staticmethod

@@ -107,6 +107,8 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "recovery.undo": (INFO, _recovery_undo),
     "recovery.complete": (INFO, _recovery_complete),
     "recovery.lost_write": (WARNING, _template("Lost write found: page {page_no} is at {page_lsn}, expected {expected_lsn}")),
+    "recovery.log_unreadable": (WARNING, _template("The log at {lsn}, needed for page {page_no}, is read again: {error}")),
+    "recovery.page_lost": (ERROR, _template("Page {page_no} cannot be brought up to date: {error}")),
     "restore.started": (INFO, lambda f: "Starting Point-in-Time Recovery"),
     "restore.target": (INFO, _restore_target),
     "restore.base": (INFO, lambda f: f"Base backup LSN: {_lsn(f, 'lsn')}"),

@@ -13,8 +13,10 @@ from thunderdb.base.errors import Corruption, LogHole, SyncFailed
 from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
 from thunderdb.recovery import chain, extras, redo
+from thunderdb.recovery.dirty import DirtyColumns
 from thunderdb.runtime.sync import Task
 from thunderdb.storage.page import Page, PageKind
+from thunderdb.wal.reader import LogReader
 
 BOTH = pytest.mark.parametrize("power", [False, True])
 
@@ -405,10 +407,16 @@ def test_a_checkpoint_whose_end_is_cut_off_is_named() -> None:
         world.start()
 
 
+class NoChanges(chain.Chains):
+    async def changes(self, page_no: int, rec_lsn: int, newest_lsn: int) -> tuple[list[chain.Change], Any]:
+        return [], []
+
+
 def test_a_page_made_anew_while_its_old_form_is_read_is_left_alone() -> None:
     world = begun(suspend=False)
-    deferred = redo.Deferred(world.db.access, Events(), redo.KeptLog())
-    deferred.works[9] = redo.PageWork(50, 60, 0)
+    dirty = DirtyColumns()
+    dirty.merge(9, 50, 60, 0)
+    deferred = redo.Deferred(world.db.access, Events(), NoChanges(LogReader(world.disk, WAL, 1), Events()), dirty)
     made = Page(9, PageKind.LEAF)
     made.page_lsn = 100
 
