@@ -6,7 +6,7 @@ C1. Only log below restart's end is read; it was made durable before (W4) and ne
     in the dirty page table.
 C2. A record is checked again each time it is read: whoever needs one that cannot be read gets an error that names page and
     place.
-C3. Memory is bounded: a few blocks of the log, and of one page's changes at most `KEPT`; of more, only LSNs until their turn.
+C3. Memory is bounded: a few blocks of the log, and `KEPT_BYTES` of one page's changes; of more, only LSNs until their turn.
 
 Source: ARIES (1992) section 10.2, with pages' own chains in place of a scan; Graefe and Kuno, single-page failures (2012).
 """
@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
+
+from xxhash import xxh3_64_intdigest
 
 from thunderdb.access.apply import PageOp
 from thunderdb.base.errors import Corruption, StorageError
@@ -23,20 +26,27 @@ from thunderdb.base.ids import format_lsn
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import (
     CHANGE_SIZE,
+    CHECKSUM_SIZE,
     H_LENGTH,
     H_PAGE_COUNT,
     H_TXN,
     HEADER_SIZE,
-    PAGE_CHANGE,
     RECORD_HEADER,
     Header,
     check_record,
     iter_changes,
 )
+from thunderdb.wal.segment import unpack_head
 
+_HEAD_SIZE = HEADER_SIZE + CHANGE_SIZE
+_IMAGE = int(PageOp.IMAGE)
 BLOCK_BYTES = 16 << 10
-BLOCKS = 256
-KEPT = 2048
+LONG_BLOCK_BYTES = 256 << 10
+"""For a page with so many changes that much of the log is read for it."""
+FEW_BLOCKS = 4
+CACHE_BYTES = 4 << 20
+KEPT_BYTES = 32 << 20
+_BESIDE = 200  # what a change takes in memory beside its payload
 
 Change = tuple[int, int, int, bytes, int]
 """(lsn, prev_page_lsn, op, payload, txn)"""
@@ -50,7 +60,9 @@ class Chains:
         self._events = events
         self._segments = list(reader.segments)
         self._starts = [header.start_lsn for header in self._segments]
-        self._blocks: dict[tuple[int, int], bytes] = {}
+        self._blocks: dict[tuple[int, int, int], bytes] = {}
+        self._cached_bytes = 0
+        self._set_window(0, b"")
 
     async def changes(self, page_no: int, rec_lsn: int, newest_lsn: int) -> tuple[list[Change], array[int]]:
         """The page's changes from its newest image on, or from `rec_lsn` on, oldest first; and the LSNs of those that follow.
@@ -59,14 +71,19 @@ class Chains:
         """
         kept: list[Change] = []
         later: array[int] = array("Q")
-        lsn = newest_lsn
+        lsn, room, missed = newest_lsn, KEPT_BYTES, 0
         while lsn >= rec_lsn:
-            if len(kept) == KEPT:  # C3
+            if room <= 0:  # C3
                 later.extend(change[0] for change in kept)
                 kept.clear()
-            change = await self.change(page_no, lsn)
+                room = KEPT_BYTES
+            change = self._here(page_no, lsn)
+            if change is None:
+                missed += 1
+                change = await self.change(page_no, lsn, BLOCK_BYTES if missed <= FEW_BLOCKS else LONG_BLOCK_BYTES)
             kept.append(change)
-            if change[2] == PageOp.IMAGE:
+            room -= len(change[3]) + _BESIDE
+            if change[2] == _IMAGE:
                 break
             if change[1] >= lsn:
                 raise Corruption(f"page {page_no}: the log record at {format_lsn(lsn)} does not lead back")
@@ -75,21 +92,37 @@ class Chains:
         later.reverse()
         return kept, later
 
-    async def change(self, page_no: int, lsn: int) -> Change:
+    async def following(self, page_no: int, lsns: Sequence[int]) -> list[Change]:
+        """Some of a page's changes, by their LSNs. Raises: Corruption (C2)."""
+        return [self._here(page_no, lsn) or await self.change(page_no, lsn, LONG_BLOCK_BYTES) for lsn in lsns]
+
+    def _here(self, page_no: int, lsn: int) -> Change | None:
+        """The change, if its record lies in the window and has no other; restarts of busy pages spend their time here."""
+        at = lsn - self._window_lsn
+        if at < 0 or at + _HEAD_SIZE > self._window_size:
+            return None
+        data = self._window
+        checksum, length, _kind, _flags, count, own, _previous, txn, prev_page_lsn, changed, size, op = unpack_head(data, at)
+        stop = at + length
+        if own != lsn or count != 1 or changed != page_no or stop > self._window_size:
+            return None
+        if xxh3_64_intdigest(self._view[at + CHECKSUM_SIZE : stop]) != checksum:
+            return None
+        start = at + _HEAD_SIZE
+        return lsn, prev_page_lsn, op, data[start : start + size], txn
+
+    def _set_window(self, lsn: int, data: bytes) -> None:
+        self._window_lsn, self._window, self._view, self._window_size = lsn, data, memoryview(data), len(data)
+
+    async def change(self, page_no: int, lsn: int, block_bytes: int) -> Change:
         """What the record at `lsn` does to the page. Raises: Corruption (C2)."""
         try:
-            header, data, at = await self._record(lsn)
+            header, data, at = await self._record(lsn, block_bytes)
         except (StorageError, FileNotFoundError) as error:
             header, data, at = await self._read_again(page_no, lsn, error)
-        if header[H_PAGE_COUNT] == 1:
-            prev_page_lsn, changed_no, size, op = PAGE_CHANGE.unpack_from(data, at + HEADER_SIZE)
-            if changed_no == page_no:
-                start = at + HEADER_SIZE + CHANGE_SIZE
+        for changed, prev_page_lsn, op, start, size in iter_changes(data, at, header[H_PAGE_COUNT]):
+            if changed == page_no:
                 return lsn, prev_page_lsn, op, data[start : start + size], header[H_TXN]
-        else:
-            for changed_no, prev_page_lsn, op, start, size in iter_changes(data, at, header[H_PAGE_COUNT]):
-                if changed_no == page_no:
-                    return lsn, prev_page_lsn, op, data[start : start + size], header[H_TXN]
         raise Corruption(f"page {page_no}: the log record at {format_lsn(lsn)} does not change it, but its chain says so")
 
     async def _read_again(self, page_no: int, lsn: int, error: Exception) -> tuple[Header, bytes, int]:
@@ -97,7 +130,7 @@ class Chains:
         self.forget()
         self._events.emit("recovery.log_unreadable", page_no=page_no, lsn=lsn, error=str(error))
         try:
-            return await self._record(lsn)
+            return await self._record(lsn, BLOCK_BYTES)
         except (StorageError, FileNotFoundError) as again:
             self.forget()
             raise Corruption(
@@ -108,28 +141,36 @@ class Chains:
     def forget(self) -> None:
         """Let go of what is kept in memory."""
         self._blocks.clear()
+        self._cached_bytes = 0
+        self._set_window(0, b"")
 
-    async def _record(self, lsn: int) -> tuple[Header, bytes, int]:
-        """(header, bytes, where in them) of the record at `lsn`, checked."""
+    async def _record(self, lsn: int, block_bytes: int) -> tuple[Header, bytes, int]:
+        """(header, bytes, where in them) of the record at `lsn`, checked; its block becomes the window."""
         segment = bisect_right(self._starts, lsn) - 1
         if segment < 0:
             raise Corruption("it is no longer there")
-        block, at = divmod(lsn - self._starts[segment], BLOCK_BYTES)
-        data = self._blocks.get((segment, block)) or await self._read(segment, block)
+        block, at = divmod(lsn - self._starts[segment], block_bytes)
+        data = await self._block(segment, block, block_bytes)
+        self._set_window(lsn - at, data)
         while (missing := _missing(data, at)) > 0 and missing <= self._segments[segment].segment_size:
             block += 1
-            more = self._blocks.get((segment, block)) or await self._read(segment, block)
+            more = await self._block(segment, block, block_bytes)
             if not more:
                 break
             data, at = data[at:] + more, 0
         return check_record(data, at, lsn), data, at
 
-    async def _read(self, segment: int, block: int) -> bytes:
-        header = self._segments[segment]
-        data = await self._reader.read_part(header, header.start_lsn + block * BLOCK_BYTES, BLOCK_BYTES)
-        while len(self._blocks) >= BLOCKS:
-            del self._blocks[next(iter(self._blocks))]
-        self._blocks[segment, block] = data
+    async def _block(self, segment: int, block: int, block_bytes: int) -> bytes:
+        """A piece of a segment's records, shorter where the file ends."""
+        key = (segment, block, block_bytes)
+        data = self._blocks.get(key)
+        if data is None:
+            header = self._segments[segment]
+            data = await self._reader.read_part(header, header.start_lsn + block * block_bytes, block_bytes)
+            while self._blocks and self._cached_bytes + len(data) > CACHE_BYTES:
+                self._cached_bytes -= len(self._blocks.pop(next(iter(self._blocks))))
+            self._cached_bytes += len(data) if key not in self._blocks else 0
+            self._blocks[key] = data
         return data
 
 

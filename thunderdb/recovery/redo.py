@@ -25,7 +25,7 @@ from thunderdb.access.apply import PageOp, apply, page_of_image
 from thunderdb.access.context import Access
 from thunderdb.base.errors import Corruption
 from thunderdb.base.events import Events
-from thunderdb.recovery.chain import KEPT, Chains, Change
+from thunderdb.recovery.chain import Chains, Change
 from thunderdb.recovery.dirty import DirtyColumns
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.storage.page import Page
@@ -78,9 +78,8 @@ class Deferred:
             page = await read(page_no)
         whole = self.apply(page, changes)
         self.applied += len(changes) + len(later)
-        for start in range(0, len(later) if whole else 0, KEPT):
-            changes = [await self.chains.change(page_no, lsn) for lsn in later[start : start + KEPT]]
-            whole = whole and self.apply(page, changes)
+        for start in range(0, len(later) if whole else 0, _CHANGES_A_TURN):
+            whole = whole and self.apply(page, await self.chains.following(page_no, later[start : start + _CHANGES_A_TURN]))
             await self.access.tasks.yield_now()
         if page_no in self and not whole:
             page = await self._rebuild(page, entry)

@@ -170,7 +170,7 @@ def test_a_restart_reads_the_log_once_and_keeps_none_of_it(monkeypatch: pytest.M
     checkpoint_at = names.index(min(names))
     assert sorted(names[:checkpoint_at]) == names[:checkpoint_at] and len(set(names)) >= len(names) - 1
     assert db.deferred is not None and len(db.deferred) > 200
-    assert len(db.deferred.chains._blocks) <= chain.BLOCKS
+    assert db.deferred.chains._cached_bytes <= chain.CACHE_BYTES
     world.rest()
     assert not len(db.deferred) and not db.deferred.chains._blocks and not db.deferred.dirty.rec_lsns
     assert held(world) == wanted

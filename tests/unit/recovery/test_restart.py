@@ -163,14 +163,15 @@ def test_the_numbers_of_transactions_go_on() -> None:
         world.check()
 
 
-@pytest.mark.parametrize("kept", [1, 3, 2048])
+@pytest.mark.parametrize("kept_bytes", [1, 1000, 16 << 20])
 @pytest.mark.parametrize("block_bytes", [100, 16 << 10])
-def test_redo_with_memory_for_little_of_the_log(kept: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redo_with_memory_for_little_of_the_log(kept_bytes: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records longer than a block, pages with more changes than are kept: the result is the same."""
     monkeypatch.setattr(chain, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(chain, "BLOCKS", 3)
-    monkeypatch.setattr(chain, "KEPT", kept)
-    monkeypatch.setattr(redo, "KEPT", kept)
+    monkeypatch.setattr(chain, "LONG_BLOCK_BYTES", 2 * block_bytes)
+    monkeypatch.setattr(chain, "CACHE_BYTES", 3 * block_bytes)
+    monkeypatch.setattr(chain, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(redo, "_CHANGES_A_TURN", 3)
     world = EngineWorld(buffer_pool_size=1 << 20)
     db = world.start()
     table = world.table()
