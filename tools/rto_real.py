@@ -183,11 +183,11 @@ def check_sums(server: Thunder) -> None:
         raise Lost(f"the sums differ: {sums}")
 
 
-def first_write(server: Thunder) -> float:
-    """The first acknowledged write; return when, by the monotonic clock."""
+def first_write(server: Thunder) -> tuple[float, float]:
+    """The first acknowledged write; return when, by the monotonic clock and by the wall's, which the log lines have."""
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         connection.execute(f"UPDATE {PROBE} SET n = n + 1 WHERE id = 1")
-    return time.monotonic()
+        return time.monotonic(), time.time()
 
 
 def cut(began_wall_s: float, lines: str, ended_wall_s: float) -> list[tuple[str, float]]:
@@ -198,7 +198,7 @@ def cut(began_wall_s: float, lines: str, ended_wall_s: float) -> list[tuple[str,
         if line.startswith("{"):
             record: dict[str, Any] = json.loads(line)
             to_s = datetime.fromisoformat(record["time"].replace("Z", "+00:00")).timestamp()
-            if record["event"] in STEPS and to_s > at_s:
+            if record["event"] in STEPS and at_s < to_s <= ended_wall_s:
                 phases.append((STEPS[record["event"]], to_s - at_s))
                 at_s = to_s
     return [*phases, ("first write", max(0.0, ended_wall_s - at_s))]
@@ -220,8 +220,8 @@ def kill_rounds(bench: Bench, rounds: int, keep: Path) -> Measured:
             copy_tree(server.directory, keep)
         size, launched_wall_s, launched_s = server.log_size(), time.time(), time.monotonic()
         server.start(timeout_s=1800)
-        ended_s = first_write(server)
-        phases = [("noticed", noticed_s), *cut(launched_wall_s, server.log_since(size), time.time())]
+        ended_s, ended_wall_s = first_write(server)
+        phases = [("noticed", noticed_s), *cut(launched_wall_s, server.log_since(size), ended_wall_s)]
         found.rounds.append(Round(noticed_s + ended_s - launched_s, phases))
         for one, of in ((load, acknowledged), (bench.loads, more)):
             lost, oldest_s = settle(server, one, of)
@@ -279,8 +279,8 @@ def _restored(bench: Bench, fresh: Thunder, target: str, noticed_s: float) -> Ro
     phases = cut(wall_s, done.stderr, launched_wall_s)[:-1]
     phases.append(("command ended", launched_wall_s - wall_s - sum(took for _, took in phases)))
     fresh.start(timeout_s=1800)
-    ended_s = first_write(fresh)
-    phases += cut(launched_wall_s, fresh.log_text(), time.time())
+    ended_s, ended_wall_s = first_write(fresh)
+    phases += cut(launched_wall_s, fresh.log_text(), ended_wall_s)
     if noticed_s:
         phases.insert(0, ("noticed", noticed_s))
     return Round(noticed_s + ended_s - began_s, phases)
