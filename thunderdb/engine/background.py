@@ -26,6 +26,7 @@ SWEEP_PAUSE_NS = 500 * MS
 GARBAGE_PAUSE_NS = 1000 * MS
 CHECKPOINT_LOOK_NS = 100 * MS
 REDO_AFTER_NS = 50 * MS
+REDO_RETRY_NS = 200 * MS
 CLEAN_BATCH = 64
 SWEEP_BATCH = 50
 MAX_GHOSTS = 100_000
@@ -80,12 +81,20 @@ class Background:
 
     async def _finish_redo(self) -> None:
         """Bring up the pages that restart left for later."""
-        if self.db.deferred is not None and len(self.db.deferred):
-            await self._stop.wait_timeout(REDO_AFTER_NS)  # clients come first: they bring up what they need
+        deferred = self.db.deferred
+        if deferred is None or not len(deferred):
+            return
+        await self._stop.wait_timeout(REDO_AFTER_NS)  # clients come first: they bring up what they need
+        while not self._stop.is_set():
             try:
-                await self.db.deferred.drain(self._stop.is_set)
+                await deferred.drain(self._stop.is_set)
+                return
+            except (DiskFull, LimitExceeded) as error:
+                self.db.events.emit("background.waits", job="redo", message=str(error))
             except ThunderError as error:
                 self.db._fatal(error)
+                return
+            await self._stop.wait_timeout(REDO_RETRY_NS)
 
     async def _checkpoint(self) -> None:
         """Checkpoint when the interval has passed, when half of max_wal_size has been written since the last one, or when a

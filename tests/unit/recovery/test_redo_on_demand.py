@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.unit.engine.world import WAL, EngineWorld, rows
-from thunderdb.base.errors import Corruption, StorageError
+from thunderdb.base.errors import Corruption, LimitExceeded, StorageError
 from thunderdb.engine.database import Database
 from thunderdb.recovery import chain
 from thunderdb.recovery.dirty import DirtyColumns
 from thunderdb.runtime.inline import MemoryFile
-from thunderdb.storage.page import PageKind
+from thunderdb.storage.page import Page, PageKind
 from thunderdb.wal.reader import LogReader
 
 BOTH = pytest.mark.parametrize("power", [False, True])
@@ -186,3 +186,22 @@ def test_columns() -> None:
     entry = dirty.entry(7)
     assert (entry.rec_lsn, entry.page_lsn, entry.image_lsn) == (50, 70, 65)
     assert 8 not in dirty and 1_000_000 not in dirty
+
+
+def test_a_pool_that_is_full_for_a_moment_holds_the_rest_up_and_does_not_stop_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, wanted = crashed()
+    db = world.start()
+    load, refusals = db.pool.load, [3]
+
+    async def refused(page_no: int, pin: bool = False) -> Page:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise LimitExceeded("the buffer pool is full of pages in use")
+        return await load(page_no, pin)
+
+    monkeypatch.setattr(db.pool, "load", refused)
+    world.rest(2)
+    assert db.failure is None and db.deferred is not None and not len(db.deferred)
+    assert world.names().count("background.waits") == 3
+    assert held(world) == wanted
+    world.check()
