@@ -125,7 +125,7 @@ def test_dropping_everything_gives_every_page_back() -> None:
     db = world.start()
     empty = count_allocated(world.run(db.pool.load(0)))
     table = world.table(types=("int4", "text"), uniques=[("u", (1,))])
-    world.insert(table, *([number, "x" * (20 + number)] for number in range(300)), [1000, "y" * 700])
+    world.insert(table, *([number, "x" * (20 + number)] for number in range(300)), [1000, "y" * 400])
     world.insert(table, [2000, "z" * 90_000][:1] + ["k" * 300])
     world.run(in_txn(db, lambda txn: db.ddl.drop_table(txn, table)))
     world.rest(30)
