@@ -139,10 +139,16 @@ async def names_in(disk: Disk, directory: str) -> list[str]:
         return []
 
 
+async def own_names(disk: Disk, config: Config, directory: str) -> list[str]:
+    """What is in one of the two directories, but for the other one, which may lie in it."""
+    others = {other.removeprefix(f"{directory}/").partition("/")[0] for other in (config.data_dir, config.wal_dir)}
+    return [name for name in await names_in(disk, directory) if name not in others]
+
+
 async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tuple[str, str, str, bool]) -> Destination:
     """Look at the target, changing nothing. Raises: Refused for anything that is not ours to replace."""
-    data = [name for name in await names_in(disk, config.data_dir) if name not in _HARMLESS]
-    wal = [name for name in await names_in(disk, config.wal_dir) if name != LOST_AND_FOUND]
+    data = [name for name in await own_names(disk, config, config.data_dir) if name not in _HARMLESS]
+    wal = [name for name in await own_names(disk, config, config.wal_dir) if name not in (LOCK_FILE, LOST_AND_FOUND)]
     await _check_lock(disk, config.data_dir)
     seen = await look(disk, config)
     marker = await read_marker(disk, config.data_dir)

@@ -28,7 +28,7 @@ from thunderdb.archive.directory import settle
 from thunderdb.archive.history import format_claim, parse_claim
 from thunderdb.archive.identity import IDENTITY_FILE, Identity, write_identity
 from thunderdb.archive.index import StoreSource
-from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, check_unchanged, names_in, write_done, write_marker
+from thunderdb.backup.destination import MARKER_FILE, Kind, Marker, check_unchanged, own_names, write_done, write_marker
 from thunderdb.backup.lay_log import LogLayer
 from thunderdb.backup.lay_pages import PageLayer
 from thunderdb.backup.logline import claimed_line
@@ -39,7 +39,7 @@ from thunderdb.base.config import Config
 from thunderdb.base.errors import Corruption, Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.recovery.target import TargetKind, format_time
-from thunderdb.runtime.ports import Ports
+from thunderdb.runtime.ports import DirLock, Ports
 from thunderdb.storage.control import FILE_SIZE, ControlFile, ControlState, DatabaseState
 from thunderdb.storage.files import page_file_name
 from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND
@@ -121,13 +121,24 @@ class _Restore:
         return report
 
     async def _locked_lay_down(self) -> None:
+        """Both are locked: another restore may have another data_dir, and by mistake the same wal_dir."""
         lock = await self.disk.lock(f"{self.config.data_dir}/{LOCK_FILE}")
+        log_lock: DirLock | None = None
         try:
-            await check_unchanged(self.disk, self.config, self.plan.destination)
-            await self._lay_down()
+            log_lock = await self.disk.lock(f"{self.config.wal_dir}/{LOCK_FILE}")
+            try:
+                await check_unchanged(self.disk, self.config, self.plan.destination)
+                await self._lay_down()
+            except Refused:
+                await self._remove(self.config.wal_dir, LOCK_FILE)
+                raise
+            await self._remove(self.config.wal_dir, LOCK_FILE)  # a database has none there
         except BaseException:
             await lock.release()
+            if log_lock is not None:
+                await log_lock.release()
             raise
+        await log_lock.release()
         await lock.release()
 
     async def _note_done(self) -> None:
@@ -249,12 +260,12 @@ class _Restore:
         files = (plan.backup.page_count + plan.backup.pages_per_file - 1) // plan.backup.pages_per_file
         keep = {CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, IDENTITY_FILE, *(page_file_name(n) for n in range(files))}
         await self._keep_only(self.config.data_dir, keep)
-        keep = {history_name(timeline), LOST_AND_FOUND}
+        keep = {history_name(timeline), LOCK_FILE, LOST_AND_FOUND}
         keep |= {segment_name(timeline, segment.piece.number) for segment in plan.segments}
         await self._keep_only(self.config.wal_dir, keep)
 
     async def _keep_only(self, directory: str, keep: set[str]) -> None:
-        for name in await names_in(self.disk, directory):
+        for name in await own_names(self.disk, self.config, directory):
             if name not in keep:
                 await self._remove(directory, name)
         await self.disk.sync_dir(directory)

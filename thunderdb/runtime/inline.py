@@ -330,6 +330,8 @@ class MemoryDisk:
 
     async def unlink(self, path: str) -> None:
         await self.pause()
+        if _clean(path) in self.dirs:
+            raise StorageError(f"cannot remove {path}: it is a directory")
         if self.files.pop(_clean(path), None) is None:
             raise FileNotFoundError(f"no such file: {path}")
 

@@ -54,6 +54,8 @@ def run_restore(config: Config, options: RestoreOptions) -> int:
         raise ConfigError("--restore-pitr needs the backup to start from", "Name it with --restore-backup PATH.")
     if options.timeline and options.timeline not in ("latest", "current") and not options.timeline.isdigit():
         raise ConfigError(f"--timeline {options.timeline!r} is no timeline", "Give a number, `current` or `latest`.")
+    if options.report:
+        _check_report(options.report)
     os.umask(0o077)
     owner = _owner_to_be(config.data_dir)
     began_s = time.monotonic()
@@ -95,13 +97,24 @@ def run_restore(config: Config, options: RestoreOptions) -> int:
     problems = report.problems or ()
     document = report_document(plan, report, time.monotonic() - began_s)
     if options.report:
-        with open(options.report, "w", encoding="utf-8") as file:
-            file.write(json.dumps(document, indent=2) + "\n")
+        try:
+            with open(options.report, "w", encoding="utf-8") as file:
+                file.write(json.dumps(document, indent=2) + "\n")
+        except OSError as error:
+            hint = "The same command again writes it, as long as nobody has used the database."
+            raise StorageError(f"the restore is done, but its report {options.report} was not written: {error}", hint) from None
     if options.as_json:
         click.echo(json.dumps(document, indent=2))
     for problem in problems:
         click.echo(f"ERROR: {problem}", err=True)
     return 1 if problems else 0
+
+
+def _check_report(path: str) -> None:
+    """Before hours are spent. Raises: ConfigError for a report that could not be written."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--report {path} cannot be written", f"{folder} must be a folder that you may write to.")
 
 
 def _place(text: str) -> str:

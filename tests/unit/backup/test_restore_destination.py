@@ -386,3 +386,34 @@ def test_done_is_said_of_what_is_there(what: str, damage: Callable[[bytearray], 
     assert f"{config.data_dir}/restored.json" not in world.disk.files
     world.restore(mark.time, "/b/full", config)
     assert world.keys_in(config) == mark.keys
+
+
+@pytest.mark.parametrize("moment", ["at once", "one after the other"])
+def test_two_restores_with_one_log_directory_are_not_both_done(moment: str) -> None:
+    """Each removed the other's log, and both said done: one of them could not be started."""
+    world, mark = with_backup()
+    first, second = world.target_config(), replace(world.target_config(), wal_dir="/r1/wal")
+    plans = [world.plan(mark.time, "/b/full", config) for config in (first, second)]
+    if moment == "at once":
+        world.disk.dirs["/r1"] = world.disk.dirs[first.wal_dir] = None
+        world.run(world.disk.lock(f"{first.wal_dir}/lock"))
+    else:
+        world.run(restore(world, first, plans[0], Events()))
+        assert world.keys_in(first) == mark.keys
+    files = world.snapshot()
+    with pytest.raises(Refused, match="is locked|not what they were"):
+        world.run(restore(world, second, plans[1], Events()))
+    left = world.snapshot()
+    assert {path: left[path] for path in files} == files
+    assert [path for path in left if path not in files and not path.endswith("/lock")] == []
+
+
+@pytest.mark.parametrize(("data_dir", "wal_dir"), [("/r9", "/r9/wal"), ("/r9/data", "/r9")])
+def test_one_directory_may_lie_in_the_other(data_dir: str, wal_dir: str) -> None:
+    """A restore failed at its end, each time, for it took the one for something that was left over in the other."""
+    world, mark = with_backup()
+    config = replace(world.config, data_dir=data_dir, wal_dir=wal_dir)
+    interrupted(world, mark, config, "00000002.history")
+    world.restore(mark.time, "/b/full", config, check=False)
+    assert f"{wal_dir}/lock" not in world.disk.files
+    assert world.keys_in(config) == mark.keys
