@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from sim.scenario.scenario import Scenario, flat
-from sim.scenario.steps import FAULTS
+from sim.scenario.steps import FAULTS, Step
 
 ENOUGH_RUNS = 20
 """A swarm leaves kinds out, and some faults need luck: with fewer runs of a scenario nothing can be said."""
@@ -24,8 +24,8 @@ _SHOWN_AS = {
 def enabled(scenario: Scenario) -> list[str]:
     """The fault classes that a scenario turns on."""
     if scenario.incident:
-        verbs = [step.verb for step in flat(scenario.timeline) if step.verb in FAULTS and step.verb != "heal"]
-        return sorted({*verbs})
+        steps = [step for step in flat(scenario.timeline) if step.verb in FAULTS and step.verb != "heal"]
+        return sorted({_kind(step) for step in steps})
     faults = scenario.faults
     found = [name for name, weight in faults.kinds.items() if weight]
     found += [name for name, chance in faults.disk.items() if chance]
@@ -42,8 +42,12 @@ def classes(scenario: Scenario) -> list[str]:
         if step.verb == "damage":
             found.add(f"damage {step.args['what']}")
         elif step.verb in FAULTS and step.verb != "heal":
-            found.add(step.args["kind"] if step.verb == "disk_errors" else step.verb)
+            found.add(_kind(step))
     return sorted(found)
+
+
+def _kind(step: Step) -> str:
+    return str(step.args["kind"]) if step.verb == "disk_errors" else step.verb
 
 
 def silent(enabled_in: Counter[str], coverage: Counter[str]) -> list[str]:

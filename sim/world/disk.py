@@ -353,7 +353,10 @@ class SimDisk:
 
     async def free_bytes(self, path: str) -> int:
         self._enter(path)
-        return max(0, self.image.capacity_bytes - self.image.used_bytes)
+        free = max(0, self.image.capacity_bytes - self.image.used_bytes)
+        if not free:
+            self.struck("disk_full", path)
+        return free
 
     async def lock(self, path: str) -> SimLock:
         path = self._enter(path)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sim.scenario.coverage import never_fired, total
 from sim.scenario.scenario import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +30,19 @@ def swept(files: list[str], seeds: str) -> None:
     reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"scenario"')]
     assert {report["scenario"] for report in reports} == {Path(file).stem for file in files}
     assert all(report["verdict"] == "ok" and report["twin"] == report["trace_hash"] for report in reports)
+    assert _silent(reports) == {}
+
+
+def _silent(reports: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """By scenario, the faults of its timeline that met nothing in any of these runs."""
+    found = {}
+    for file in FILES:
+        own = [report for report in reports if report["scenario"] == Path(file).stem]
+        fired = sum((Counter(report["faults"]) for report in own), Counter())
+        missing = never_fired(load(str(ROOT / file)), fired, total(report["coverage"] for report in own))
+        if own and missing:
+            found[file] = missing
+    return found
 
 
 def test_there_are_enough_of_them() -> None:

@@ -99,5 +99,6 @@ def test_faults_are_not_taken_for_each_other() -> None:
     assert [line.split(" ")[0] for line in coverage.silent(enabled, outage)] == ["region_lost", "store_errors"]
     assert coverage.silent(enabled, errors + machine) == []
     scenario = parse(HEAD + "timeline: [{at: 1s, store_errors: {before: 0.5, for: 1s}}]", "x.yaml")
+    assert coverage.enabled(parse("timeline: [{at: 1s, disk_errors: {kind: stall, for: 1s}}]", "x.yaml")) == ["stall"]
     assert coverage.never_fired(scenario, Counter(), outage) == ["store_errors"]
     assert coverage.never_fired(scenario, Counter(), errors) == []
