@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -221,7 +222,7 @@ def shrink_command(
 ) -> None:  # fmt: skip
     """Reduce a failing run to the least that still fails in the same way."""
     if bug:
-        _shrink_planted(bug, time_s, jobs, recorded)
+        _shrink_planted(bug, time_s, jobs, recorded, generated_)
         return
     path = replay or file
     if generated_:
@@ -243,12 +244,14 @@ def shrink_command(
         click.echo(one)
 
 
-def _shrink_planted(name: str, time_s: float, jobs: int, recorded: bool) -> None:
+def _shrink_planted(name: str, time_s: float, jobs: int, recorded: bool, generated_: bool) -> None:
     names = name.split(",")
     chosen = [
         mutant for mutant in mutants.load_all()
-        if (name == "all" or mutant.name in names) and not mutant.run.startswith("case ")
+        if (name == "all" or mutant.name in names) and (generated_ or not mutant.run.startswith("case "))
     ]  # fmt: skip
+    if generated_:
+        chosen = [replace(mutant, run=planted.GENERATED, seed=0) for mutant in chosen]
     if not chosen:
         raise click.BadParameter(f"no planted bug {name!r} that a scenario finds; see `mutants --list`", param_hint="--planted")
     click.echo("\n".join(planted.HEAD))

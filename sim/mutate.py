@@ -55,6 +55,10 @@ def _runner(root: str, run: str) -> Any:
     from sim.play import play
     from sim.scenario import scenario
 
+    if run == "--generated":
+        from sim.scenario.generate import generated
+
+        return lambda seed: play(generated(seed), seed).violations
     found = scenario.load(str(Path(root) / run))
     return lambda seed: play(found, seed).violations
 

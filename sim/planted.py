@@ -23,6 +23,7 @@ from sim.mutant_patch import Mutant
 from sim.mutants import Controls, Copies, folder, hunt
 from sim.shrink import FAULTS, TRANSACTIONS
 
+GENERATED = "--generated"
 HEAD = (
     "| bug | found by | seed | faults | transactions | runs | CPU s | shrunk from | fails with it | passes without |",
     "|---|---|---:|---:|---:|---:|---:|---|---|---|",
@@ -54,8 +55,12 @@ class Outcome:
         few = self.faults[1] <= FAULTS and self.transactions[1] <= TRANSACTIONS
         return self.seed >= 0 and few and self.fails and self.passes
 
+    @property
+    def place(self) -> str:
+        return "generated" if self.run == GENERATED else Path(self.run).stem
+
     def row(self) -> str:
-        run = Path(self.run).stem
+        run = self.place
         if self.seed < 0:
             return f"| {self.name} | {run} | not found | | | | | | | |"
         if not self.tries:
@@ -124,12 +129,12 @@ def _is_small(row: str) -> bool:
 def record(outcomes: list[Outcome]) -> None:
     """Write SHRUNK.md: these rows beside those that it has of other bugs."""
     path = folder() / "SHRUNK.md"
-    rows = {outcome.name: outcome.row() for outcome in outcomes}
+    rows = {(outcome.name, outcome.place): outcome.row() for outcome in outcomes}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
-            name = line.strip("| ").split(" |")[0]
+            name, _, rest = line.removeprefix("| ").partition(" | ")
             if line.startswith("| ") and line not in HEAD:
-                rows.setdefault(name, line)
+                rows.setdefault((name, rest.partition(" | ")[0]), line)
     lines = [rows[name] for name in sorted(rows)]
     path.write_text(_ABOUT + "\n".join([summary(lines), "", *HEAD, *lines]) + "\n", encoding="utf-8")
 

@@ -19,7 +19,7 @@ from sim.scenario.plan import fixed
 from sim.scenario.scenario import Scenario, Workload, flat
 from sim.scenario.schema import Duration, Kind, RangeOf, ScenarioError, Value
 from sim.scenario.script import dump
-from sim.scenario.steps import VERBS, Step, when_keys
+from sim.scenario.steps import FAULTS, VERBS, Step, when_keys
 
 Document = dict[str, Any]
 
@@ -110,4 +110,4 @@ def faults_in(scenario: Scenario) -> int:
     return struck + len(plan.at_creation) + len(plan.disk) + (plan.reset > 0)
 
 
-_FAULT_VERBS = frozenset(VERBS) - frozenset(("backup", "verify", "checkpoint", "serve", "start", "restore", "mark", "load"))
+_FAULT_VERBS = frozenset(FAULTS) - {"heal"}

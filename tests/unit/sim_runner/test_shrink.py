@@ -68,6 +68,36 @@ def test_a_failure_shrinks_and_its_test_fails(tmp_path: Path) -> None:
     assert done.returncode == 1 and "acknowledged transactions lost" in done.stdout, done.stdout[-2000:]
 
 
+@pytest.mark.parametrize("written_out", [False, True])
+def test_outages_drawn_by_weight_shrink_to_a_few_transactions(tmp_path: Path, written_out: bool) -> None:
+    """From a short run that fails in the same way, or, where the file has a plan, from that very run."""
+    document = yaml.safe_load((ROOT / "scenarios/power_cut.yaml").read_text())
+    document["workload"].update(driver="engine", clients=[3, 4], items=30, accounts=10)
+    document["faults"] = {
+        "outages": [2, 3],
+        "after": ["2ms", "40ms"],
+        "disk": {"lost_sync": 0.2},
+        "fates": {"none": 1},
+        "swarm": 0.0,
+    }
+    if written_out:
+        document = document_of(document, build(wrap(document, "x")), 4)
+    file = tmp_path / "lost-sync.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    found = shrink(str(file), 4, 10.0, lambda _: None)
+    assert found.first[1] > 40 and found.small and found.start.startswith("seed"), (
+        found.first,
+        found.transactions,
+        found.faults,
+    )
+    assert (found.start == "seed 4") == written_out
+    script = found.scenario.workload.script
+    assert script is not None and sum(len(life) for life in script) <= 7
+    replay, test = write(found, tmp_path / "out", "lost-sync_4")
+    assert play(load(str(replay)), load(str(replay)).seed).violations == list(found.violations)
+    compile(test.read_text(), str(test), "exec")
+
+
 def test_what_does_not_fail_cannot_be_shrunk(tmp_path: Path) -> None:
     file = tmp_path / "fine.yaml"
     file.write_text(LIES.replace("fsync_lies: {path: wal, for: 1min}", "checkpoint: "))

@@ -1,0 +1,38 @@
+"""The table of shrunk planted bugs: what counts as small, and that rows of other bugs stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim import planted
+from sim.planted import GENERATED, HEAD, Outcome, record, summary
+
+POWER_CUT = "scenarios/power_cut.yaml"
+
+
+def outcome(
+    name: str, faults: int = 1, transactions: int = 4, fails: bool = True, passes: bool = True, run: str = POWER_CUT
+) -> Outcome:
+    return Outcome(name, run, 7, (10, faults), (390, transactions), 96, 4, "seed 7", fails, passes, "rpo")
+
+
+def test_small_is_few_faults_few_transactions_and_a_test_that_tells() -> None:
+    outcomes = [
+        outcome("a", 5, 10), outcome("b", 6, 10), outcome("c", 5, 11), outcome("d", fails=False), outcome("e", passes=False),
+        Outcome("f", POWER_CUT, -1), Outcome("g", POWER_CUT, 3, said="it broke"),
+    ]  # fmt: skip
+    assert [one.name for one in outcomes if one.small] == ["a"]
+    assert summary([one.row() for one in outcomes]).startswith("1 of 7 with at most 5 faults and 10 transactions")
+    assert {one.row().count("|") for one in outcomes} == {HEAD[0].count("|")}
+
+
+def test_rows_of_other_bugs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planted, "folder", lambda: tmp_path)
+    record([outcome("b", 9), outcome("a")])
+    record([outcome("b", 2), outcome("b", 3, run=GENERATED)])
+    lines = (tmp_path / "SHRUNK.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and line not in HEAD]
+    assert rows == [outcome("a").row(), outcome("b", 3, run=GENERATED).row(), outcome("b", 2).row()]
+    assert any(line.startswith("3 of 3 with at most") for line in lines)
