@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -33,7 +33,9 @@ from thunderdb.wal.record import (
     HEADER_SIZE,
     RECORD_HEADER,
     Header,
+    Record,
     check_record,
+    decode_record,
     iter_changes,
 )
 from thunderdb.wal.segment import unpack_head
@@ -124,6 +126,15 @@ class Chains:
             if changed == page_no:
                 return lsn, prev_page_lsn, op, data[start : start + size], header[H_TXN]
         raise Corruption(f"page {page_no}: the log record at {format_lsn(lsn)} does not change it, but its chain says so")
+
+    async def record(self, lsn: int, otherwise: Callable[[int], Awaitable[Record]]) -> Record:
+        """The record at `lsn` out of a block that has its neighbours, too; `otherwise` reads what cannot be had here."""
+        try:
+            _header, data, at = await self._record(lsn, BLOCK_BYTES)
+        except (StorageError, FileNotFoundError):
+            self.forget()
+            return await otherwise(lsn)
+        return decode_record(data, at)
 
     async def _read_again(self, page_no: int, lsn: int, error: Exception) -> tuple[Header, bytes, int]:
         """What restart could read a while ago is worth a second attempt before a page is given up for it."""

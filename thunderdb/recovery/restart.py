@@ -32,7 +32,7 @@ from thunderdb.runtime.ports import Clock
 from thunderdb.storage.control import ControlState, DatabaseState
 from thunderdb.storage.page import PAGE_HEADER, Page
 from thunderdb.wal.reader import LogReader
-from thunderdb.wal.record import RecordKind
+from thunderdb.wal.record import Record, RecordKind
 
 _FLOOR_CHECK_PAGES = 256
 
@@ -158,11 +158,16 @@ class Restart:
         return repair
 
     async def _undo(self, analysis: Analysis) -> None:
-        """Roll back the losers, the one with the newest record first."""
+        """Roll back the losers, the one with the newest record first; their records are read a block at a time."""
+
+        async def read(lsn: int) -> Record:
+            log = self.access.log
+            return await (self.deferred.chains.record(lsn, log.read_record) if lsn < analysis.end.lsn else log.read_record(lsn))
+
         losers = sorted(analysis.losers.items(), key=lambda item: -item[1][1])
         for txn, (first_lsn, last_lsn) in losers:
             loser = Loser(txn, first_lsn, last_lsn)
-            await rollback(self.access, loser, 0)
+            await rollback(self.access, loser, 0, read)
             self.access.log.append(RecordKind.ABORT, txn, loser.last_lsn, ())
         if self.crashed:
             self.events.emit("recovery.undo", transactions=len(analysis.losers))

@@ -9,13 +9,14 @@ Source: ARIES (1992) sections 3 and 10.3.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from thunderdb.access.btree import undo_row
 from thunderdb.access.context import Access, Chain
 from thunderdb.base.errors import Corruption
 from thunderdb.recovery.extras import UNDO_NEXT
-from thunderdb.wal.record import RecordKind
+from thunderdb.wal.record import Record, RecordKind
 
 _CHANGES_A_TURN = 64
 
@@ -29,15 +30,18 @@ class Loser:
     last_lsn: int
 
 
-async def rollback(access: Access, chain: Chain, until_lsn: int) -> int:
-    """Undo the chain's changes above `until_lsn` (0: all); return how many were undone.
+async def rollback(
+    access: Access, chain: Chain, until_lsn: int, read: Callable[[int], Awaitable[Record]] | None = None
+) -> int:
+    """Undo the chain's changes above `until_lsn` (0: all); return how many were undone. `read` gives a record of the log.
 
     Crash: restart goes on from the last CLR that is in the log. Raises: DiskFull (call again), Corruption.
     """
+    read = access.log.read_record if read is None else read
     lsn = chain.last_lsn
     undone = 0
     while lsn > until_lsn:
-        record = await access.log.read_record(lsn)
+        record = await read(lsn)
         if record.txn != chain.id:
             raise Corruption(f"the log record at {lsn} belongs to transaction {record.txn}, not to {chain.id}")
         if record.kind == RecordKind.ROW:

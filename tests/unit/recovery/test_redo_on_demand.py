@@ -205,3 +205,29 @@ def test_a_pool_that_is_full_for_a_moment_holds_the_rest_up_and_does_not_stop_th
     assert world.names().count("background.waits") == 3
     assert held(world) == wanted
     world.check()
+
+
+def test_undo_reads_the_log_in_blocks_and_otherwise_as_a_rollback_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many records of a loser from few reads; where a block cannot be read, the log finds the record itself, or names it."""
+    world = EngineWorld()
+    db = world.start()
+    table = world.table()
+    loser = db.begin()
+    for number in range(600):
+        world.run(db.insert(loser, table, [number, "never"]))
+    world.run(db.log.flush_all())
+    world.crash()
+    reads = []
+    real = LogReader.read_part
+
+    async def read_part(self: LogReader, header: Any, lsn: int, size: int) -> bytes:
+        reads.append(lsn)
+        if len(reads) % 3 == 2:
+            raise StorageError("Input/output error")
+        return await real(self, header, lsn, size)
+
+    monkeypatch.setattr(LogReader, "read_part", read_part)
+    db = world.start()
+    assert 0 < len(reads) < 100 and db.restarted.losers == 1  # type: ignore[union-attr]
+    assert held(world) == {}
+    world.check()
