@@ -6,12 +6,11 @@
     done                never: what follows is ignored, as PostgreSQL does
 
 C1. A row is returned once, in order, and only when all of it has come; memory held is one incomplete line and one batch.
-C2. The fast path (generated per table; text, no backslash, no NUL) gives exactly the bytes that the careful path gives, or
+C2. The fast path (copy_fast.py; text, no backslash, no NUL) gives exactly the bytes that the careful path gives, or
     raises and leaves the chunk to it; the careful path names line and column of what is wrong.
 C3. NULLs never come through the fast path of a text column, so NOT NULL needs no look there.
 
-Source: PostgreSQL 15, "COPY", File Formats. Measured: four columns (three integers and a blank char(84)) cost 0.5 us a row
-in plain CPython; parsing with pyarrow.csv and building a numpy record array costs 1.3 us, most of it slicing rows out again.
+Source: PostgreSQL 15, "COPY", File Formats.
 """
 
 from __future__ import annotations
@@ -21,16 +20,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thunderdb.access.rows import FIXED_FORMATS, RowCodec
+from thunderdb.access.rows import RowCodec
 from thunderdb.base.errors import LimitExceeded, SqlError
+from thunderdb.sql.copy_fast import fast_parser, is_plain
 from thunderdb.sql.copy_statement import CopyOptions
 
 MAX_LINE_BYTES = 256 << 20
 BINARY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 
-_INTEGER_BOUNDS = {"int2": 1 << 15, "int4": 1 << 31, "int8": 1 << 63}
 _TEXT_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-_BOOLS = {b"t": True, b"f": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class CopyIn:
         self._line = 0
         self._done = False
         self._header_pending = options.header
-        self._fast = _fast_parser(self._columns, options, codec)
+        self._fast = fast_parser(self._columns, options, codec)
         self._csv_open = ""
         self._binary_started = False
         self.rows = 0
@@ -120,7 +118,7 @@ class CopyIn:
 
     def _lines(self, chunk: bytes) -> list[Any]:
         """Rows of `chunk`, which ends where a line does."""
-        if self._fast is not None and not self._header_pending and b"\\" not in chunk and _is_plain(chunk):
+        if self._fast is not None and not self._header_pending and b"\\" not in chunk and is_plain(chunk):
             try:
                 rows = self._fast(chunk)
             except (ValueError, KeyError, struct.error, OverflowError):
@@ -416,115 +414,3 @@ def _split_csv(line: str, options: CopyOptions) -> list[tuple[str, bool]]:
         i += 1
     fields.append(("".join(text), quoted))
     return fields
-
-
-# The fast path: one generated function per table.
-
-
-def _is_plain(chunk: bytes) -> bool:
-    """No byte that needs the careful path; what is not ASCII must be valid UTF-8."""
-    if b"\0" in chunk or b"\r" in chunk:
-        return False
-    if chunk.isascii():
-        return True
-    try:
-        chunk.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _integer(digits: bytes) -> int:
-    if b"_" in digits:  # Python reads 1_000, PostgreSQL 15 does not
-        raise ValueError
-    return int(digits)
-
-
-def _float(digits: bytes) -> float:
-    value = float(digits)
-    if value - value != 0.0 or b"_" in digits:  # infinities and NaN have spellings of their own
-        raise ValueError
-    return value
-
-
-def _fast_parser(
-    columns: Sequence[CopyColumn], options: CopyOptions, codec: RowCodec | None
-) -> Callable[[bytes], list[bytes]] | None:
-    """Generate `parse(chunk)` from whole lines to payloads, or None where only the careful path will do."""
-    if codec is None or not columns or options.format != "text" or "\\" not in options.null:
-        return None
-    if tuple(column.type for column in columns) != codec.types:
-        return None
-    count = len(columns)
-    head = struct.pack("<H", count) + bytes((count + 7) // 8)
-    layout, arguments, tails, lines, checks = f"<{len(head)}s", ["head"], [], [], []
-    scope: dict[str, Any] = {"head": head, "integer": _integer, "bools": _BOOLS, "to_float": _float}
-    for i, column in enumerate(columns):
-        field, fixed = f"f{i}", FIXED_FORMATS.get(column.type)
-        if fixed is not None:
-            layout += fixed
-            arguments.append(_fixed_source(column, i, scope))
-            continue
-        if column.type not in ("text", "varchar", "bpchar"):
-            return None  # numeric, json, bytea: read, check and normalise first
-        layout += "I"
-        tails.append(field)
-        arguments.append(f"len({field})")
-        if column.typmod >= 4:
-            width = column.typmod - 4
-            checks.append("isascii")  # a limit counts characters, a length bytes
-            if column.type == "bpchar":
-                lines.append(f"        {field} = {field}.ljust({width})")
-            lines.append(f"        if len({field}) > {width}: raise ValueError")
-    packing = " + ".join([f"pack({', '.join(arguments)})", *tails])
-    fields = ", ".join(f"f{i}" for i in range(count))
-    source = "\n".join(
-        [
-            "def parse(chunk):",
-            *(["    if not chunk.isascii(): raise ValueError"] if checks else []),
-            "    rows = []",
-            "    append = rows.append",
-            '    for line in chunk.split(b"\\n"):',
-            f"        {fields}, = line.split({options.delimiter.encode()!r})",
-            *lines,
-            f"        append({packing})",
-            "    return rows",
-        ]
-    )
-    scope["pack"] = struct.Struct(layout).pack
-    exec(source, scope)  # noqa: S102  generated from type names and widths only
-    parser: Callable[[bytes], list[bytes]] = scope["parse"]
-    if not any(column.type in _INTEGER_BOUNDS for column in columns):
-        return parser
-    return _with_strict_integers(parser, source, scope)
-
-
-def _with_strict_integers(
-    parser: Callable[[bytes], list[bytes]], source: str, scope: dict[str, Any]
-) -> Callable[[bytes], list[bytes]]:
-    """Where a chunk has an underscore, integers are read with a check, which the usual chunk need not pay for."""
-    strict_scope = dict(scope)
-    exec(source.replace("int(", "integer("), strict_scope)  # noqa: S102
-    strict: Callable[[bytes], list[bytes]] = strict_scope["parse"]
-    return lambda chunk: strict(chunk) if b"_" in chunk else parser(chunk)
-
-
-def _fixed_source(column: CopyColumn, number: int, scope: dict[str, Any]) -> str:
-    """The expression that reads a fixed-size field; out of range is struct.error."""
-    field = f"f{number}"
-    if column.type in _INTEGER_BOUNDS:
-        return f"int({field})"
-    if column.type == "bool":
-        return f"bools[{field}]"
-    if column.type == "float8":
-        return f"to_float({field})"
-    parse = column.parse
-
-    def read(data: bytes) -> Any:
-        try:
-            return parse(data.decode())
-        except SqlError:
-            raise ValueError from None
-
-    scope[f"read{number}"] = read
-    return f"read{number}({field})"
