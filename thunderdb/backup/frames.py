@@ -131,7 +131,7 @@ class FrameWriter:
 
     async def _out(self, data: bytes) -> None:
         self._digest.update(data)
-        if len(data) >= HOLE_BYTES and self.raw_size >= self.size and not (self._compress or self._sealer) and all_zeros(data):
+        if len(data) >= HOLE_BYTES and not (self._compress or self._sealer) and all_zeros(data):
             joins = bool(self._zeros) and self._zeros[-1][1] == self.size
             start = self._zeros.pop()[0] if joins else self.size
             self._zeros.append((start, self.size + len(data)))
