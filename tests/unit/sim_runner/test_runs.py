@@ -38,6 +38,14 @@ def test_a_run_repeats_and_another_seed_differs(driver: str) -> None:
     assert ("message" in first.events_by_kind) == (driver == "sql")
 
 
+@pytest.mark.parametrize("driver", ["engine", "sql"])
+def test_clients_that_have_done_all_their_work_notice_the_death_of_the_node(driver: str) -> None:
+    """Over SQL the run waited for them for ever."""
+    scenario = small(driver)
+    faults = replace(scenario.faults, kinds={"power_cut": 1}, at_boundary=0.0)
+    assert run(replace(scenario, faults=faults, workload=replace(scenario.workload, transactions=3)), 3).violations == []
+
+
 def test_promises_are_asserted() -> None:
     result = CliRunner().invoke(main, ["run", FILE, "--seed", "7", "--promise", "rto=1us", "--json"])
     assert result.exit_code == 1

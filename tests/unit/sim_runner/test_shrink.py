@@ -98,6 +98,18 @@ def test_outages_drawn_by_weight_shrink_to_a_few_transactions(tmp_path: Path, wr
     compile(test.read_text(), str(test), "exec")
 
 
+def test_where_an_expectation_failed_the_steps_stay(tmp_path: Path) -> None:
+    """It goes by them; and the file that is written names another line, which is no other failure."""
+    file = tmp_path / "expected.yaml"
+    file.write_text(
+        LIES.replace("{after: 1s, start: }", "{after: 1s, start: {expect: refused}}").replace("{path: wal, for: 1min}", "")
+    )
+    found = shrink(str(file), 1, 5.0, lambda _: None)
+    assert found.kind.startswith("Violation line start ended ok expected"), found.kind
+    assert [step.verb for step in found.scenario.timeline] == ["checkpoint", "serve", "fsync_lies", "power_cut", "start"]
+    assert found.small and found.transactions < found.first[1]
+
+
 def test_what_does_not_fail_cannot_be_shrunk(tmp_path: Path) -> None:
     file = tmp_path / "fine.yaml"
     file.write_text(LIES.replace("fsync_lies: {path: wal, for: 1min}", "checkpoint: "))
