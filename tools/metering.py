@@ -47,8 +47,8 @@ class Meter:
     def redo_costs_ns(self) -> tuple[float, float]:
         """Of a page that was brought up and of a change that was applied: redo charges for both after each batch of pages."""
         rows: list[tuple[int, int, float]] = []
-        for (kind, pages, took_s), (_change, changes, more_s) in zip(self.samples, self.samples[1:], strict=False):
-            if kind == PAGE and pages:
+        for (kind, pages, took_s), (then, changes, more_s) in zip(self.samples, self.samples[1:], strict=False):
+            if (kind, then) == (PAGE, CHANGE) and pages:
                 rows.append((pages, changes, (took_s + more_s) * 1e9))
         return least_squares(rows)
 

@@ -225,6 +225,8 @@ class Site:
         self.events.append((name, self.world.now_ns))
         if self.observer is not None:
             self.observer(name, fields)
+        if name == "wal.disk_full":  # it looks for room before it would need it, and meets no error
+            self.fired("disk_full", "segment")
         if name in MARKED:
             self.note(MARKED[name], "restore")
         if self.log is not None:

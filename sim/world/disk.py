@@ -353,10 +353,7 @@ class SimDisk:
 
     async def free_bytes(self, path: str) -> int:
         self._enter(path)
-        free = max(0, self.image.capacity_bytes - self.image.used_bytes)
-        if not free:
-            self.struck("disk_full", path)
-        return free
+        return max(0, self.image.capacity_bytes - self.image.used_bytes)
 
     async def lock(self, path: str) -> SimLock:
         path = self._enter(path)
