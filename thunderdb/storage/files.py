@@ -4,7 +4,8 @@ F1. A page's place is its number: file `page_no // pages_per_file`, and the offs
     next one exists, so the number of pages follows from the sizes.
 F2. `sync` covers the writes that completed before it was called (ports.P2), in whichever files they went to, and no others; two
     syncs at a time do not lean on each other.
-F3. A failed sync is never retried: from then on every write and sync fails (W4).
+F3. A failed sync is never retried: from then on every write and sync fails (W4). A sync that ended well while another one of its
+    file was under way waits for that one's outcome.
 F4. Growth is zeros on disk, synced, with the file's name, before `page_count` says so. Only one growth runs at a time:
     a second one must not put zeros over pages that the first one's caller has begun to use.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 from thunderdb.base.errors import Corruption, InvariantViolated, StorageError, SyncFailed
 from thunderdb.runtime.ports import Disk, File
-from thunderdb.runtime.sync import Semaphore, Tasks
+from thunderdb.runtime.sync import Future, Semaphore, Tasks
 from thunderdb.storage.page import Damage, PageCorruption
 
 FILE_LIMIT = 1 << 30
@@ -30,12 +31,13 @@ def page_file_name(number: int) -> str:
 class _PageFile:
     """One open file, with how many writes it has taken and how many of them a sync has covered."""
 
-    __slots__ = ("file", "writes", "synced")
+    __slots__ = ("file", "writes", "synced", "syncing")
 
     def __init__(self, file: File) -> None:
         self.file = file
         self.writes = 0
         self.synced = 0
+        self.syncing: list[Future[None]] = []
 
 
 class PageFiles:
@@ -47,6 +49,7 @@ class PageFiles:
         self.pages_per_file = file_limit // page_size
         self._disk = disk
         self._directory = directory
+        self._tasks = tasks
         self._files: list[_PageFile] = []
         self._growing = Semaphore(tasks, 1)
         self._failed: SyncFailed | None = None
@@ -134,6 +137,8 @@ class PageFiles:
 
     async def _sync_file(self, page_file: _PageFile, writes: int) -> None:
         """Sync one file that had taken so many writes when its sync was called."""
+        over: Future[None] = self._tasks.future()
+        page_file.syncing.append(over)
         try:
             await page_file.file.sync()
         except SyncFailed as error:
@@ -141,7 +146,13 @@ class PageFiles:
             if self.on_failed is not None:
                 self.on_failed(error)  # whoever asked for this sync, it is the node that has to stop (W4)
             raise
-        if self._failed is not None:  # another sync failed meanwhile; it may have taken the error that was ours
+        finally:
+            page_file.syncing.remove(over)
+            over.set_result(None)
+        # The system tells an error to one of the syncs under way: ours counts when no other that it may have told is left.
+        for other in tuple(page_file.syncing):
+            await other
+        if self._failed is not None:
             raise self._failed
         page_file.synced = max(page_file.synced, writes)
 

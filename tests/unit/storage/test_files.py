@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +248,46 @@ def test_a_failed_sync_poisons_the_files() -> None:
             with pytest.raises(SyncFailed):
                 await attempt
         assert file.syncs == 1
+
+    world.run(main())
+
+
+def test_a_sync_that_went_well_waits_for_one_that_may_have_been_told_of_its_error() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        await world.files.grow(4)
+        await world.files.write_page(1, image(1))
+        answers = [world.tasks.future() for _ in range(3)]
+        answer = iter(answers)
+
+        async def sync() -> None:
+            await next(answer)
+
+        world.files._files[0].file = SimpleNamespace(sync=sync)  # type: ignore[assignment]
+        first, second = (world.tasks.spawn(world.files.sync()) for _ in range(2))
+        answers[1].set_result(None)
+        for _ in range(10):
+            await world.tasks.yield_now()
+        assert not second.done()
+        answers[0].set_error(SyncFailed("fsync failed"))
+        for task in (first, second):
+            with pytest.raises(SyncFailed):
+                await task
+
+    world.run(main())
+
+
+def test_syncs_that_go_well_wait_for_each_other_and_end() -> None:
+    world = FilesWorld()
+
+    async def main() -> None:
+        await world.files.grow(4)
+        await world.files.write_page(1, image(1))
+        tasks = [world.tasks.spawn(world.files.sync()) for _ in range(3)]
+        for task in tasks:
+            await task
+        assert world.files._files[0].syncing == [] and world.files._files[0].synced == world.files._files[0].writes
 
     world.run(main())
 
