@@ -4,7 +4,7 @@ F1. A page's place is its number: file `page_no // pages_per_file`, and the offs
     next one exists, so the number of pages follows from the sizes.
 F2. `sync` covers the writes that completed before it was called (ports.P2), in whichever files they went to, and no others; two
     syncs at a time do not lean on each other.
-F3. A failed sync is never retried: from then on every write and sync fails (W4). A sync that ended well while another one of its
+F3. A failed sync is never retried: from then on every write and sync fails (W4). A sync that ended well while another of its
     file was under way waits for that one's outcome.
 F4. Growth is zeros on disk, synced, with the file's name, before `page_count` says so. Only one growth runs at a time:
     a second one must not put zeros over pages that the first one's caller has begun to use.
