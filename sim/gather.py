@@ -49,8 +49,9 @@ def run_all(scenarios: list[Scenario], seeds: range, jobs: int, err: TextIO) -> 
 def gather(scenarios: list[Scenario], reports: list[Report], seeds: str) -> Data:
     """What the report shows."""
     here = Path(__file__).parent
-    results = [path for path in (here.parent / "tests/mutants/RESULTS.md", here / "data/mutants/RESULTS.md") if path.exists()]
-    summary, mutants = parse_mutants(results[0].read_text(encoding="utf-8")) if results else ("", [])
+    folders = [path for path in (here.parent / "tests/mutants", here / "data/mutants") if (path / "RESULTS.md").exists()]
+    tables = [(path / name).read_text(encoding="utf-8") for path in folders[:1] for name in ("RESULTS.md", "SCENARIOS.md")]
+    summary, mutants = parse_mutants(*tables) if tables else ("", [])
     cpu_s, events = (sum(report.get(key, 0) for report in reports) for key in ("cpu_s", "events"))
     speed = f"{int(events / cpu_s)} engine events per second of a core, " if cpu_s else ""
     ratio = f"{sum(report['sim_s'] for report in reports) / cpu_s:.0f} times real time" if cpu_s else ""

@@ -11,12 +11,13 @@ from typing import Any
 
 from sim.clients.engine_session import EngineSession
 from sim.clients.workload import ITEMS
-from sim.incident.copying import HandCopy, copy_by_hand
+from sim.incident.copying import HandCopy, copy_by_hand, files_below
 from sim.incident.site import DATA_DIR, MS, SECOND_NS, WAL_DIR, Loss, Site
 from sim.oracle.oracle import Violation, differences
 from sim.scenario.steps import ANY, Step
 from sim.world.world import NodeDied
 from thunderdb.archive.codec import Codec
+from thunderdb.backup.chain import list_backups
 from thunderdb.backup.expire import expire
 from thunderdb.backup.manifest import Manifest
 from thunderdb.backup.settings import config_text
@@ -104,7 +105,7 @@ class Actions:
         base = self.places[args["base"]] if "base" in args else None
         request = BackupRequest(
             args["to"], include_wal=args.get("include_wal", True), compress=args.get("compress", False),
-            type=args.get("type", "full"), base=base,
+            type=args.get("type", "full"), label=args.get("label", "manual"), base=base,
         )  # fmt: skip
         progress = NotedProgress()
         progress.site = site
@@ -174,10 +175,12 @@ class Actions:
 
     async def _open_copy(self, args: dict[str, Any]) -> None:
         """Lay the copy down on a new machine and start there."""
-        site = self.site
-        if args.get("copy", "copy") not in self.copies:
+        site, name = self.site, args.get("copy", "copy")
+        if name in self.manifests:
+            self.copies[name] = self._files_of(name)
+        if name not in self.copies:
             raise Refused("there is no such copy")
-        copy = self.copies[args.get("copy", "copy")]
+        copy = self.copies[name]
         node = site.new_machine()
         copy.lay(node.image, {"data": DATA_DIR, "wal": WAL_DIR})
         if site.up:
@@ -189,6 +192,18 @@ class Actions:
         missing = [commit for commit in copy.must if commit.lsn >= self.recovered_lsn]
         if missing:
             raise Violation(f"transaction {missing[0].txn}, acknowledged before wal/ was copied, is not in the copy")
+
+    def _files_of(self, name: str) -> HandCopy:
+        """A backup's own files, copied back by hand."""
+        site, place, end_lsn = self.site, self.places[name], self.manifests[name].end_lsn
+        objects = {url.removeprefix(place + "/"): found[0] for url, found in sorted(site.world.store.objects.items())
+                   if url.startswith(place + "/")}  # fmt: skip
+        found = objects if "://" in place else files_below(site.node.image, place)
+        known = site.recorder.known()
+        return HandCopy(
+            site.recorder.line, {path: content for path, content in found.items() if path.startswith(("data/", "wal/"))},
+            [commit for commit in known if commit.lsn < end_lsn and commit.work.sync and commit.work.outcome == "acked"], known,
+        )  # fmt: skip
 
     # -- Small things
 
@@ -223,8 +238,13 @@ class Actions:
             raise Refused("the archive does not get there") from None
 
     async def _mark(self, args: dict[str, Any]) -> None:
-        """Between two commits: whoever looks at a clock has a moment in mind at which nothing happened."""
+        """Between two commits: whoever looks at a clock has a moment at which nothing happened; or a commit's own."""
         site = self.site
+        if args.get("commit"):
+            newest = site.path_of(site.recorder.line.number)[-1]
+            self.moments[args["name"]] = (newest.order_us, newest.lsn)
+            site.note(f"commit {args['name']}", "event")
+            return
         await site.sleep(2 * MS)
         self.moments[args["name"]] = (site.node.clock.wall_ns() // 1000, site.db.log.next_lsn)
         await site.sleep(2 * MS)
@@ -274,6 +294,16 @@ class Actions:
         site.note(f"retention removed {len(done.removed)} objects", "backup")
         site.world.fired["expired_objects"] += len(done.removed)
         site.retired.update(done.removed)
+        if not +site.trouble.active and not site.spoiled:
+            await self._whole_or_gone(args.get("of", ""))
+
+    async def _whole_or_gone(self, folder: str) -> None:
+        """What retention leaves is a backup, or is not taken for one. Raises: Violation."""
+        ports = self.site.node.ports
+        for listed in await self.site.call(list_backups(ports, folder)) if folder else []:
+            report = await self.site.call(verify_backup(ports, listed.place))
+            if not report.passed:
+                raise Violation(f"retention has left {listed.place}, and not all of it: {report.problems[0]}")
 
     async def _scrub(self, args: dict[str, Any]) -> str:
         """The check wants no transaction to be active."""
@@ -308,7 +338,10 @@ class Actions:
 
     async def _start(self, args: dict[str, Any]) -> None:
         self.site.note("daemon started", "restore")
+        before = self.site.count("pool.page_repaired")
         await self._started()
+        if args.get("repairs") and self.site.count("pool.page_repaired") == before:
+            raise Violation("no query has met a damaged page, and rebuilt it")
 
     async def _started(self) -> None:
         """Open, compare with the truth below the log's end, serve again."""

@@ -8,6 +8,7 @@ J3. What was acknowledged and is gone after a restart, with a disk that told the
     said to hold and a restore did not bring back.
 J4. An operator's action that meets no fault succeeds.
 J5. What the archiver said it had shipped is in the archive as it was first put, unless it was damaged, or retention removed it.
+J6. A drill leaves no timeline in the archive.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Judge:
         self.actions = actions
         self.evidence = Evidence(site)
         self.problems: list[str] = []
+        self._timelines: set[str] = set()
         self.strict = site.scenario.promises.outcome == "judge"
         site.observer = self.evidence.happened
 
@@ -61,6 +63,7 @@ class Judge:
         if step.verb not in ACTIONS:
             return Opinion()
         if step.verb == "restore":
+            self._timelines = self._histories()
             opinion = self._restore(step)
         elif step.verb == "start":
             opinion = Opinion(True if self._sound() and not self._half() else None)
@@ -73,6 +76,10 @@ class Judge:
         else:
             opinion = Opinion(True if self._sound() and step.verb in SIMPLE else None)
         return Opinion(opinion.must, opinion.why, opinion.floor_lsn, self.site.world.now_ns)
+
+    def _histories(self) -> set[str]:
+        archive = self.evidence.archive
+        return {name for name in self.evidence.names(archive) if name.endswith(".history")} if archive else set()
 
     def _sound(self) -> bool:
         return not self.site.damaged and not self.site.trouble.lied and not self.site.diverged
@@ -226,7 +233,10 @@ class Judge:
     # -- After
 
     def ended(self, step: Step, opinion: Opinion, outcome: str) -> None:
-        """J1, J4."""
+        """J1, J4, J6."""
+        left = sorted(self._histories() - self._timelines) if step.args.get("drill") else []
+        if left:
+            self.problems.append(f"line {step.line}: the drill has left {left[0]} in the archive")
         said = self.actions.refusals[-1] if self.actions.refusals else ""
         line = f"line {step.line}: {step.verb}"
         if opinion.must is False and outcome in ("ok", "passed"):

@@ -84,6 +84,8 @@ class Restoring(Actions):
                 node.ports, config, target, place, archive, no_archive=drill, timeline=timeline,
                 keep_bytes=KEEP_BYTES // site.scenario.scale), contents)
             site.note("restore planned", "restore")
+            if timeline.isdigit() and plan.line.timeline != int(timeline):
+                raise Violation(f"the restore follows timeline {plan.line.timeline}, though {timeline} was asked for")
             if not drill:
                 self.begun = Begun(plan.line.timeline, plan.stop.lsn, self._chosen(target, plan.line.timeline))
             report = await site.call(
@@ -96,6 +98,9 @@ class Restoring(Actions):
         if not drill:
             site.damaged = False
             site.trouble.replaced()
+            claimed = plan.archive is not None and not plan.no_archive and plan.archive_place == config.wal_archive_dir
+            if claimed and where != "again" and report.timeline in site.lines:
+                raise Violation(f"timeline {report.timeline} is used a second time")
         self.report, self.recovered_lsn = report, report.stop_lsn
         site.note("restored", "restore")
         chosen = self._chosen(target, report.parent_timeline)

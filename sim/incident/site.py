@@ -240,6 +240,10 @@ class Site:
                 else:
                     entry[2].set_result(None)
 
+    def count(self, name: str) -> int:
+        """How many events of a name there were."""
+        return sum(1 for found, _ in self.events if found == name)
+
     async def event(self, name: str, nth: int, since: int, within_ns: int = 0) -> None:
         """Wait for the nth event of a name from position `since` on. Raises: Violation if it never comes (no `within_ns`)."""
         seen = sum(1 for found, _ in self.events[since:] if found == name)

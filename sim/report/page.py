@@ -311,14 +311,16 @@ def _coverage(data: Data) -> str:
 
 def _mutants(data: Data) -> str:
     body = "".join(
-        f"<tr><td>{escape(bug)}</td><td>{escape(run)}</td><td class=n>{escape(seeds)}</td><td class=n>{escape(cpu)}</td></tr>"
-        for bug, run, seeds, cpu in data.mutants
+        f"<tr><td>{escape(bug)}</td><td>{escape(run)}</td><td>{escape(breaks)}</td><td class=n>{escape(seeds)}</td>"
+        f"<td class=n>{escape(cpu)}</td></tr>"
+        for bug, run, breaks, seeds, cpu in data.mutants
     )
     return (
         "<h2 id=bugs>Planted bugs</h2><p>Each is a small diff that breaks one invariant, applied to a copy of the source; "
         "seeds "
         f"run until one fails. <b>{escape(data.mutants_summary)}</b></p><div class='matrix bugs'><table><thead><tr>"
-        f"<th>bug<th>seen by<th class=n>seeds<th class=n>CPU s</tr></thead><tbody>{body}</tbody></table></div>"
+        "<th>bug<th>seen by<th>breaks the promise of"
+        f"<th class=n>seeds<th class=n>CPU s</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

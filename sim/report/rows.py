@@ -227,14 +227,22 @@ def seconds(value: float) -> str:
     return f"{value / 3600:.1f} h"
 
 
-def parse_mutants(text: str) -> tuple[str, list[tuple[str, ...]]]:
-    """The planted bugs from tests/mutants/RESULTS.md: the summary line and (bug, run, seeds, CPU seconds) rows."""
+def parse_mutants(text: str, scenarios: str = "") -> tuple[str, list[tuple[str, ...]]]:
+    """The planted bugs from tests/mutants/RESULTS.md: the summary line and (bug, run, scenarios, seeds, CPU seconds) rows.
+
+    `scenarios` is SCENARIOS.md, which says for each scenario the bug that breaks its promise.
+    """
     summary = ""
+    breaks: dict[str, list[str]] = {}
+    for line in scenarios.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and len(cells) >= 4 and cells[0] != "scenario" and not cells[0].startswith("---"):
+            breaks.setdefault(cells[1], []).append(cells[0])
     rows: list[tuple[str, ...]] = []
     for line in text.splitlines():
         if " of " in line and "caught" in line and not line.startswith("|"):
             summary = line.strip()
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if line.startswith("|") and len(cells) >= 6 and cells[0] != "bug" and not cells[0].startswith("---"):
-            rows.append((cells[0], cells[2], cells[3], cells[4]))
+            rows.append((cells[0], cells[2], ", ".join(breaks.get(cells[0].partition(":")[0], [])), cells[3], cells[4]))
     return summary, rows

@@ -88,6 +88,7 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
         "base": Key("base", Text(), "The backup that an incremental one builds on."),
         "compress": Key("compress", Switch()),
         "include_wal": Key("include_wal", Switch()),
+        "label": Key("label", OneOf(("manual", "daily", "weekly", "monthly")), "What retention goes by."),
         **_expect("ok", "refused", "died", EITHER),
     }),
     "verify": ("Verify a backup.", {"backup": Key("backup", Text()), **_expect("passed", "failed")}),
@@ -107,7 +108,10 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
     "scrub": ("Check the whole database.", _expect("clean", "problems", "refused", "clean or problems")),
     "query": ("Read every table.", _expect("ok", "refused", EITHER)),
     "stop": ("Stop the daemon cleanly.", _expect("ok")),
-    "start": ("Start the daemon on what its directories hold.", _expect("ok", "refused", "died", EITHER)),
+    "start": ("Start the daemon on what its directories hold.", {
+        "repairs": Key("repairs", Switch(), "Whoever then reads all tables must meet a damaged page, rebuilt from the log."),
+        **_expect("ok", "refused", "died", EITHER),
+    }),
     "restore": ("Restore from a backup, and from the archive where one is configured.", {
         "from": Key("backup", Text(), "Name of a backup, of a copy, or a folder of backups."),
         "target": Key("target", Text(), "latest; a mark's name; before:drop:TABLE; lsn:…; or a time."),
@@ -117,9 +121,12 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
         "timeline": Key("timeline", Text(), "Follow this timeline; `own`: the one that the database was on."),
         **_expect("ok", "refused", "died", EITHER),
     }),
-    "open_copy": ("Start the daemon on a copy made by hand.", {"copy": Key("copy", Text()), **_expect("ok", "refused")}),
+    "open_copy": ("Start the daemon on a copy made by hand, or on a backup's own files.", {
+        "copy": Key("copy", Text()), **_expect("ok", "refused"),
+    }),
     "mark": ("Remember this moment under a name, as somebody who looks at the clock.", {
-        "name": Key("name", Text()), **_expect("ok"),
+        "name": Key("name", Text()), "commit": Key("commit", Switch(), "The time of the newest commit, to the microsecond."),
+        **_expect("ok"),
     }),
     "serve": ("Let the clients work.", {"for": Key("for_ns", Duration()), **_expect("ok")}),
     "load": ("Write until the log has grown by this much (after scaling).", {"log": Key("log_bytes", Size())}),

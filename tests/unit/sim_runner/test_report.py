@@ -34,7 +34,7 @@ def report(seed: int, rto_s: float, **more: Any) -> dict[str, Any]:
 def data(*reports: dict[str, Any]) -> Data:
     rows = rows_of([scenario()], reports)
     struck = Counter({"kill|machine|serving": 2})
-    return Data(rows, struck, [("a bug", "lost", "3", "1.0")], "1 of 1 caught.",
+    return Data(rows, struck, [("a bug", "lost", "crash/kill_loop", "3", "1.0")], "1 of 1 caught.",
                 {"ThunderDB": "x"}, "0..2")  # fmt: skip
 
 
@@ -80,8 +80,12 @@ def test_rpo_in_words() -> None:
 
 
 def test_planted_bugs_are_read_from_their_results() -> None:
-    summary, rows = parse_mutants((ROOT / "tests" / "mutants" / "RESULTS.md").read_text(encoding="utf-8"))
-    assert "caught" in summary and len(rows) >= 57 and all(len(row) == 4 for row in rows)
+    folder = ROOT / "tests" / "mutants"
+    results, scenarios = [(folder / name).read_text(encoding="utf-8") for name in ("RESULTS.md", "SCENARIOS.md")]
+    summary, rows = parse_mutants(results, scenarios)
+    assert "caught" in summary and len(rows) >= 57 and all(len(row) == 5 for row in rows)
+    breaks = {row[0].partition(":")[0]: row[2] for row in rows}
+    assert breaks["retention_ignores_holds"] == "operator/retention_races_a_restore" and not breaks["undo_without_clrs"] == ""
 
 
 def test_the_command_writes_both(tmp_path: Path) -> None:
