@@ -42,13 +42,12 @@ from thunderdb.base.events import Events
 from thunderdb.base.ids import LSN, NO_LSN, SYSTEM_TXN, format_lsn
 from thunderdb.runtime.ports import Clock, Disk, File, Timer
 from thunderdb.runtime.sync import Event, Future, Task, Tasks
+from thunderdb.wal.open_segments import OpenSegments
 from thunderdb.wal.reader import LogEnd
 from thunderdb.wal.recent import Chunk, RecentLog
 from thunderdb.wal.record import (
     CHANGE_SIZE,
-    H_LENGTH,
     HEADER_SIZE,
-    RECORD_HEADER,
     Change,
     LogGone,
     Record,
@@ -70,8 +69,6 @@ from thunderdb.wal.spares import RESERVE, RETRY_NS, Spares
 
 SEAL_AFTER_NS = 100_000_000
 BUFFER_SIZE = 4 << 20
-READ_AHEAD = 4096
-MAX_READ_FILES = 4
 GATHER_TURNS = 4
 GATHER_NS = 1_000_000
 _SEAL = int(RecordKind.SEAL)
@@ -155,7 +152,7 @@ class LogWriter:
         self._starts: list[int] = []
         self._obsolete: list[int] = []
         self._newest_at_removal = 0
-        self._read_files: dict[int, File] = {}
+        self._reading = OpenSegments(disk)
         self._seal_timer: Timer | None = None
         self._flush_count = 0
         self._flush_count_at_timer = 0
@@ -205,9 +202,9 @@ class LogWriter:
             self._seal_timer.cancel()
         if self._flusher is not None:
             await self._flusher
-        for file in [*self._read_files.values(), *([self._file] if self._file is not None else [])]:
-            await file.close()
-        self._read_files.clear()
+        await self._reading.close()
+        if self._file is not None:
+            await self._file.close()
         self._file = None
         if self._failure is not None:
             raise self._failure
@@ -567,9 +564,7 @@ class LogWriter:
             gone.append(self._numbers.pop(0))
             self._starts.pop(0)
         for number in gone:
-            reader = self._read_files.pop(number, None)
-            if reader is not None:
-                await reader.close()
+            await self._reading.give_up(number)
             recycled = await self.spares.give_back(f"{self.directory}/{segment_name(self.timeline, number)}", keep)
             self._events.emit("wal.segment_removed", number=number, recycled=recycled)
         if gone:
@@ -606,17 +601,5 @@ class LogWriter:
             raise
 
     async def _read(self, number: int, offset: int) -> bytes:
-        """Read the bytes of the record at `offset`, however long it claims to be."""
-        file = self._read_files.get(number)
-        if file is None:
-            file = await self._disk.open(f"{self.directory}/{segment_name(self.timeline, number)}", writable=False)
-            if len(self._read_files) >= MAX_READ_FILES:
-                await self._read_files.pop(next(iter(self._read_files))).close()
-            self._read_files[number] = file
-        data = await file.read(offset, READ_AHEAD)
-        if len(data) < HEADER_SIZE:
-            return data
-        length = RECORD_HEADER.unpack_from(data)[H_LENGTH]
-        if len(data) < length <= self.segment_size:
-            data += await file.read(offset + len(data), length - len(data))
-        return data
+        path = f"{self.directory}/{segment_name(self.timeline, number)}"
+        return await self._reading.read_record(number, path, offset, self.segment_size)

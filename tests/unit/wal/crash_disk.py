@@ -187,8 +187,13 @@ class CrashFile:
         self.path = path
         self.disk = disk
         self.inode = inode
+        self.closed = False
 
     async def read(self, offset: int, size: int) -> bytes:
+        if self.disk.tasks is not None:
+            await self.disk.tasks.yield_now()
+        if self.closed:
+            raise ValueError(f"file is closed: {self.path}")
         return bytes(self.inode.cached[offset : offset + size])
 
     def read_now(self, offset: int, size: int) -> bytes | None:
@@ -226,4 +231,4 @@ class CrashFile:
         return len(self.inode.cached)
 
     async def close(self) -> None:
-        return None
+        self.closed = True

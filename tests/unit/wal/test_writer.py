@@ -290,6 +290,21 @@ def test_every_record_can_be_read_whether_in_memory_or_not(recent_size: int) -> 
     run(script, recent_size=recent_size)
 
 
+def test_many_read_long_records_of_many_segments_at_once() -> None:
+    """A file was closed to make room for another while somebody had read half a record of it."""
+
+    async def script(log: Log) -> None:
+        while log.writer.segment_number < 9:
+            log.add(b"L" * 6000)
+        await log.writer.flush_all()
+        tasks = [log.tasks.spawn(log.writer.read_record(lsn)) for _ in range(3) for lsn in log.appended]
+        for task, payload in zip(tasks, [*log.appended.values()] * 3, strict=True):
+            assert (await task).changes[0].payload == payload
+        await log.writer.remove_below(log.writer.next_lsn)
+
+    run(script, recent_size=1)
+
+
 def test_a_damaged_record_is_named() -> None:
     async def script(log: Log) -> None:
         first = log.add(b"x" * 100)
