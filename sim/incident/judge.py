@@ -275,10 +275,10 @@ class Judge:
 def _fits(manifest: Manifest, line: Line) -> bool:
     """Whether a backup lies on the path of a line."""
     at: Line | None = line
+    left_lsn = 1 << 62  # a line may leave its parent before the place where that left its own
     while at is not None:
         if at.number == manifest.timeline:
-            return True
-        if at.parent is not None and at.parent.number == manifest.timeline and manifest.end_lsn > at.switch_lsn:
-            return False
+            return manifest.end_lsn <= left_lsn
+        left_lsn = min(left_lsn, at.switch_lsn)
         at = at.parent
     return False
