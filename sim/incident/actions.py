@@ -285,12 +285,12 @@ class Actions:
         codec = Codec(config.wal_archive_compress, None)
         before, site.phase = site.phase, "retention"
         site.happened("retention.started", {})
-        self.half_expired = True
+        died_before, self.half_expired = self.half_expired, True
         try:
             done = await site.call(expire(site.node.ports, policy, codec, site.new_events()))
         finally:
             site.phase = before
-        self.half_expired = False
+        self.half_expired = died_before  # what that one removed nobody knows
         site.note(f"retention removed {len(done.removed)} objects", "backup")
         site.world.fired["expired_objects"] += len(done.removed)
         site.retired.update(done.removed)
