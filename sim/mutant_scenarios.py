@@ -59,7 +59,7 @@ def parse_table(text: str) -> list[Row]:
 def table(rows: Iterable[Row]) -> str:
     """SCENARIOS.md."""
     lines = [
-        f"| {row.scenario} | {row.bug} | {'?' if row.seed is None else row.seed} | {row.seen} |"
+        f"| {row.scenario} | {row.bug} | {'?' if row.seed is None else row.seed} | {row.seen.strip()} |"
         for row in sorted(rows, key=lambda row: (row.scenario, row.bug))
     ]
     return HEAD + "\n".join(lines) + "\n"
