@@ -34,17 +34,13 @@ class OpenSegments:
         segment = await self._segment(number, path)
         segment.readers += 1
         try:
-            data = await segment.file.read(offset, READ_AHEAD)
-            if len(data) < HEADER_SIZE:
-                return data
-            length = RECORD_HEADER.unpack_from(data)[H_LENGTH]
-            if len(data) < length <= limit:
-                data += await segment.file.read(offset + len(data), length - len(data))
-            return data
+            data = await _whole(segment.file, offset, limit)
         finally:
             segment.readers -= 1
             if segment.given_up and not segment.readers:
                 self._idle.append(segment.file)
+        await self._close_idle()
+        return data
 
     async def give_up(self, number: int) -> None:
         """The segment is about to be removed."""
@@ -68,9 +64,6 @@ class OpenSegments:
                     self._let_go(next(iter(self._open)))
             else:  # somebody else was as quick
                 self._idle.append(file)
-            segment.readers += 1  # closing others must not take it away
-            await self._close_idle()
-            segment.readers -= 1
         return segment
 
     def _let_go(self, number: int) -> None:
@@ -83,3 +76,13 @@ class OpenSegments:
     async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()
+
+
+async def _whole(file: File, offset: int, limit: int) -> bytes:
+    data = await file.read(offset, READ_AHEAD)
+    if len(data) < HEADER_SIZE:
+        return data
+    length = RECORD_HEADER.unpack_from(data)[H_LENGTH]
+    if len(data) < length <= limit:
+        data += await file.read(offset + len(data), length - len(data))
+    return data
