@@ -32,7 +32,7 @@ from tools.pgbench_kill import LEDGER, SCRIPT, unexpected
 FAR_APART = {"checkpoint_interval": "1d", "max_wal_size": "64GB", "recovery_target": "off", "format": "json"}
 PROBE = "rto_probe"
 STEPS = {
-    "recovery.started": "process started", "recovery.analysis": "log analysed", "recovery.redo": "redo gathered",
+    "recovery.started": "process started", "recovery.analysis": "log analysed", "recovery.redo": "redo prepared",
     "recovery.undo": "losers undone", "recovery.complete": "recovered", "server.ready": "ready",
     "restore.started": "restore planned", "restore.pages": "pages laid down", "restore.complete": "log laid down",
 }  # fmt: skip
