@@ -3,7 +3,8 @@
 The log tells when it closes a segment, the archiver when it has shipped one; the rest is read from the stores' objects and the
 directories' files, never from what a restore says.
 
-E1. An object of a store is intact if it has its first bytes; a file of a directory, if nobody damaged it and it is there.
+E1. An object of a store is intact if it has its first bytes, those between a segment's header and its records apart, which mean
+    nothing; a file of a directory, if nobody damaged it and it is there.
 E2. What retention has removed is gone by right: it is not missed here, but nothing is promised of it either.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from sim.incident.site import Site
 from sim.oracle.truth import Line
 from thunderdb.archive.names import ObjectName, parse_object_name
-from thunderdb.wal.segment import segment_name
+from thunderdb.wal.segment import SEGMENT_HEADER, SEGMENT_HEADER_SIZE, SEGMENT_MAGIC, segment_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ class Evidence:
         elif name == "archive.pushed":
             self.pushed.add(fields["segment"])
             again = f"{self.archive}/{fields['segment']}"
-            self.site.spoiled = [one for one in self.site.spoiled if not one.startswith(again) or ".partial" in one]
+            self.site.spoiled = [
+                one for one in self.site.spoiled if not one.startswith(again) or ".partial" in one or self._hurt_meanwhile(one)
+            ]
         elif name == "archive.refused":
             self.refused = fields["message"]
 
@@ -71,9 +74,13 @@ class Evidence:
     def intact(self, name: str) -> bool:
         """E1."""
         if "://" in name:
-            found = self.site.world.store.objects.get(name)
-            return found is not None and found[0] == self.site.world.store.first.get(name)
+            found, first = self.site.world.store.objects.get(name), self.site.world.store.first.get(name)
+            return found is not None and first is not None and _meaning(name, found[0]) == _meaning(name, first)
         return name in self.site.node.image.names and name not in self.site.spoiled
+
+    def _hurt_meanwhile(self, name: str) -> bool:
+        """Whether an object was damaged or lost after it was stored, and before the archiver was told so."""
+        return "://" in name and not self.intact(name)
 
     def spoiled_in(self, place: str) -> list[str]:
         """What was damaged below a place, by a hand that had no right to."""
@@ -139,3 +146,10 @@ class Evidence:
     def gone_by_right(self, closed: Closed) -> bool:
         """E2."""
         return any(name.startswith(closed.name) for name in self.site.retired)
+
+
+def _meaning(name: str, data: bytes) -> bytes:
+    """What of an object anything depends on: a segment stored as it is has zeros between its header and its first record."""
+    if parse_object_name(name.rpartition("/")[2]) is None or not data.startswith(SEGMENT_MAGIC):
+        return data
+    return data[: SEGMENT_HEADER.size] + data[SEGMENT_HEADER_SIZE:]

@@ -167,11 +167,16 @@ class Judge:
             inside = one.end_lsn > end_lsn and 0 <= one.start_lsn and one.start_lsn >= end_lsn and one.end_lsn < cut_lsn
             if inside and later and not self.evidence.has_partial(one) and not self.evidence.elsewhere(one, line):
                 return Opinion(False, f"{one.name} is not in the archive as it was")
-        if lost or self._other_damage(archive) or not vouched or not floor_lsn:
+        if lost or self._other_damage(archive) or not vouched or not floor_lsn or not self._begun(line, floor_lsn):
             return Opinion()
         if not manifest.include_wal and floor_lsn < end_lsn:
             return Opinion()
         return Opinion(True, floor_lsn=floor_lsn if target.kind is TargetKind.LATEST else 0)
+
+    def _begun(self, line: Line, floor_lsn: int) -> bool:
+        """Whether the log up to where a line left its parent is in the archive, shipped by either of them."""
+        parent = line.parent
+        return parent is None or max(floor_lsn, self.site.archived.get(parent.number, 0)) >= line.switch_lsn
 
     def _intact(self, closed: Closed) -> bool:
         name = self.evidence.stored(closed)
