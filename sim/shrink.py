@@ -49,8 +49,8 @@ USUAL = 300
 
 _LINE = re.compile(r"\bline \d+")
 """Where a step stands in its file, which is another one in the replay file."""
-_DRAWING = ("mix", "transactions", "think", "async_commit", "repeatable_read", "large", "rate")
-"""What clients draw by."""
+_DRAWING = ("mix", "think", "async_commit", "repeatable_read", "large", "rate")
+"""What clients draw by. (Not how many `transactions` they have: who has none left owes no service.)"""
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Shrunk:
     def transactions(self) -> int:
         """Those that the script has, or those that were acknowledged, three of the set-up's included: whichever are more."""
         script = self.scenario.workload.script
-        return max(self.played.transactions, 0 if script is None else sum(bool(one.do) for life in script for one in life))
+        return max(self.played.transactions, 0 if script is None else sum(one.works for life in script for one in life))
 
     @property
     def small(self) -> bool:
@@ -147,7 +147,7 @@ class Search:
 
     def told(self) -> str:
         script = self.scenario.workload.script
-        count = "" if script is None else f", {sum(len(life) for life in script)} transactions"
+        count = "" if script is None else f", {sum(one.works for life in script for one in life)} transactions"
         return f"{faults_in(self.scenario)} faults{count}"
 
 

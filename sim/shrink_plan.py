@@ -32,7 +32,7 @@ def written_down(search: Search) -> None:
     plan: Plan = scenario.plan
     ends = plan.outages[: len(played.lives_ns)]
     cut = replace(plan, outages=ends)
-    lives = tuple(tuple(one for one in life if one.do) for life in script)
+    lives = tuple(tuple(one for one in life if one.works) for life in script)
     if not search.better(with_script(replace(scenario, plan=cut), script), "as a script", 20):
         return
     search.better(with_script(search.scenario, lives))

@@ -82,9 +82,8 @@ def _clients(search: Search) -> None:
 def _written_down(search: Search) -> None:
     played = search.run(search.scenario, search.seed, recorded=True)
     if played is not None:
-        search.better(
-            with_script(search.scenario, tuple(tuple(one for one in life if one.do) for life in played.script)), "as a script"
-        )
+        lives = tuple(tuple(one for one in life if one.works) for life in played.script)
+        search.better(with_script(search.scenario, lives), "as a script")
 
 
 def _transactions(search: Search) -> None:

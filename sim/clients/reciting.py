@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sim.scenario.script import ENDS, LEFT_OPEN_NS, PLAIN, Op, Scripted, Told
+from sim.scenario.script import ENDS, IDLE, IDLE_NS, LEFT_OPEN_NS, PLAIN, Op, Scripted, Told
 from thunderdb.base.errors import SqlError
 
 if TYPE_CHECKING:
@@ -25,10 +25,25 @@ async def recite(client: Client, lines: tuple[Scripted, ...]) -> None:
             await session.tasks.sleep(wait_ns)
         if client.stopping:
             return
+        if one.kind == IDLE:
+            await _idle(client, one)
+            continue
+        if not one.do:
+            continue  # S4: its life ended while it thought
+        if client.budget is not None:
+            client.budget[0] -= 1
         if hasattr(session, "_stream"):
             session._stream = Told(one.habits)
         if not await client.turn(one.kind, one.cancel_ns, client.recited(one)):
             return
+
+
+async def _idle(client: Client, one: Scripted) -> None:
+    """S4."""
+    for _ in range(one.do[0][1]):
+        if client.stopping:
+            return
+        await client.session.tasks.sleep(IDLE_NS)
 
 
 async def left_open(client: Client, one: Scripted) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from sim.clients.engine_session import EngineSession
 from sim.clients.sql_session import SqlClient
 from sim.oracle.oracle import Work
-from sim.scenario.script import ENDS, PLAIN, Op, Script, Scripted
+from sim.scenario.script import ENDS, IDLE, PLAIN, Op, Script, Scripted
 from sim.world.rand import Stream
 
 
@@ -51,6 +51,8 @@ class Scribe:
         self._life = life
         self._began_ns = session.oracle.now_ns()
         self._entry = _Entry(number, 0, "", -1)
+        self._next: _Entry | None = None
+        """The next transaction's, while the client thinks before it."""
         self._marks = 0
         self.tasks = _Tasks(self)
 
@@ -66,14 +68,33 @@ class Scribe:
     def work(self, work: Work) -> None:
         self._session.work = work
 
+    def _now_ns(self) -> int:
+        now_ns: int = self._session.oracle.now_ns() - self._began_ns
+        return now_ns
+
     def turn(self, kind: str, cancel_ns: int) -> None:
         """The next transaction begins."""
-        at_ns = self._session.oracle.now_ns() - self._began_ns
-        self._entry = _Entry(self._number, at_ns, kind, cancel_ns)
-        self._life.append(self._entry)
+        if self._next is None:
+            self._life.append(_Entry(self._number, self._now_ns(), "", -1))
+        self._entry, self._next = self._life[-1] if self._next is None else self._next, None
+        self._entry.kind, self._entry.cancel_ns = kind, cancel_ns
         self._marks = 0
         if hasattr(self._session, "_stream"):
             self._session._stream = _Noted(self._session._stream, self._entry.habits)
+
+    def thinks(self, think_ns: int) -> None:
+        """S4: write down when the client will go on, as its life may end before that."""
+        self._next = _Entry(self._number, self._now_ns() + think_ns, "", -1)
+        self._life.append(self._next)
+
+    def idles(self) -> None:
+        """S4: one look more whether there is anything to do."""
+        entry = self._next if self._next is not None else self._entry
+        if entry.kind != IDLE:
+            self.turn(IDLE, -1)
+            self.op(IDLE, 0)
+            entry = self._entry
+        entry.do[0] = (IDLE, entry.do[0][1] + 1)
 
     def op(self, *op: Any) -> None:
         self._entry.do.append(op)

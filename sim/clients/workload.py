@@ -17,7 +17,7 @@ from sim.clients.sql_session import Disconnected, SqlClient
 from sim.oracle.oracle import Plus, Violation
 from sim.scenario.faults_plan import pick
 from sim.scenario.scenario import Workload
-from sim.scenario.script import Scripted
+from sim.scenario.script import IDLE_NS, Scripted
 from sim.world.rand import Stream
 from thunderdb.base.errors import DiskFull, NodeStopped, SqlError, StorageError
 
@@ -110,7 +110,7 @@ class Client:
 
     async def run(self) -> None:
         """Work. Raises: Violation; whatever a correct database would not raise."""
-        stream, sleep = self.stream, self._tasks.sleep
+        stream, scribe = self.stream, self._scribe
         if self.script is not None:
             await recite(self, self.script)
             return
@@ -119,20 +119,22 @@ class Client:
                 if self.budget[0] <= 0:
                     if self.session.may_fail():
                         return  # nobody is there any more who could say that it is over
-                    await sleep(50_000_000)
+                    if scribe is not None:
+                        scribe.idles()
+                    await self._tasks.sleep(IDLE_NS)
                     continue
                 self.budget[0] -= 1
             kind = pick(stream, self.mix)
             cancel_ns = stream.between(0, 20_000_000) if stream.random() < 0.1 else -1
-            if self._scribe is not None:
-                self._scribe.turn(kind, cancel_ns)
+            if scribe is not None:
+                scribe.turn(kind, cancel_ns)
             if not await self.turn(kind, cancel_ns, self._drawn(kind)):
                 return
-            think = stream.between(*self.workload.think_ns)
-            if think:
-                await sleep(think)
-        if self._scribe is not None:
-            self._scribe.turn("stop", -1)
+            think_ns = stream.between(*self.workload.think_ns)
+            if scribe is not None:
+                scribe.thinks(think_ns)
+            if think_ns:
+                await self._tasks.sleep(think_ns)
 
     async def turn(self, kind: str, cancel_ns: int, work: Coroutine[Any, Any, None]) -> bool:
         """One transaction, and what its errors ask for; return whether the client can go on."""

@@ -13,6 +13,8 @@ S2. A transaction names all that it does. What makes no sense without something 
     sequence) is passed over or refused by the database, and is never a violation by itself: whatever is left out, the right
     engine passes.
 S3. One that ends without commit, rollback or vanish was in the middle when its life ended: it stays open for a while.
+S4. What a client waits before and between its transactions is written down too, also what its life's end has cut short: an
+    entry without operations (it thinks until then), one of the kind `idle` (so often it looks whether there is anything to do).
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ PLAIN = (
     "drop_index", "add_column", "add_key",
 )  # fmt: skip
 """Methods of a session that are written down, and done again, as they are called."""
+IDLE = "idle"
+IDLE_NS = 50_000_000
+"""S4. How often a client looks that has nothing to do."""
 LEFT_OPEN_NS = 300_000_000
 """S3. Longer than any life; short enough that nobody who waits for its locks calls that no service."""
 _LONG = 24
@@ -46,6 +51,11 @@ class Scripted:
     do: tuple[Op, ...]
     cancel_ns: int = -1
     habits: tuple[float, ...] = ()
+
+    @property
+    def works(self) -> bool:
+        """Whether it is a transaction, and not only waiting (S4)."""
+        return bool(self.do) and self.kind != IDLE
 
 
 Script = tuple[tuple[Scripted, ...], ...]
