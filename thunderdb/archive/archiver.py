@@ -20,6 +20,7 @@ from typing import Any
 from thunderdb.archive.cipher import load_cipher
 from thunderdb.archive.closing import NewLog
 from thunderdb.archive.identity import Archived, Identity, own_identity, write_archived
+from thunderdb.archive.inherited import inherited, own_forks
 from thunderdb.archive.ledger import Ledger
 from thunderdb.archive.notes import Notes
 from thunderdb.archive.place import make_target
@@ -35,6 +36,7 @@ from thunderdb.engine.database import Database
 from thunderdb.runtime.ports import Ports
 from thunderdb.runtime.sync import Event, Future, Task
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
+from thunderdb.wal.timeline import Fork
 
 MS = 1_000_000
 SECOND_NS = 1_000_000_000
@@ -71,6 +73,7 @@ class Archiver:
         self._checkpointed = False
         self._notes = Notes(db, target, self.ledger, self._flush, self._promise)
         self._began = False
+        self._forks: tuple[Fork, ...] = ()
         self._remembered = 0
         self._refused = ""
         self._attempt = 0
@@ -244,6 +247,7 @@ class Archiver:
         entrance = Entrance(self._tasks, disk, self.log, self.db.control.state.system_id, self.target, self.identity)
         index = await entrance.enter(remembered)
         await self.target.sweep(self.timeline)
+        self._forks = await own_forks(disk, self.log.directory, self.timeline)
         if remembered is None or remembered.timeline != self.timeline:
             remembered = Archived(self.target.place, self.timeline)
         if index is None:
@@ -299,15 +303,17 @@ class Archiver:
         began_ns = self._clock.monotonic_ns()
         name = segment_name(self.timeline, number)
         raw = await self.db.ports.disk.read_file(f"{self.log.directory}/{name}")
-        scanned = await scan_segment(self._tasks, raw, self.timeline, number, self.db.control.state.system_id)
+        system_id = self.db.control.state.system_id
+        scanned = await scan_segment(self._tasks, raw, self.timeline, number, system_id)
         if not scanned.closed or scanned.size != len(raw) or scanned.start_lsn != start_lsn:
             raise Corruption(
                 f"log segment {name} is damaged here at {format_lsn(scanned.end_lsn)} ({scanned.why}): it is not archived",
                 "Take a new full backup: the pages are not affected. The archive has a gap here until then.",
             )  # A4
-        again = number in self.ledger.known and await self.target.has(name, raw)
-        size_bytes = 0 if again else await self.target.push(name, raw)
-        self.ledger.one_shipped(number, scanned.end_lsn, size_bytes)
+        there = name if number in self.ledger.known and await self.target.has(name, raw) else ""
+        there = there or await inherited(self.target, self._forks, self.timeline, number, raw, scanned.end_lsn, system_id)
+        size_bytes = 0 if there else await self.target.push(name, raw)
+        self.ledger.one_shipped(number, there or name, scanned.end_lsn, size_bytes)
         if size_bytes:
             duration_ns = self._clock.monotonic_ns() - began_ns
             self._events.emit(

@@ -131,12 +131,12 @@ class Ledger:
         commits = manager.commits + len(manager.committing)
         self._exposure.add(Sample(self.log.next_lsn, commits, manager.order.passed(), self._clock.monotonic_ns()))
 
-    def one_shipped(self, number: int, end_lsn: int, size_bytes: int) -> None:
-        """A closed segment was read back; `size_bytes` is 0 if it was there before."""
+    def one_shipped(self, number: int, name: str, end_lsn: int, size_bytes: int) -> None:
+        """A closed segment was read back; `size_bytes` is 0 if it was there before, perhaps under an ancestor's name."""
         self.known.add(number)
         self.shipped = number
         (self._backlog or {}).pop(number, None)
-        self._last_segment = segment_name(self.timeline, number)
+        self._last_segment = name
         if size_bytes:
             self._last_time_us = self._clock.wall_ns() // 1000
             self._total_bytes += size_bytes

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from thunderdb.archive.history import History, format_claim, parse_claim
 from thunderdb.archive.identity import Archived, Identity
 from thunderdb.archive.index import ArchiveIndex
+from thunderdb.archive.inherited import own_forks
 from thunderdb.archive.names import plain_name
 from thunderdb.archive.target import Target
 from thunderdb.base.errors import Corruption, Refused, StorageError
@@ -20,7 +21,7 @@ from thunderdb.runtime.ports import Disk
 from thunderdb.runtime.sync import Tasks
 from thunderdb.wal.record import H_KIND, RecordKind
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan, decode_segment_header, segment_name
-from thunderdb.wal.timeline import Fork, history_name, parse_history, parse_history_name
+from thunderdb.wal.timeline import history_name, parse_history_name
 from thunderdb.wal.writer import LogWriter
 
 SCAN_BATCH = 512
@@ -192,12 +193,7 @@ class Entrance:
         if index is None and not self.target.verified and remembered is not None and remembered.history:
             return  # there is no way to ask, and some commands refuse to store a file twice
         name = history_name(self.timeline)
-        forks: tuple[Fork, ...] = ()
-        try:
-            text = (await self.disk.read_file(f"{self.log.directory}/{name}")).decode(errors="replace")
-            forks = parse_history(text, self.timeline)
-        except FileNotFoundError:
-            pass  # timeline 1 grew out of nothing
+        forks = await own_forks(self.disk, self.log.directory, self.timeline)
         found = await self.target.claim(name, format_claim(forks, self.system_id, self.identity.instance).encode())
         if found is not None:
             self._check_owner(parse_claim(found.decode(errors="replace"), self.timeline), self.timeline)

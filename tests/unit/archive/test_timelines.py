@@ -11,6 +11,7 @@ from thunderdb.archive.index import ArchiveIndex, read_index
 from thunderdb.base.config import Config
 from thunderdb.base.events import Events
 from thunderdb.engine.database import Database
+from thunderdb.wal.segment import segment_name
 
 
 class Recovered(RestoreWorld):
@@ -91,3 +92,55 @@ def test_the_lost_primary_comes_back_and_stays_on_its_own_timeline() -> None:
     assert lost_config.data_dir != config.data_dir
     assert lost.identity.instance != world.archiver.identity.instance
     world.stop()
+
+
+def segments_of(world: Recovered, timeline: int) -> list[int]:
+    return world.index().numbers(timeline, partial=False)
+
+
+def recovered(segments: int = 3, **settings: Any) -> Recovered:
+    """A backup, so many closed segments in the archive after it, and a recovery to their end that is in service now."""
+    world = Recovered(**settings)
+    world.backup("/b/full")
+    for _ in range(segments):
+        world.commit(1)
+        world.run(world.archiver.switch())
+    world.stop()
+    return world
+
+
+def test_a_new_timeline_does_not_ship_again_what_its_ancestor_has_in_the_archive() -> None:
+    world = recovered()
+    newest = max(segments_of(world, 1))
+    for timeline in (2, 3):
+        _report, config = world.restore("latest", "/b/full")
+        world.go_on_in(config)
+        assert world.db.log.segments[0][0] < newest, "the restored log has no segment of before the fork"
+        assert world.archiver.archived_lsn == world.db.log.flushed_lsn  # all of it counts as archived
+        assert segments_of(world, timeline) == []
+        world.commit(1)
+        world.run(world.archiver.switch())
+        world.rest(2)
+        assert segments_of(world, timeline) == [newest + 1]
+        assert world.archiver.status().gaps == () and world.index().gaps() == []
+        world.stop()
+        newest += 1
+    _report, config = world.restore("latest", "/b/full")
+    assert world.keys_in(config) == tuple(world.keys)
+
+
+def test_what_the_ancestor_lacks_or_has_otherwise_is_shipped_by_the_new_timeline() -> None:
+    """Never at the price of a gap: one segment is gone from the archive, another one is damaged there."""
+    world = recovered(4)
+    _report, config = world.restore("latest", "/b/full")
+    here = segments_of(world, 1)
+    gone, damaged = segment_name(1, here[-1]), segment_name(1, here[-2])
+    world.disk.files.pop(f"{ARCHIVE}/{gone}")
+    world.disk.files[f"{ARCHIVE}/{damaged}"][-1] ^= 1
+    world.go_on_in(config)
+    assert segments_of(world, 2) == here[-2:]
+    assert not world.archiver.status().failing
+    world.commit(1)
+    world.stop()
+    _report, config = world.restore("latest", "/b/full")
+    assert world.keys_in(config) == tuple(world.keys)
