@@ -24,7 +24,8 @@ from sim.runs import exhaustive
 from sim.scenario import generate
 from sim.scenario import scenario as scenarios
 from sim.scenario.scenario import Scenario, ScenarioError
-from sim.shrink import shrink, write
+from sim.shrinking.shrink import shrink
+from sim.shrinking.shrunk import write
 from sim.source import GENERATED
 from sim.sweep import parse_seeds, read_corpus, sweep
 from thunderdb import __version__

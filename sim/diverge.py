@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sim import twin
+from sim.incident.play import play
 from sim.measure import one_collection, report
-from sim.play import play
 from sim.scenario.generate import generated
 from sim.world.trace import TRACE_HEADER, Op
 
@@ -40,7 +40,7 @@ _PAIR = struct.Struct("<II")
 _OURS = ("thunderdb/", "sim/")
 _PLUMBING = (
     "sim/world/trace.py", "sim/diverge.py", "sim/world/kernel.py", "thunderdb/runtime/sync.py", "sim/world/world.py",
-    "sim/play.py", "sim/incident/disaster.py", "sim/runs/runner.py", "sim/world/disk.py",
+    "sim/incident/play.py", "sim/incident/disaster.py", "sim/runs/runner.py", "sim/world/disk.py",
 )  # fmt: skip
 
 

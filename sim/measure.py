@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sim.play import play
+from sim.incident.play import play
 from sim.runs.runner import Result
 from sim.scenario.scenario import Promises, Scenario
 

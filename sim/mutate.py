@@ -52,7 +52,7 @@ def _runner(root: str, run: str) -> Any:
 
         case = {**mutant_cases.CASES, **restore_cases.CASES}[name]
         return lambda seed: case(seed)
-    from sim.play import play
+    from sim.incident.play import play
     from sim.scenario import scenario
 
     if run == "--generated":

@@ -21,7 +21,7 @@ from threading import Lock
 
 from sim.mutant_patch import Mutant
 from sim.mutants import Controls, Copies, folder, hunt
-from sim.shrink import FAULTS, TRANSACTIONS
+from sim.shrinking.shrunk import FAULTS, TRANSACTIONS
 
 GENERATED = "--generated"
 HEAD = (

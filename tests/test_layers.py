@@ -35,7 +35,8 @@ RANKS = {
     "server": 11,
 }
 
-SIM_RANKS = {name: rank for rank, name in enumerate("world oracle scenario clients runs incident history report".split())}
+SIM_PACKAGES = "world oracle scenario clients runs incident history report shrinking".split()
+SIM_RANKS = {name: rank for rank, name in enumerate(SIM_PACKAGES)}
 
 MACHINE = frozenset(
     "time random secrets os asyncio threading multiprocessing concurrent socket ssl subprocess uuid tempfile shutil pathlib "
@@ -47,7 +48,7 @@ AMBIENT_BUILTINS = frozenset({"open", "input", "print", "breakpoint"})
 # The simulator's outer shell: it measures real time, reads scenario files and starts worker processes.
 SIM_DRIVERS = frozenset(
     "cli planted sweep twin diverge history_sweep mutants mutate measure gather exhaustive scenario __main__ "
-    "shrink shrunk_files attempts".split()
+    "shrink shrunk search attempts".split()
 )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from sim.clients import tpcb
 from sim.clients.engine_session import SimDatabase
-from sim.play import play
+from sim.incident.play import play
 from sim.scenario import scenario as scenarios
 from sim.scenario.scenario import Scenario
 from sim.world.world import World

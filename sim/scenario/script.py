@@ -61,6 +61,10 @@ class Scripted:
 Script = tuple[tuple[Scripted, ...], ...]
 
 
+def transactions_in(script: Script) -> int:
+    return sum(one.works for life in script for one in life)
+
+
 def script_of(script: Script | None, life: int) -> tuple[Scripted, ...] | None:
     """What a life, counted from 1, has to do; None: it is to be drawn."""
     if script is None:

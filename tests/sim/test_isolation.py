@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from sim.incident.play import play
 from sim.oracle.isolation import check
-from sim.play import play
 from sim.runs.list_append import ListRun
 from sim.scenario.scenario import load
 from sim.sweep import sweep

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from sim.cli import main
-from sim.play import play
+from sim.incident.play import play
 from sim.scenario import coverage
 from sim.scenario.generate import BACKGROUND, DAMAGES, OUTAGES, document, generated, text
 from sim.scenario.replay import document_of

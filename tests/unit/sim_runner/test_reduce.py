@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim.reduce import ddmin, signature
+from sim.shrinking.reduce import ddmin, signature
 
 
 @pytest.mark.parametrize("needed", [{0}, {499}, {3, 250, 251, 498}, {7, 77, 177, 277, 377, 477}, set()])

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sim.incident.play import play
 from sim.oracle.oracle import Plus
-from sim.play import play
-from sim.recording import record
 from sim.scenario.faults_plan import draw
 from sim.scenario.generate import document, generated
 from sim.scenario.plan import fixed
@@ -19,6 +18,7 @@ from sim.scenario.replay import document_of
 from sim.scenario.scenario import Scenario, ScenarioError, build, load, parse
 from sim.scenario.schema import wrap
 from sim.scenario.script import Script, Scripted, decoded, dump
+from sim.shrinking.recording import record
 from sim.world.rand import Stream
 
 SCENARIOS = Path(__file__).resolve().parents[3] / "scenarios"

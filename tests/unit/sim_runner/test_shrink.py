@@ -11,12 +11,13 @@ import yaml
 from click.testing import CliRunner
 
 from sim.cli import main
-from sim.play import play
-from sim.reduce import signature
+from sim.incident.play import play
 from sim.scenario.replay import document_of
 from sim.scenario.scenario import ScenarioError, build, load, parse
 from sim.scenario.schema import parse_yaml, wrap
-from sim.shrink import shrink, write
+from sim.shrinking.reduce import signature
+from sim.shrinking.shrink import shrink
+from sim.shrinking.shrunk import write
 
 ROOT = Path(__file__).resolve().parents[3]
 LIES = """

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sim.reduce import ddmin
 from sim.scenario.faults_plan import Outage, Plan
 from sim.scenario.script import Op, Script, Scripted
-
-if TYPE_CHECKING:
-    from sim.shrink import Search
+from sim.shrinking.reduce import ddmin
+from sim.shrinking.search import Search, with_script
 
 MS = 1_000_000
 Change = Callable[[], bool]
 
 
 def written_down(search: Search) -> None:
-    """Go on with the script of the run, cut behind the life that failed (M2)."""
+    """Go on with the script of the run, cut behind the life that failed (M1 of shrink.py)."""
     played = search.run(search.scenario, search.seed, recorded=True)
     if played is None:
         return
@@ -100,20 +98,20 @@ def _padded(search: Search) -> Script:
 
 def _halves(search: Search) -> None:
     """Whole clients, whole lives."""
-    for client in sorted({one.client for life in _script(search) for one in life}):
-        others = tuple(tuple(one for one in life if one.client != client) for life in _script(search))
+    for client in sorted({one.client for life in search.script for one in life}):
+        others = tuple(tuple(one for one in life if one.client != client) for life in search.script)
         search.better(with_script(search.scenario, others), "a client less")
-    for at in range(len(_script(search))):
-        if _script(search)[at]:
-            search.better(with_script(search.scenario, (*_script(search)[:at], (), *_script(search)[at + 1 :])), "an idle life")
+    for at in range(len(search.script)):
+        if search.script[at]:
+            search.better(with_script(search.scenario, (*search.script[:at], (), *search.script[at + 1 :])), "an idle life")
 
 
 def _transactions(search: Search) -> None:
     """Pieces of the list of all of them."""
-    entries = [(at, one) for at, life in enumerate(_script(search)) for one in life]
+    entries = [(at, one) for at, life in enumerate(search.script) for one in life]
 
     def fails(rest: list[tuple[int, Scripted]]) -> bool:
-        return search.better(with_script(search.scenario, _laid(rest, len(_script(search)))), "transactions")
+        return search.better(with_script(search.scenario, _laid(rest, len(search.script))), "transactions")
 
     ddmin(entries, fails, search.over)
 
@@ -125,7 +123,7 @@ def _laid(entries: list[tuple[int, Scripted]], lives: int) -> Script:
 def _statements(search: Search) -> None:
     """Of each transaction, all but its BEGIN."""
     for life, number in _each(search):
-        one = _script(search)[life][number]
+        one = search.script[life][number]
         head = one.do[:1] if one.do[:1] and one.do[0][0] == "begin" else ()
 
         def fails(rest: list[Op], life: int = life, number: int = number, one: Scripted = one, head: Any = head) -> bool:
@@ -138,10 +136,10 @@ def _plain(search: Search) -> None:
     """No cancelling, no habits, plain isolation, short texts, and no waiting."""
     for life, number in _each(search):
         for change in (_calm, _homely, _committed, _short):
-            one = _script(search)[life][number]
+            one = search.script[life][number]
             if change(one) != one:
                 _changed(search, life, number, change(one))
-    soon = tuple(tuple(replace(one, at_ns=MS * number) for number, one in enumerate(life)) for life in _script(search))
+    soon = tuple(tuple(replace(one, at_ns=MS * number) for number, one in enumerate(life)) for life in search.script)
     search.better(with_script(search.scenario, soon))
     for at, outage in enumerate(search.scenario.plan.outages):
         busy_ns = max((one.at_ns for one in _padded(search)[at]), default=0)
@@ -176,13 +174,13 @@ def _shorter(value: Any) -> Any:
 
 
 def _changed(search: Search, life: int, number: int, one: Scripted) -> bool:
-    script = _script(search)
+    script = search.script
     changed = (*script[life][:number], one, *script[life][number + 1 :])
     return search.better(with_script(search.scenario, (*script[:life], changed, *script[life + 1 :])))
 
 
 def _each(search: Search) -> Iterator[tuple[int, int]]:
-    for life, lines in enumerate(_script(search)):
+    for life, lines in enumerate(search.script):
         for number in range(len(lines)):
             if search.over():
                 return
@@ -242,14 +240,6 @@ def _sizes(search: Search) -> None:
 
 
 # -- Parts of a scenario
-
-
-def _script(search: Search) -> Script:
-    return search.scenario.workload.script or ()
-
-
-def with_script(scenario: Any, script: Script) -> Any:
-    return replace(scenario, workload=replace(scenario.workload, script=script))
 
 
 def _with_outages(search: Search, outages: tuple[Outage, ...]) -> Any:

@@ -16,10 +16,10 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sim.play import play
-from sim.recording import record
+from sim.incident.play import play
 from sim.scenario.scenario import Scenario
 from sim.scenario.script import Script
+from sim.shrinking.recording import record
 
 MEMORY_BYTES = 6 << 30
 

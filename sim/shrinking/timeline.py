@@ -7,13 +7,10 @@ I1. What a scenario's author expects of a step (`restore ended ok, expected refu
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sim.reduce import ddmin
-from sim.shrink_plan import with_script
-
-if TYPE_CHECKING:
-    from sim.shrink import Search
+from sim.shrinking.reduce import ddmin
+from sim.shrinking.search import Search, with_script
 
 MS = 1_000_000
 CEILINGS = (1, 3, 5, 10, 25, 50, 100, 200)
