@@ -32,10 +32,12 @@ from typing import Any
 
 from thunderdb.base.errors import QueryCancelled, SqlError, ThunderError
 from thunderdb.base.ids import format_lsn
+from thunderdb.runtime.sync import Task
 from thunderdb.sql.analytic_rewrite import QuerySession
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Slots
 from thunderdb.sql.extended import ExtendedProtocol, Portal, Prepared
+from thunderdb.sql.page_wait import change_by_key, get_by_key
 from thunderdb.sql.plan import Environment
 from thunderdb.sql.prepare import Planned, Shared, shared_of
 from thunderdb.sql.quick import Later, QuickPath
@@ -76,6 +78,7 @@ class SqlSession:
         self.savepoints: list[tuple[str, Any]] = []
         self.cancel_requested = False
         self.running_query: Any = None
+        self.page_wait: Task[Any] | None = None  # what it waits for, or has waited for (page_wait.py)
         self.changed_rows = 0
         self._clock = clock
         self._notices: list[Notice] = []
@@ -112,6 +115,8 @@ class SqlSession:
         self.cancel_requested = True
         if self.running_query is not None:
             self.running_query.cancel()
+        if self.page_wait is not None:  # the page itself still comes in; nobody waits for it here
+            self.page_wait.set_error(QueryCancelled("canceling statement due to user request"))
         if self.txn is not None and self.txn.waiting is not None:
             error = QueryCancelled("canceling statement due to user request")
             self.db.manager.locks.cancel_wait(self.txn, error)
@@ -192,8 +197,8 @@ class SqlSession:
             if key is not None:
                 try:
                     payload = self.rows.try_get(txn, point.root, key)
-                except Miss:
-                    payload = await self.rows.get(txn, point.root, key)
+                except Miss as miss:
+                    payload = await get_by_key(context, point.root, key, miss)
                 if payload is not None:
                     data, count = planned.encoder(formats, self.offset_s)(point.project(payload)), 1
             if self.in_block:
@@ -204,7 +209,9 @@ class SqlSession:
             raise SqlError("25006", f"cannot execute {plan.tag.split(' ')[0]} in a read-only transaction")
         if plan.subqueries:
             await plan.begin(context)
-        result = await self.collect(planned, context, formats)
+        result = await change_by_key(planned, context) if self.timeouts.running else None
+        if result is None:
+            result = await self.collect(planned, context, formats)
         if result.more is None and self.in_block:
             txn.end_statement()
         return result

@@ -9,7 +9,8 @@ Q1. Outside a block a read has no transaction, and a change begins one: the simp
 Q2. A quick step that gives None has changed nothing that the general path does not find as it was. A transaction that it has
     begun, with the locks that it has taken, is the general path's to use and to end.
 Q3. What cannot happen (InvariantViolated) is never taken for "leave it to the general path".
-Q4. After a wait the step is taken from its beginning: nothing seen before it is believed (E1 of engine/rows.py).
+Q4. After a wait the step is taken from its beginning: nothing seen before it is believed (E1 of engine/rows.py). A cancel that
+    came during the wait ends it, or counts at its end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from thunderdb.base.errors import InvariantViolated, SqlError, ThunderError
 from thunderdb.engine.rows import LockBusy, WouldWait
 from thunderdb.runtime.sync import Future
 from thunderdb.sql.context import Context
+from thunderdb.sql.page_wait import MAX_MISSES, load
 from thunderdb.sql.prepare import Planned
 from thunderdb.sql.result import Result
 from thunderdb.sql.select import PointPlan
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
 
 T = TypeVar("T")
-
-MAX_MISSES = 4
 
 
 class Later:
@@ -93,10 +93,10 @@ class QuickPath:
                 return None
             waited: Future[Any] = session.db.manager.locks.acquire(session.txn, busy.name, Mode.EXCLUSIVE)
         except PageMiss as miss:
-            if misses == MAX_MISSES:  # the pool is so small that the page may be gone again: it has to be pinned
+            # So small a pool that the page may be gone again: it has to be pinned. Timers run on the general path.
+            if misses == MAX_MISSES or session.timeouts.any():
                 return None
-            access = session.db.access
-            waited = access.tasks.spawn(access.pool.load(miss.page_no), "sql.page")
+            waited = load(session, miss.page_no)
             misses += 1
             if waited.done():
                 return None if waited.error() is not None else self.run(planned, params, formats, alone, misses)
@@ -111,6 +111,8 @@ class QuickPath:
     ) -> Result | Later | None:
         """`run` after a wait, unless the table may be another one by now (Q4)."""
         db = self._session.db
+        if self._session.cancel_requested:
+            self._context.check()
         if db.failure is not None or db.closing or planned.catalog is not db.catalog_for(self._session.txn):
             return None
         return self.run(planned, params, formats, alone, misses)

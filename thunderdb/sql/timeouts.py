@@ -1,5 +1,5 @@
 """statement_timeout and lock_timeout: timers around a statement on the general path (where one is set,
-a quick one that would have to wait for a lock goes there).
+a quick one that would have to wait for a lock or a page goes there).
 
 A wait for a lock is looked at eight times within lock_timeout, so it ends at most an eighth late.
 """
@@ -34,6 +34,11 @@ class Timeouts:
         """Whether the session has set one."""
         values = self._session.settings.values
         return bool(values["statement_timeout"] != "0" or values["lock_timeout"] != "0")
+
+    @property
+    def running(self) -> bool:
+        """Whether a statement's time is being taken."""
+        return self._timer is not None
 
     def start(self) -> None:
         """A statement begins."""

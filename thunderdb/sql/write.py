@@ -499,6 +499,7 @@ class _Changing(WritePlan):
         decode, condition, rows, count = self.target.table.row.decode, self.filter, context.rows, 0
         for key in keys:
             payload = await rows.lock_row(context.txn, self.definition, key)
+            context.check()  # it may have waited for a page
             if payload is None:
                 continue
             values = decode(payload)

@@ -498,3 +498,76 @@ def test_a_table_that_changes_while_a_read_waits_for_its_page_is_planned_again(
     loading.set_result(None)
     wire.world.scheduler.settle()
     assert later.finish() is None
+
+
+# --- a wait for a page ends with a cancel and a time-out, like any other
+
+
+class Stuck:
+    """From now on no page comes in until `come` is called."""
+
+    def __init__(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+        pool = wire.database.db.pool
+        for _ in range(3):
+            wire.database.run(pool.clean(wire.database.db.log.next_lsn, 1000))
+            wire.database.run(pool.sync())
+        for page in pool.resident_pages():
+            pool.drop(page.page_no)
+        self.world, self.gate = wire.world, wire.world.tasks.future()
+        read = pool._read_disk
+
+        async def wait(page_no: int) -> Any:
+            await self.gate
+            return await read(page_no)
+
+        monkeypatch.setattr(pool, "_read_disk", wait)
+        monkeypatch.setattr(pool.files, "read_now", lambda page_no: None)
+
+    def come(self) -> None:
+        self.gate.set_result(None)
+        self.world.scheduler.settle()
+
+
+READS_AND_CHANGES = ["select b from t where a = 3", "update t set b = 4 where a = 3"]
+
+
+@pytest.mark.parametrize("kind", [SqlSession, GeneralSession])
+@pytest.mark.parametrize("statement", READS_AND_CHANGES)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_wait_for_a_page_is_cancelled(statement: str, kind: Any, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`late`: the page and the cancel come in the same turn. A change on the general path waits for its page, and ends then."""
+    wire = Wire(kind)
+    wire.talk(query(statement))
+    stuck = Stuck(wire, monkeypatch)
+    assert settle(wire, wire.connection, statement) == ""
+    if late:
+        stuck.gate.set_result(None)
+    wire.sql[0].cancel()
+    wire.world.scheduler.settle()
+    if kind is GeneralSession and statement.startswith("update"):
+        stuck.come()
+    assert error_fields(read(wire.connection)[0][1])["C"] == "57014"
+    stuck.come()
+    assert settle(wire, wire.connection, *READS_AND_CHANGES) == "TDCZCZ"
+    assert wire.database.db.gauges()["locks_held"] == 0
+    assert not any(page.pins for page in wire.database.db.pool.resident_pages())
+
+
+@pytest.mark.parametrize("statement", READS_AND_CHANGES)
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_wait_for_a_page_has_a_statement_timeout(
+    wire: Wire, statement: str, extended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire.talk(query(statement) + query("set statement_timeout = '400ms'"))
+    stuck = Stuck(wire, monkeypatch)
+    began = wire.world.clock.monotonic_ns()
+    message = bind("read", b"3") if statement.startswith("select") else bind("write", b"3", b"4")
+    wire.connection.on_data(message + execute() + SYNC if extended else query(statement))
+    wire.world.run(wire.world.tasks.sleep(1_000_000_000))
+    answers = [message for message in read(wire.connection) if message[0] != "2"]
+    fields = error_fields(answers[0][1])
+    assert (fields["C"], fields["M"]) == ("57014", "canceling statement due to statement timeout")
+    assert wire.world.clock.monotonic_ns() - began < 1_500_000_000
+    stuck.come()
+    assert settle(wire, wire.connection, *READS_AND_CHANGES) == "TDCZCZ"
+    assert wire.database.db.gauges()["locks_held"] == 0
