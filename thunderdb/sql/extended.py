@@ -233,7 +233,7 @@ class ExtendedProtocol:
         if prepared.utility is not None:
             return self._quick.utility(prepared.utility)
         planned = prepared.planned
-        if planned is None or planned.catalog is not db.catalog_for(session.txn):
+        if planned is None or not planned.fits(db.catalog_for(session.txn)):
             return None
         if session.txn is None and session.settings.values["default_transaction_isolation"][:4] != "read":
             return None
@@ -266,7 +266,7 @@ class ExtendedProtocol:
         """The statement's plan, made again if the catalog has changed. Raises: SqlError 0A000 if its result would differ."""
         session = self._session
         planned = prepared.planned
-        if planned is not None and planned.catalog is session.db.catalog_for(session.txn):
+        if planned is not None and planned.fits(session.db.catalog_for(session.txn)):
             return planned
         fresh, _ = await session.shared.plan(session.environment(prepared.declared), prepared.sql, template=False)
         if fresh.plan.columns != prepared.columns and planned is not None:

@@ -12,6 +12,7 @@ One regular expression finds the literals; what stands before and between them, 
 T1. A template is only ever a shortcut: a statement whose meaning depends on a literal (LIMIT is fine, a type's length is not)
     is planned from its own text.
 T2. Literals become the parameters $1001, $1002 …; a statement's own parameters keep their numbers.
+T3. Nobody changes a tree that `parse` gave: the next to parse the same text gets the same one.
 """
 
 from __future__ import annotations
@@ -194,7 +195,10 @@ def template_sql(key: str) -> tuple[str, str]:
 
 
 def parse(sql: str, offset: int = 0) -> exp.Expression:
-    """One statement's tree (sqlglot's, PostgreSQL dialect). Raises: SqlError 42601 with position (plus `offset`)."""
+    """One statement's tree (sqlglot's, PostgreSQL dialect), read-only: who changes one takes a copy (T3).
+
+    Raises: SqlError 42601 with position (plus `offset`).
+    """
     text, inserted = _spaced_params(sql)
     try:
         trees = _parsed(text)
@@ -223,11 +227,9 @@ def parse(sql: str, offset: int = 0) -> exp.Expression:
 
 
 def _parsed(text: str) -> list[exp.Expression | None]:
-    """sqlglot's trees, which are the caller's to change. A text is mostly parsed again because the catalog has changed, or in
-    the simulator for another database: a copy costs a third of parsing."""
-    if len(text) > _MAX_KEPT_TEXT:
-        return sqlglot.parse(text, dialect="postgres")
-    return [tree and tree.copy() for tree in _kept(text)]
+    """sqlglot's trees. A text is mostly parsed again because its table has changed, or in the simulator for another database;
+    a copy would cost nearly as much as parsing does."""
+    return sqlglot.parse(text, dialect="postgres") if len(text) > _MAX_KEPT_TEXT else _kept(text)
 
 
 @functools.lru_cache(256)

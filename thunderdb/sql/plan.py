@@ -6,7 +6,8 @@
     AnalyticPlan    DuckDB
     InsertPlan …    changes, with RETURNING                 write.py
 
-A plan is bound to the catalog that it was made from and is thrown away when that has changed.
+A plan is bound to the definitions of the tables that it was made from, and is thrown away when one of them has changed; a
+query for DuckDB to the whole catalog.
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ class Environment:
     query_session: Callable[[], QuerySession]
     subqueries: list[Plan] = field(default_factory=list)
     subquery_kinds: list[str] = field(default_factory=list)
+    tables: dict[str, Any] = field(default_factory=dict)
+    """Each table name that planning looked up, with what the catalog said (None: no such table)."""
+
+    def inner(self) -> Environment:
+        """For a query within the statement: its own subqueries, the same parameters."""
+        return Environment(
+            self.db, self.txn, self.catalog, self.slots, self.analytics, self.query_session, tables=self.tables
+        )
 
     def params(self, values: Sequence[Any] | None = None) -> Mapping[int, tuple[str, Any]]:
         """Parameters as the analytic engine takes them."""

@@ -1,14 +1,16 @@
-"""Plans and their cache: by exact text, then by template; a plan lives as long as the catalog that it was made from.
+"""Plans and their cache: by exact text, then by template; a plan lives as long as the tables that it was made from.
 
 K1. A template's plan is used only with literals of the same classes (they are part of its key, see parse.py).
 K2. A template that cannot be planned as such is remembered as None: its statements are planned from their own text.
 K3. The templates met most are found without taking a statement apart: see `matcher` in parse.py.
+K4. A plan is used only where each table name that it looked up still means the same definition: one that another
+    transaction's DDL, or this one's own, has changed is another object. What DuckDB runs knows the whole catalog.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlglot import exp
@@ -68,13 +70,14 @@ class Planned:
     """A plan with what its executions need: readers of a template's literals, encoders by result format."""
 
     __slots__ = (
-        "plan", "catalog", "readers", "description", "point", "quick_write", "param_types",
+        "plan", "catalog", "tables", "readers", "description", "point", "quick_write", "param_types",
         "found", "_encoders", "_descriptions", "_parsers", "_oids",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, catalog: Any, classes: str = "") -> None:
+    def __init__(self, plan: Plan, catalog: Any, tables: Mapping[str, Any] | None = None, classes: str = "") -> None:
         self.plan = plan
-        self.catalog = catalog
+        self.catalog = catalog  # the one it was last seen to fit
+        self.tables = None if tables is None or _is_analytic(plan) else tuple(tables.items())
         slots = plan.slots
         first = len(slots.types) - len(classes)
         self.readers: list[Reader] = [_literal_reader(kind, slots.types[first + i]) for i, kind in enumerate(classes)]
@@ -87,6 +90,19 @@ class Planned:
         self._descriptions: dict[tuple[int, ...], bytes] = {}
         self._parsers: list[Reader] | None = None
         self._oids: tuple[int, ...] | None = None
+
+    def fits(self, catalog: Any) -> bool:
+        """Whether the plan is right with this catalog (K4)."""
+        if self.catalog is catalog:
+            return True
+        tables = self.tables
+        if tables is None:
+            return False
+        for name, definition in tables:
+            if catalog.table(name) is not definition:
+                return False
+        self.catalog = catalog
+        return True
 
     @property
     def parsers(self) -> list[Reader]:
@@ -149,17 +165,17 @@ class Shared:
         """A cached plan for a statement without parameters, and its literals' values; None if there is none."""
         planned = self.exact.get(sql)
         if planned is not None:
-            if planned.catalog is catalog and not planned.param_types:
+            if not planned.param_types and planned.fits(catalog):
                 return planned, ()
             return None
         for match, planned in self.matchers.get(sql[:MATCHER_PREFIX], ()):
-            if planned.catalog is catalog and (literals := match(sql)) is not None:
+            if (planned.catalog is catalog or planned.fits(catalog)) and (literals := match(sql)) is not None:
                 return planned, list(map(int, literals.groups()))
         template = normalise(sql)
         if template is None:
             return None
         planned = self.templates.get(template[0])
-        if planned is None or planned.catalog is not catalog:
+        if planned is None or not planned.fits(catalog):
             return None
         planned.found += 1
         if planned.found == MATCHER_AFTER:
@@ -169,7 +185,7 @@ class Shared:
     def find_prepared(self, sql: str, declared: tuple[str, ...], catalog: Any) -> Planned | None:
         """A cached plan for a statement with parameters, of whose types the client has declared some ("unknown": not)."""
         planned = self.typed.get((sql, declared)) if any(kind != "unknown" for kind in declared) else self.exact.get(sql)
-        if planned is None or planned.catalog is not catalog or len(planned.param_types) < len(declared):
+        if planned is None or len(planned.param_types) < len(declared) or not planned.fits(catalog):
             return None
         return planned
 
@@ -188,7 +204,7 @@ class Shared:
         plan = await plan_tree(env, parse(sql, offset))
         if template and plan.slots.types:
             raise SqlError("42P02", "there is no parameter $1")
-        planned = Planned(plan, env.catalog)
+        planned = Planned(plan, env.catalog, env.tables)
         if not isinstance(plan, (DdlPlan, AnalyticPlan)) and len(sql) <= MAX_CACHED_TEXT:
             if not declared:
                 self._remember(self.exact, sql, planned)
@@ -203,7 +219,7 @@ class Shared:
             inner = Environment(env.db, env.txn, env.catalog, Slots(classes=classes), env.analytics, env.query_session)
             plan = await plan_tree(inner, parse(text), own_only=True)
             if all(kind != "unknown" for kind in plan.slots.types):
-                planned = Planned(plan, env.catalog, classes)
+                planned = Planned(plan, env.catalog, inner.tables, classes)
         except (SqlError, Hard, ValueError):
             planned = None  # K2; if the statement itself is wrong, its own text will say where
         self._remember(self.templates, key, planned)
@@ -215,7 +231,7 @@ class Shared:
         prefix = key[:MATCHER_PREFIX]
         if match is None or "\0" in prefix or len(prefix) < MATCHER_PREFIX:
             return
-        known = [entry for entry in self.matchers.get(prefix, ()) if entry[1].catalog is planned.catalog]
+        known = [entry for entry in self.matchers.get(prefix, ()) if entry[1].fits(planned.catalog)]
         self._remember(self.matchers, prefix, [(match, planned), *known][:MAX_MATCHERS])
 
     def _remember(self, cache: dict[Any, Any], key: Any, planned: Any) -> None:

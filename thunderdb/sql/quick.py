@@ -113,7 +113,7 @@ class QuickPath:
         db = self._session.db
         if self._session.cancel_requested:
             self._context.check()
-        if db.failure is not None or db.closing or planned.catalog is not db.catalog_for(self._session.txn):
+        if db.failure is not None or db.closing or not planned.fits(db.catalog_for(self._session.txn)):
             return None
         return self.run(planned, params, formats, alone, misses)
 

@@ -77,9 +77,8 @@ async def plan_subqueries(env: Environment, tree: Any) -> dict[int, tuple[int, s
         kind = "exists" if isinstance(node, exp.Exists) else "in" if isinstance(node, exp.In) else "scalar"
         query = node.args["query"] if kind == "in" else node.this
         query = query.this if isinstance(query, exp.Subquery) else query
-        inner = Environment(env.db, env.txn, env.catalog, env.slots, env.analytics, env.query_session)
         try:
-            plan = await plan_query(inner, query)
+            plan = await plan_query(env.inner(), query)
         except SqlError as error:
             if error.sqlstate in ("42703", "42P01"):
                 raise Hard("correlated") from None  # or just wrong: the analytic path will say so
@@ -120,7 +119,9 @@ def find_table(env: Environment, node: Any) -> Any:
     schema = ident(node.args.get("db"))
     if schema not in ("", "public") or node.args.get("catalog") or not isinstance(node.this, exp.Identifier):
         return None
-    return env.catalog.table(ident(node.this))
+    name = ident(node.this)
+    found = env.tables[name] = env.catalog.table(name)
+    return found
 
 
 def scope_of(definition: Any, alias: str) -> list[ScopeColumn]:

@@ -169,10 +169,11 @@ async def plan_insert(env: Environment, tree: Any) -> Plan:
     elif source is None:
         plan.plan_values([exp.Tuple(expressions=[])], [], True)
     else:
-        inner = Environment(env.db, env.txn, env.catalog, env.slots, env.analytics, env.query_session)
+        inner = env.inner()
         source = source.this if isinstance(source, exp.Subquery) else source
         if tree.args.get("with_") is not None and source.args.get("with_") is None:
-            source.set("with_", tree.args["with_"])
+            source = source.copy()  # T3
+            source.set("with_", tree.args["with_"].copy())
         plan.plan_query_source(await plan_query(inner, source), positions, bool(names))
     if tree.args.get("conflict") is not None:
         plan.plan_conflict(tree.args["conflict"], _alias(node, definition))
