@@ -64,8 +64,8 @@ STUCK_NS = 20 * SECOND_NS
 DISK_TIMES = ("read_ns", "write_ns", "sync_ns", "entry_ns")
 MARKED = {"restore.pages": "pages laid down", "restore.log": "log laid down"}
 """Events that are moments of the report."""
-ONCE = ("recovery.settle", "process.start", "process.command")
-"""Costs that do not grow with the database."""
+ONCE = ("recovery.settle", "recovery.wanted_page", "recovery.wanted_change", "undo", "process.start", "process.command")
+"""Costs that do not grow with the database: a rollback and a query want as many pages of a large one as of a small one."""
 NO_EXCUSE = ("store", "clock", "region")
 """Faults during which a database goes on serving."""
 DEFAULT_MIX = {"transfer": 30, "insert": 12, "update": 20, "delete": 8, "mixed": 4, "sequence": 2}

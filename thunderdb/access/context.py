@@ -2,7 +2,9 @@
 
 X1. Between the append of a record and the change to its pages there is no await and nothing that can fail.
 X2. (W3) A page whose image_lsn is older than the last checkpoint's begin logs a full-page image before its next change.
-X3. A chain (a transaction's records) is linked by prev_lsn; system changes have chain None and are never undone.
+X3. So does a page that has changed `image_after` times since its last one, however often it changes between two checkpoints:
+    bringing it up after a crash takes an image and so many changes at most, not all that the log has of it.
+X4. A chain (a transaction's records) is linked by prev_lsn; system changes have chain None and are never undone.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ _ROW, _ROW_OP = int(RecordKind.ROW), int(PageOp.ROW)
 OPERATION_PAGES = 24
 """The greatest number of pages that one tree operation may need at once (a split along a deep path, its maps, garbage)."""
 
+_BYTES_A_CHANGE = 32
+"""`image_after` is the page size divided by this: an image costs about as much as 30 changes, and a page that only fills up, a
+row at a time, never needs another one."""
+
 
 class Chain(Protocol):
     """Whoever changes rows undoably: a transaction."""
@@ -39,7 +45,8 @@ class Access:
     """What every access method works with: pool, log, page files, and the rules that join them."""
 
     __slots__ = (
-        "tasks", "pool", "log", "files", "page_size", "image_floor", "purgeable", "map_hints", "first_free_group", "_admission",
+        "tasks", "pool", "log", "files", "page_size", "image_floor", "image_after", "purgeable", "map_hints",
+        "first_free_group", "_admission",
     )  # fmt: skip
 
     def __init__(self, tasks: Tasks, pool: BufferPool, log: LogWriter, files: PageFiles, page_size: int) -> None:
@@ -49,6 +56,7 @@ class Access:
         self.files = files
         self.page_size = page_size
         self.image_floor: LSN = NO_LSN
+        self.image_after = page_size // _BYTES_A_CHANGE
         self.purgeable: Callable[[int], bool] = lambda stamp_txn: False
         self.map_hints: dict[int, int] = {}
         self.first_free_group = 0
@@ -57,10 +65,11 @@ class Access:
         self._admission = Semaphore(tasks, pages)
 
     def log_image(self, page: Page) -> None:
-        """Log a full-page image of a page as it is now (X2)."""
+        """Log a full-page image of a page as it is now (X2, X3)."""
         payload = image_payload(page, self.page_size)
         lsn = self.log.append(RecordKind.IMAGE, 0, 0, ((page.page_no, page.page_lsn, PageOp.IMAGE, payload),))
         page.image_lsn = lsn
+        page.changes = 0
         self.pool.changed(page, lsn)
 
     def change(
@@ -74,9 +83,9 @@ class Access:
 
         Raises: nothing that leaves a page changed and unlogged.
         """
-        floor = self.image_floor
+        floor, most = self.image_floor, self.image_after
         for page, op, _payload in changes:
-            if op != PageOp.IMAGE and page.image_lsn < floor:
+            if op != PageOp.IMAGE and (page.image_lsn < floor or page.changes >= most):
                 self.log_image(page)
         logged = tuple((page.page_no, page.page_lsn, op, payload) for page, op, payload in changes)
         if chain is None:
@@ -91,8 +100,10 @@ class Access:
         for page, op, payload in changes:
             if op == PageOp.IMAGE:
                 page.image_lsn = lsn
+                page.changes = 0
             else:
                 apply(page, op, payload, lsn, txn)
+                page.changes += 1
             self.pool.changed(page, lsn)
         return lsn
 
@@ -103,8 +114,9 @@ class Access:
 
         `old` is the value at `index`; None: there is none yet, and the row comes in there.
         """
-        if page.image_lsn < self.image_floor:
+        if page.image_lsn < self.image_floor or page.changes >= self.image_after:
             self.log_image(page)
+        page.changes += 1
         txn = chain.id
         change = row_payload(tree, key, old, flags, payload)
         lsn = self.log.append_change(_ROW, txn, chain.last_lsn, page.page_no, page.page_lsn, _ROW_OP, change)

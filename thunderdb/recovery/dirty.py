@@ -53,6 +53,11 @@ class DirtyColumns:
     def entry(self, page_no: int) -> DirtyPage:
         return DirtyPage(page_no, self.rec_lsns[page_no], self.newest_lsns[page_no], self.image_lsns[page_no])
 
+    def table(self) -> list[DirtyPage]:
+        """All entries, by page number."""
+        rows = zip(count(), self.rec_lsns, self.newest_lsns, self.image_lsns, strict=False)
+        return [DirtyPage(*row) for row in rows if row[1]]
+
     @property
     def redo_lsn(self) -> int:
         """The oldest rec_lsn; 0 if there is no page."""

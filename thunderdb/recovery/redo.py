@@ -28,11 +28,13 @@ from thunderdb.base.events import Events
 from thunderdb.recovery.chain import Chains, Change
 from thunderdb.recovery.dirty import DirtyColumns
 from thunderdb.recovery.repair import rebuild_page
-from thunderdb.storage.page import Page
+from thunderdb.storage.page import Page, thaw
 from thunderdb.storage.writeback import DirtyPage
 
 _PAGES_A_TURN = 64
 _CHANGES_A_TURN = 4096
+_MANY_CHANGES = 16
+"""A page with more of them is taken apart first: that costs less than to fold them in, a few at a time."""
 
 
 class Deferred:
@@ -43,6 +45,8 @@ class Deferred:
         self.events = events
         self.chains = chains
         self.dirty = dirty
+        self._drained = -1
+        self._drained_changes = 0
         self.applied = 0
         """Changes handled so far, by whomever they were wanted."""
         self._count = len(dirty)
@@ -54,7 +58,7 @@ class Deferred:
         return self._count
 
     def table(self) -> list[DirtyPage]:
-        return [self.dirty.entry(page_no) for page_no in self.dirty]
+        return self.dirty.table()
 
     def newest_lsn(self, page_no: int) -> int:
         return self.dirty.newest_lsns[page_no]
@@ -76,11 +80,14 @@ class Deferred:
             page = page_of_image(page_no, changes[0][3], changes[0][0])
         else:
             page = await read(page_no)
+        if len(changes) > _MANY_CHANGES:
+            thaw(page)
         whole = self.apply(page, changes)
-        self.applied += len(changes) + len(later)
         for start in range(0, len(later) if whole else 0, _CHANGES_A_TURN):
             whole = whole and self.apply(page, await self.chains.following(page_no, later[start : start + _CHANGES_A_TURN]))
             await self.access.tasks.yield_now()
+        page.changes = len(changes) + len(later)
+        await self._account(page)
         if page_no in self and not whole:
             page = await self._rebuild(page, entry)
         if page_no in self:  # else made anew meanwhile: that one is in the pool, and only the pool knows its rec_lsn (R4)
@@ -103,27 +110,39 @@ class Deferred:
         self.events.emit("recovery.lost_write", page_no=page.page_no, page_lsn=page.page_lsn, expected_lsn=entry.page_lsn)
         return await rebuild_page(self.access.log, page.page_no, entry.page_lsn)
 
+    async def _account(self, page: Page) -> None:
+        """Charge for a page that somebody waits for at once: it keeps its turn. `drain` charges for its own, many together."""
+        self.applied += page.changes
+        if page.page_no == self._drained:
+            self._drained_changes += page.changes
+        else:
+            await self.access.tasks.charge("recovery.wanted_page", 1)
+            await self.access.tasks.charge("recovery.wanted_change", page.changes)
+
     async def drain(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Bring up all that is left, in page order. A page that cannot be is named and left as it is."""
         unrecoverable = pages = 0
-        applied = self.applied
         for page_no in self.dirty:
             if stop():
                 return
             if page_no in self.dirty:
                 pages += 1
+                self._drained = page_no
                 try:
                     await self.access.pool.load(page_no)
                 except Corruption as error:
                     unrecoverable += 1
                     self.events.emit("recovery.page_lost", page_no=page_no, error=str(error))
-            if pages >= _PAGES_A_TURN or self.applied - applied >= _CHANGES_A_TURN:
-                await self.charge(pages, self.applied - applied)
-                pages, applied = 0, self.applied
-        await self.charge(pages, self.applied - applied)
+                finally:
+                    self._drained = -1
+            if pages >= _PAGES_A_TURN or self._drained_changes >= _CHANGES_A_TURN:
+                await self._charge_drained(pages)
+                pages = 0
+        await self._charge_drained(pages)
         self.events.emit("recovery.pages_done", unrecoverable=unrecoverable)
 
-    async def charge(self, pages: int, changes: int) -> None:
+    async def _charge_drained(self, pages: int) -> None:
         """Account for CPU time: pages brought up, and the changes that were applied to them."""
+        changes, self._drained_changes = self._drained_changes, 0
         await self.access.tasks.work("recovery.page", pages)
         await self.access.tasks.work("recovery.change", changes)

@@ -55,4 +55,5 @@ async def rollback(
             (lsn,) = UNDO_NEXT.unpack(record.extra)
         else:
             lsn = record.prev_lsn
+    await access.tasks.charge("undo", undone % _CHANGES_A_TURN)
     return undone

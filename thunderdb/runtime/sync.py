@@ -208,6 +208,12 @@ class Tasks:
         else:
             await self.yield_now()
 
+    async def charge(self, kind: str, count: int) -> None:
+        """Like `work`, for who must not lose its turn in production; what follows must bear a wait all the same."""
+        pause_ns = self.scheduler.work(kind, count)
+        if pause_ns > 0:
+            await self.sleep(pause_ns)
+
     async def wait_for(self, future: Future[T], timeout_ns: int) -> T:
         """Await a future for at most `timeout_ns`. Raises: TimeoutError (the future itself goes on)."""
         first: Future[bool] = Future(self.scheduler)

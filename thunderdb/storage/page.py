@@ -155,6 +155,7 @@ def patch(page: Page, index: int, value: bytes) -> bool:
 class Page:
     """A page in memory.
 
+    `changes` counts those since the page's last image in the log, as far as they were made, or redone, in this memory.
     Fields from `pins` on belong to the buffer pool. `keys` and `vals` may be Slices: `patch` or `thaw` before a change.
     """
 
@@ -171,6 +172,7 @@ class Page:
         "children",
         "data",
         "used",
+        "changes",
         "pins",
         "rec_lsn",
         "referenced",
@@ -191,6 +193,7 @@ class Page:
         self.children: list[int] = []
         self.data: bytes | bytearray = b""
         self.used = PAGE_HEADER_SIZE
+        self.changes = 0
         self.pins = 0
         self.rec_lsn = 0
         self.referenced = True

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.unit.engine.world import WAL, EngineWorld, rows
+from tests.unit.engine.world import PAGE, WAL, EngineWorld, rows, update
 from thunderdb.base.errors import Corruption, LimitExceeded, StorageError
 from thunderdb.engine.database import Database
-from thunderdb.recovery import chain
+from thunderdb.recovery import chain, redo
 from thunderdb.recovery.dirty import DirtyColumns
 from thunderdb.runtime.inline import MemoryFile
-from thunderdb.storage.page import Page, PageKind
+from thunderdb.storage.page import Page, PageKind, encode_page, thaw
 from thunderdb.wal.reader import LogReader
 
 BOTH = pytest.mark.parametrize("power", [False, True])
@@ -231,3 +231,46 @@ def test_undo_reads_the_log_in_blocks_and_otherwise_as_a_rollback_does(monkeypat
     assert 0 < len(reads) < 100 and db.restarted.losers == 1  # type: ignore[union-attr]
     assert held(world) == {}
     world.check()
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_a_page_that_changes_very_often_is_brought_up_from_an_image_that_is_not_far(power: bool) -> None:
+    """X3: however often a page changes between two checkpoints; over a restart the count goes on."""
+    world = EngineWorld()
+    db = world.start()
+    most = db.access.image_after
+    assert most == PAGE // 32
+    table = world.table(types=("int4", "int4"))
+    world.insert(table, [1, 0], [2, 0])
+    world.run(db.checkpoint())
+    for life in range(2):
+        for number in range(most * 2 + most // 2):
+            world.update(table, [1, number])
+        loser = world.db.begin()
+        world.run(update(world.db, loser, table, [2, 99]))
+        world.run(world.db.log.flush_all())
+        db = world.restart(power)
+        deferred = db.deferred
+        assert deferred is not None and most // 4 < deferred.applied <= most + 2 * (life + 3)
+        table = db.catalog.table("t")  # type: ignore[assignment]
+        assert world.rows(table) == [[1, most * 2 + most // 2 - 1], [2, 0]]
+    changes = [page.changes for page in db.pool.resident_pages()]
+    assert max(changes) > most // 4 and db.restarted is not None and db.restarted.losers == 1
+    world.check()
+
+
+def test_a_page_with_many_changes_is_taken_apart_for_them_and_is_the_same_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    origin, wanted = crashed(count=60)
+    found: list[dict[int, bytes]] = []
+    apart: list[int] = []
+    monkeypatch.setattr(redo, "thaw", lambda page: (apart.append(page.page_no), thaw(page)))
+    for many in (0, 1 << 30):
+        monkeypatch.setattr(redo, "_MANY_CHANGES", many)
+        world = EngineWorld()
+        world.disk = origin.disk.survivor(None, power=False)
+        db = world.start()
+        world.run(db.deferred.drain())  # type: ignore[union-attr]
+        pages = [page for page in db.pool.resident_pages() if page.kind == PageKind.LEAF and page.changes]
+        found.append({page.page_no: encode_page(page, PAGE) for page in pages})
+        assert held(world) == wanted
+    assert found[0] == found[1] and len(found[0]) > 3 and len(apart) == len(set(apart)) > 3
