@@ -266,7 +266,9 @@ class Breakage:
                 raise Violation(f"the timeline damages {what}, but there is none")
             target = self._which(targets, args.get("which", "random"))
             before = target.read()
+            hurt = self._hurt(target)
             self._spoil(target, what, how, targets)
+            self._injured(target, before, how, hurt)
             if how in ("delete", "hide") or target.read() != before:
                 self.site.spoiled.append(target.name)
                 self.site.damaged |= target.name.startswith((DATA_DIR, WAL_DIR))
@@ -275,6 +277,22 @@ class Breakage:
             self.site.world.fired[f"damage_{how}"] += 1
             self.site.fired(f"damage_{how}", target.kind)
             self.damaged.append(f"{how} {target.name}")
+
+    def _hurt(self, target: Target) -> dict[int, str]:
+        image = self.site.node.image
+        number = image.names.get(target.name)
+        return {} if number is None else dict(image.inodes[number].hurt)
+
+    def _injured(self, target: Target, before: bytes, how: str, hurt: dict[int, str]) -> None:
+        """What of the file is not what it was: only there a repair is explained (sim/oracle/repairs.py)."""
+        image = self.site.node.image
+        if target.name not in image.names:
+            return
+        inode, after = image.owned(image.names[target.name]), target.read()
+        inode.hurt.update(hurt)  # it was laid down anew as a whole
+        for at in range(0, max(len(before), len(after)), SECTOR):
+            if before[at : at + SECTOR] != after[at : at + SECTOR]:
+                inode.injure(at, at + SECTOR, f"damage_{how}")
 
     def _which(self, targets: list[Target], which: str) -> Target:
         at = {"first": 0, "second": 1, "middle": len(targets) // 2, "newest": -1}.get(which)

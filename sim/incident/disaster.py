@@ -357,3 +357,4 @@ class Incident:
         elif promises.outcome == "must_refuse" and not refused:
             found.append("it was to be refused, but was not" if not self.actions.refusals else "it was refused, and yet served")
         result.violations += self.judge.verdict()
+        result.violations += self.site.repairs.unexplained[:1]

@@ -13,6 +13,7 @@ I3. Everything the report shows as a moment is a mark; marks are taken where the
 I4. Liveness: while the node is up and nothing is wrong with its disk or process, a client's transaction is acknowledged within
     `promises.service`, whatever the archive does. Looked at before each step of the timeline, and at the end.
 I5. A database stops by itself only if its own disk fails, or holds what it should not.
+I6. A page is repaired only where a fault has hurt just that page.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sim.incident import commands
 from sim.incident.copying import copy_tree
 from sim.incident.trouble import Troubles
 from sim.oracle.oracle import Violation, differences
+from sim.oracle.repairs import Repairs
 from sim.oracle.truth import Commit, Line, Recorder, check_order, state_of
 from sim.scenario.scenario import Scenario, Workload
 from sim.scenario.script import script_of
@@ -126,6 +128,8 @@ class Site:
         self.fatal: BaseException | None = None
         self.unexplained: BaseException | None = None
         """With what the database has stopped though nothing was wrong with its disk."""
+        self.repairs = Repairs(lambda: self.node.image, self.config.data_dir, self.config.page_size)
+        """I6."""
         self.spoiled: list[str] = []
         self.retired: set[str] = set()
         """What retention has removed: names of objects, places of backups."""
@@ -223,6 +227,7 @@ class Site:
     def happened(self, name: str, fields: dict[str, Any]) -> None:
         """An event of the engine, or of this harness."""
         self.events.append((name, self.world.now_ns))
+        self.repairs.happened(name, fields)
         if self.observer is not None:
             self.observer(name, fields)
         if name == "wal.disk_full":  # it looks for room before it would need it, and meets no error

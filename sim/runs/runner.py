@@ -5,7 +5,7 @@
 
 N1. The first Violation ends the run; its text says what was wrong, and the verdict is "violation".
 N2. An error of the engine that no fault explains is a violation, too; so is waiting for ever.
-N4. A page older than what was written to it is a violation where no fault lost a write: a repair must not hide it.
+N4. A page that is repaired is a violation where no fault has hurt just that page (sim/oracle/repairs.py).
 N3. Nothing here reads real time; whoever measures it does so around `run`.
 """
 
@@ -22,6 +22,7 @@ from sim.clients.scribe import Book, Scribe
 from sim.clients.sql_session import Server, SqlClient
 from sim.clients.workload import PROBE, Client, Session, set_up
 from sim.oracle.oracle import Oracle, Violation
+from sim.oracle.repairs import Repairs
 from sim.scenario.faults_plan import Outage, Plan, Strike, draw, fates_of
 from sim.scenario.scenario import Scenario
 from sim.scenario.script import script_of
@@ -47,8 +48,6 @@ BIG_DISK = 1 << 50
 LIVELY = 3
 NODE, CLIENTS = "a", "clients"
 LAST_WORDS_NS = 3 * MS
-LOSING = ("lost_write", "misdirected_write", "bit_rot", "sync_error")
-"""Faults after which a page may be older than what was written."""
 
 
 class _Lost(Exception):
@@ -115,7 +114,7 @@ class Run:
         self.lost: Counter[str] = Counter()
         self.rpo_ns = 0
         self.fatal: BaseException | None = None
-        self.lost_write = ""
+        self.repairs = Repairs(lambda: self.node.image, self.config.data_dir, self.config.page_size)
         self.log = log
         self.book: Book | None = None
         """Where to write down what the clients do."""
@@ -135,8 +134,7 @@ class Run:
         except Exception as error:  # N2
             result.violations.append(f"{type(error).__name__}: {error} ({where(error)})")
         result.rpo_transactions, result.rpo_ns, result.rto_ns = self.lost["sync"], self.rpo_ns, self.rto_ns
-        if self.lost_write:
-            result.violations.append(f"repaired, though no fault broke it: {self.lost_write}")
+        result.violations += self.repairs.unexplained[:1]
         self._judge(result)
         result.trace_hash = world.trace.hexdigest()
         result.sim_ns = world.now_ns
@@ -349,7 +347,7 @@ class Run:
                 self._arm(strike)
             self.fatal = None
             events = Events()
-            events.subscribe(self._watch)
+            events.subscribe(self.repairs.happened)
             if self.log is not None:
                 events.subscribe(self._note)
             try:
@@ -378,11 +376,6 @@ class Run:
                 await self._call(self.server.start())
             return
         raise Violation("the database does not open")
-
-    def _watch(self, name: str, fields: dict[str, Any]) -> None:
-        """N4."""
-        if name == "recovery.lost_write" and not any(self.world.fired[kind] for kind in LOSING):
-            self.lost_write = f"page {fields['page_no']} is at {fields['page_lsn']}, though no write was lost"
 
     def _note(self, name: str, fields: dict[str, Any]) -> None:
         if self.log is not None:

@@ -166,7 +166,9 @@ class SimFile:
         if disk.faulty and disk.fires("sync_error", self.path):
             disk.image.owned(self._inode).fail_sync(mark, MixedFates(disk.stream("sync_error.fates")))
             raise SyncFailed(f"cannot sync {self.path}: Input/output error")
-        if not disk.faulty or not disk.fires("lost_sync", self.path):
+        if disk.faulty and disk.fires("lost_sync", self.path):
+            disk.image.owned(self._inode).lie(mark)
+        else:
             disk.image.owned(self._inode).sync(mark)
         if disk.on_boundary is not None:
             await disk.cross("sync", self.path, AFTER)
@@ -223,6 +225,7 @@ class SimDisk:
         self.latency = self.stream("latency")
         self._trace: Trace = scheduler.trace
         self._in_flight: dict[int, tuple[int, int, bytes]] = {}
+        self._astray: dict[tuple[int, int], None] = {}
         self._ticket = 0
 
     def stream(self, kind: str) -> Stream:
@@ -452,6 +455,7 @@ class SimDisk:
                 # kill -9: the system call was cut short anywhere. Power: the fates decide by sector.
                 kept = len(data) if power else self.stream("cut_short").between(0, len(data))
                 _write_if_room(self.image, inode, offset, data[:kept])
+                self._mark_stray(inode, offset)
         self._in_flight.clear()
         if power:
             self.image.power_cut(fates)
@@ -512,16 +516,26 @@ class SimDisk:
         if offset + size > file_size and self.fires("disk_full", path):
             raise DiskFull(f"cannot write {path}: No space left on device", hint="free some space on the device")
         if self.fires("lost_write", path):
+            self.image.owned(number).injure(offset, offset + size, "lost_write")
             return offset, True
         blocks = (file_size - size) // BLOCK
         if blocks > 0 and self.fires("misdirected_write", path):
             elsewhere = self.stream("misdirected_write").between(0, blocks - 1) * BLOCK
-            return (elsewhere if elsewhere < offset else elsewhere + BLOCK), False
+            elsewhere += BLOCK if elsewhere >= offset else 0
+            self.image.owned(number).injure(offset, offset + size, "misdirected_write")
+            self._astray[number, elsewhere] = None
+            return elsewhere, False
         return offset, False
 
     def after_write(self, path: str, number: int, offset: int, size: int) -> None:
+        self._mark_stray(number, offset)
         if size and self.fires("bit_rot", path):
             self.flip_bit(number, offset * 8 + self.stream("bit_rot").between(0, size * 8 - 1))
+
+    def _mark_stray(self, number: int, offset: int) -> None:
+        if (number, offset) in self._astray:
+            del self._astray[number, offset]
+            self.image.owned(number).stray()
 
     def flip_bit(self, number: int, bit: int) -> None:
         """Rot: change one bit, in the cache and on the device alike."""
@@ -536,6 +550,7 @@ class SimDisk:
         for blocks in (inode.cache, inode.device):
             old = blocks.get(block, ZEROS)
             blocks[block] = old[:at] + bytes(SECTOR) + old[at + SECTOR :]
+        inode.injure(sector * SECTOR, (sector + 1) * SECTOR, "zeroed_sector")
 
     def rot_file(self, path: str, bit: int) -> None:
         """Flip a bit of a file by name. Counted as a fault fired."""
@@ -552,11 +567,15 @@ def rot(inode: Inode, bit: int) -> None:
         data[at] ^= 1 << bit % 8
         return bytes(data)
 
+    inode.injure(bit // 8, bit // 8 + 1, "bit_rot")
     inode.cache[block] = flipped(inode.cache.get(block, ZEROS))
     inode.device[block] = flipped(inode.device.get(block, ZEROS))
+    rotten = bit // 8 // SECTOR, "bit_rot"
     # Pending operations are shared with forks: replaced, never changed.
     inode.pending = [
-        replace(old, blocks=old.blocks | {block: flipped(old.blocks[block])}) if block in old.blocks else old
+        replace(old, blocks=old.blocks | {block: flipped(old.blocks[block])}, wrong=(*old.wrong, rotten))
+        if block in old.blocks
+        else old
         for old in inode.pending
     ]
 

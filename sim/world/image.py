@@ -13,6 +13,7 @@ G3. Names become durable by `sync_dir` only, whole changes at a time (a rename i
 G4. A process crash keeps the cache; a power cut leaves only the device.
 G5. After a failed sync the operations it would have covered are pending no more: the cache still has them, the device may not.
 G6. `fork` costs O(files), not O(bytes): contents are shared until one side writes.
+G7. Each sector that a fault took away, or put wrong, is known by that fault's name until something lands on it whole.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Pending:
     size: int
     blocks: Blocks
     truncate: bool = False
+    wrong: tuple[tuple[int, str], ...] = ()
+    """Sectors that are hurt once it lands, by which fault (G7): it rots on its way, or was meant for another place."""
 
 
 @dataclass(slots=True)
@@ -75,7 +78,7 @@ class Entry:
 class Inode:
     """One file's contents. `shared` means that another image has it too: copy before a change (G6)."""
 
-    __slots__ = ("cache", "cache_size", "device", "device_size", "pending", "shared", "diverged", "bad")
+    __slots__ = ("cache", "cache_size", "device", "device_size", "pending", "shared", "diverged", "bad", "hurt")
 
     def __init__(self) -> None:
         self.cache: Blocks = {}
@@ -86,6 +89,7 @@ class Inode:
         self.shared = False
         self.diverged = False  # The cache has what neither the device nor `pending` has (G5).
         self.bad: dict[int, None] = {}
+        self.hurt: dict[int, str] = {}  # sector -> fault (G7)
 
     def copy(self) -> Inode:
         other = Inode()
@@ -94,6 +98,7 @@ class Inode:
         other.pending = list(self.pending)
         other.diverged = self.diverged
         other.bad = dict(self.bad)
+        other.hurt = dict(self.hurt)
         return other
 
     def read(self, offset: int, size: int) -> bytes:
@@ -154,7 +159,34 @@ class Inode:
         self.pending = self.pending[len(covered) :]
         self.diverged = self.diverged or bool(covered)
         for operation in covered:
+            self.injure(operation.start, operation.end, "sync_error")
             self._land_partly(operation, fates)
+
+    def lie(self, below: int) -> None:
+        """A sync says that these are on the device; they stay pending."""
+        for operation in self.pending:
+            if operation.number < below:
+                self.injure(operation.start, operation.end, "lost_sync")
+
+    def injure(self, start: int, end: int, fault: str) -> None:
+        """G7."""
+        if end > start:
+            self.hurt.update(dict.fromkeys(range(start // SECTOR, (end - 1) // SECTOR + 1), fault))
+
+    def stray(self) -> None:
+        """What was written last has gone to a wrong place."""
+        if self.pending:
+            last = self.pending[-1]
+            sectors = range(last.start // SECTOR, (last.end - 1) // SECTOR + 1)
+            last.wrong = tuple((sector, "misdirected_write") for sector in sectors)
+            self.hurt.update(last.wrong)
+
+    def _landed(self, operation: Pending, first: int, last: int) -> None:
+        """G7: these sectors are what was written."""
+        if self.hurt:
+            for sector in range(first, last + 1):
+                self.hurt.pop(sector, None)
+            self.hurt.update((sector, fault) for sector, fault in operation.wrong if first <= sector <= last)
 
     def power_cut(self, fates: Fates) -> None:
         """G2, G4: decide each pending operation, then forget the cache."""
@@ -168,9 +200,12 @@ class Inode:
         if operation.truncate:
             _cut(self.device, self.device_size, operation.size)
             self.device_size = operation.size
+            if self.hurt:
+                self.hurt = {sector: fault for sector, fault in self.hurt.items() if sector * SECTOR < operation.size}
         else:
             self.device.update(operation.blocks)
             self.device_size = max(self.device_size, operation.end)
+            self._landed(operation, operation.start // SECTOR, (operation.end - 1) // SECTOR)
 
     def _land_partly(self, operation: Pending, fates: Fates) -> None:
         if operation.truncate:
@@ -191,6 +226,7 @@ class Inode:
                 at = sector * SECTOR
                 old = device.get(block, ZEROS)
                 device[block] = old[:at] + operation.blocks[block][at : at + SECTOR] + old[at + SECTOR :]
+                self._landed(operation, first + index, first + index)
                 end = min(operation.end, (first + index + 1) * SECTOR)
         if end == 0 and operation.end > self.device_size and fates.size():
             end = operation.end
@@ -399,6 +435,12 @@ class DiskImage:
         self.names, self.dirs = dict(self.device_names), dict(self.device_dirs)
         self._collect()
         self._recount()
+
+    def hurt_at(self, path: str, offset: int, size: int) -> str:
+        """Which fault has hurt these bytes of a file, and is not made good yet (G7); empty if none."""
+        number = self.names.get(path)
+        hurt = {} if number is None else self.inodes[number].hurt
+        return next((hurt[one] for one in range(offset // SECTOR, (offset + size - 1) // SECTOR + 1) if one in hurt), "")
 
     def is_quiet(self) -> bool:
         """Whether a power cut could change nothing."""
