@@ -147,6 +147,8 @@ async def own_names(disk: Disk, config: Config, directory: str) -> list[str]:
 
 async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tuple[str, str, str, bool]) -> Destination:
     """Look at the target, changing nothing. Raises: Refused for anything that is not ours to replace."""
+    for directory in (config.data_dir, config.wal_dir):
+        await _check_directory(disk, directory)
     data = [name for name in await own_names(disk, config, config.data_dir) if name not in _HARMLESS]
     wal = [name for name in await own_names(disk, config, config.wal_dir) if name not in (LOCK_FILE, LOST_AND_FOUND)]
     await _check_lock(disk, config.data_dir)
@@ -174,6 +176,17 @@ async def inspect(disk: Disk, config: Config, backup: BackupSource, request: tup
         return Destination(Kind.DONE, done, present, seen)
     await _check_copy(disk, config, backup, data, wal)
     return Destination(Kind.COPY, None, present, seen)
+
+
+async def _check_directory(disk: Disk, directory: str) -> None:
+    """Raises: Refused if it is something else, or could not be made."""
+    path = directory
+    while path.strip("/") and not await disk.is_dir(path):
+        if await disk.exists(path):
+            raise Refused(
+                f"{directory} cannot be restored into: {path} is no directory", "Name others with --data-dir and --wal-dir."
+            )
+        path = path.rpartition("/")[0]
 
 
 async def check_apart(disk: Disk, config: Config, sources: Sequence[str]) -> None:

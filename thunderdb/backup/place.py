@@ -79,7 +79,12 @@ class DirectoryDestination:
             raise _exists(self.place)
         if await self._disk.exists(self.partial):
             raise _unfinished(self.partial)
-        await self._disk.make_dirs(self._parent)
+        try:
+            await self._disk.make_dirs(self._parent)
+        except (FileExistsError, NotADirectoryError):
+            raise Refused(
+                f"the destination {self.place} lies below something that is no directory", "Name one below a directory."
+            ) from None
         free = await self._disk.free_bytes(self._parent)
         if free < size_bytes:
             raise DiskFull(

@@ -117,7 +117,7 @@ class Disk(Protocol):
         ...
 
     async def make_dirs(self, path: str) -> None:
-        """Create a directory (mode 0700) and its parents, and sync them; fine if it exists."""
+        """Create a directory (mode 0700) and its parents, and sync them; fine if it is one. Raises: FileExistsError."""
         ...
 
     async def rename(self, old: str, new: str) -> None:

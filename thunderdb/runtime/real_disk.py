@@ -37,7 +37,7 @@ SCRATCH_BYTES = 32 * 1024
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 _NO_FLAGS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_NOWAIT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-_OURS_TO_PASS_ON = (FileNotFoundError, FileExistsError, PermissionError)
+_OURS_TO_PASS_ON = (FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError)
 
 
 def translate(error: OSError, action: str, path: str) -> Exception:
@@ -245,7 +245,7 @@ class RealDisk:
                 _call("create directory", path, os.mkdir, path, DIRECTORY_MODE)
             except FileExistsError:  # somebody else was faster, or it is a file
                 if not os.path.isdir(path):
-                    raise
+                    raise FileExistsError(errno.EEXIST, "there is something else than a directory", path) from None
         elif not os.access(parent, os.R_OK):
             return  # Not ours, so not made by us either.
         await self.sync_dir(parent)

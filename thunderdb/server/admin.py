@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from thunderdb.base.errors import ConfigError, LimitExceeded, NodeStopped, Refused, StorageError, ThunderError
+from thunderdb.base.errors import ConfigError, DiskFull, LimitExceeded, NodeStopped, Refused, StorageError, ThunderError
 from thunderdb.base.ids import format_lsn
 from thunderdb.base.units import parse_duration_ms
 from thunderdb.server import metrics
@@ -67,6 +67,7 @@ _STATUSES: tuple[tuple[type[ThunderError], int, str], ...] = (
     (NodeStopped, 503, "stopped"),
     (Refused, 409, "refused"),
     (LimitExceeded, 409, "limit_exceeded"),
+    (DiskFull, 507, "disk_full"),
     (StorageError, 500, "storage_error"),
     (ThunderError, 500, "failed"),
 )

@@ -157,7 +157,7 @@ class Daemon:
         try:
             self._engine = await run_engine(ports.tasks, self._open_engine(ports, self.config, self.events))
         except OSError as error:
-            message = error.strerror or str(error)
+            message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
             raise StorageError(
                 f"cannot open the database: {message}",
                 "check owner and permissions, or name others with --data-dir and --wal-dir",

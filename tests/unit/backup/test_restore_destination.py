@@ -107,6 +107,14 @@ def refused(world: RestoreWorld, mark: Mark, config: Config, match: str, backup:
     assert world.snapshot() == files
 
 
+def test_a_file_where_a_directory_should_be_is_refused() -> None:
+    world, mark = with_backup()
+    world.disk.files["/taken"] = bytearray(b"a file")
+    for data_dir, wal_dir in (("/taken", "/r/wal"), ("/r/data", "/taken"), ("/r/data", "/taken/below/wal")):
+        config = replace(world.config, data_dir=data_dir, wal_dir=wal_dir)
+        refused(world, mark, config, "cannot be restored into: /taken is no directory")
+
+
 def test_another_database_is_in_the_way() -> None:
     world, mark = with_backup()
     other = EngineWorld()

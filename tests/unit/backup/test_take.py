@@ -27,6 +27,13 @@ def test_compressed_it_is_smaller_and_verifies() -> None:
     assert all(entry.path.endswith(".zst") for entry in packed.in_folder("wal"))
 
 
+def test_a_destination_below_a_file_is_refused() -> None:
+    world = BackupWorld(rows=10)
+    world.disk.files["/taken"] = bytearray(b"a file")
+    with pytest.raises(Refused, match="/taken/full lies below something that is no directory"):
+        world.backup("/taken/full")
+
+
 def test_nothing_is_written_over() -> None:
     world = BackupWorld(rows=10)
     world.backup("/b/full")

@@ -137,13 +137,19 @@ def test_without_io_uring_threads_sync(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(synced) == 1
 
 
-def test_a_request_that_the_kernel_does_not_take_goes_to_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR, errno.EBUSY, 0])
+def test_a_request_that_the_kernel_does_not_take_goes_to_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nothing was begun, so this is no second try of a sync that failed. 0: the call went well, and took no request."""
     synced: list[int] = []
     real = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(fd) or real(fd))
 
     def busy(self: SyncRing, *args: object) -> int:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        if number:
+            raise OSError(number, os.strerror(number))
+        return 0
 
     async def main(ports: Any) -> int:
         file = await ports.disk.open(str(tmp_path / "f"), create=True)

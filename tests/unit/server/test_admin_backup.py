@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from thunderdb.base.config import parse
-from thunderdb.base.errors import ConfigError, Refused
+from thunderdb.base.errors import ConfigError, DiskFull, Refused, StorageError, ThunderError
 from thunderdb.server.admin_backup import BadRequest, checked_place, checked_request, is_below
 from thunderdb.server.auth import read_token
 
@@ -42,6 +42,30 @@ def test_the_manuals_call_and_its_answer(tmp_path: Path) -> None:
         "compress": True,
         **defaults,
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (DiskFull("the backup needs 7 bytes"), 507, "disk_full"),
+        (Refused("exists"), 409, "refused"),
+        (StorageError("broken"), 500, "storage_error"),
+    ],
+)
+def test_what_keeps_a_backup_from_beginning_has_its_own_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ThunderError, status: int, code: str
+) -> None:
+    async def fail(wanted: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    engine = FakeEngine()
+    monkeypatch.setattr(engine.operator, "backup", fail)
+
+    async def body(node: Running) -> None:
+        found, answer = await node.call("POST", "/admin/backup", {"destination": "/b"})
+        assert (found, answer["error"], answer["message"]) == (status, code, error.message)
+
+    assert with_daemon(tmp_path, engine, body).exit_code == 0
 
 
 def test_an_unknown_id_is_404_and_failed_so_that_a_loop_ends(tmp_path: Path) -> None:

@@ -88,3 +88,14 @@ def test_version_loads_nothing_heavy() -> None:
         env={"THUNDERDB_CONFIG": "", "PYTHONPATH": "."},
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "nothing", "empty"])
+def test_a_restore_from_what_is_no_backup_is_refused(capsys, monkeypatch, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("no backup")
+    (tmp_path / "empty").mkdir()
+    places = ["--data-dir", str(tmp_path / "data"), "--wal-dir", str(tmp_path / "wal")]
+    asked = ["--restore-pitr", "latest", "--restore-backup", str(tmp_path / place), *places]
+    code, _, err = run(asked, capsys, monkeypatch)
+    assert code == 3 and f"backup in {tmp_path / place}" in err and "HINT" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
