@@ -8,12 +8,13 @@ L1. An outage at an I/O boundary is counted from a moment, and is another one wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from sim.scenario.faults_plan import Outage, Plan
-from sim.scenario.script import Op, Script, Scripted
+from sim.scenario.script import Script
+from sim.shrinking import transactions
 from sim.shrinking.reduce import ddmin
 from sim.shrinking.search import Search, with_script
 
@@ -54,13 +55,14 @@ def passes(search: Search) -> bool:
     scripted = search.scenario.workload.script is not None
     if scripted:
         _lives(search)
-        _halves(search)
+        transactions.halves(search)
     _faults(search)
     _sizes(search)
     if scripted:
-        _transactions(search)
-        _statements(search)
-        _plain(search)
+        transactions.fewer(search)
+        transactions.shorter(search)
+        transactions.plainer(search)
+        _sooner(search)
     return search.scenario != before
 
 
@@ -93,100 +95,6 @@ def _padded(search: Search) -> Script:
     return (*script[:count], *((),) * (count - len(script)))
 
 
-# -- Transactions and statements
-
-
-def _halves(search: Search) -> None:
-    """Whole clients, whole lives."""
-    for client in sorted({one.client for life in search.script for one in life}):
-        others = tuple(tuple(one for one in life if one.client != client) for life in search.script)
-        search.better(with_script(search.scenario, others), "a client less")
-    for at in range(len(search.script)):
-        if search.script[at]:
-            search.better(with_script(search.scenario, (*search.script[:at], (), *search.script[at + 1 :])), "an idle life")
-
-
-def _transactions(search: Search) -> None:
-    """Pieces of the list of all of them."""
-    entries = [(at, one) for at, life in enumerate(search.script) for one in life]
-
-    def fails(rest: list[tuple[int, Scripted]]) -> bool:
-        return search.better(with_script(search.scenario, _laid(rest, len(search.script))), "transactions")
-
-    ddmin(entries, fails, search.over)
-
-
-def _laid(entries: list[tuple[int, Scripted]], lives: int) -> Script:
-    return tuple(tuple(one for at, one in entries if at == life) for life in range(lives))
-
-
-def _statements(search: Search) -> None:
-    """Of each transaction, all but its BEGIN."""
-    for life, number in _each(search):
-        one = search.script[life][number]
-        head = one.do[:1] if one.do[:1] and one.do[0][0] == "begin" else ()
-
-        def fails(rest: list[Op], life: int = life, number: int = number, one: Scripted = one, head: Any = head) -> bool:
-            return _changed(search, life, number, replace(one, do=(*head, *rest)))
-
-        ddmin(one.do[len(head) :], fails, search.over)
-
-
-def _plain(search: Search) -> None:
-    """No cancelling, no habits, plain isolation, short texts, and no waiting."""
-    for life, number in _each(search):
-        for change in (_calm, _homely, _committed, _short):
-            one = search.script[life][number]
-            if change(one) != one:
-                _changed(search, life, number, change(one))
-    soon = tuple(tuple(replace(one, at_ns=MS * number) for number, one in enumerate(life)) for life in search.script)
-    search.better(with_script(search.scenario, soon))
-    for at, outage in enumerate(search.scenario.plan.outages):
-        busy_ns = max((one.at_ns for one in _padded(search)[at]), default=0)
-        outages = search.scenario.plan.outages
-        for after_ns in (busy_ns + MS, busy_ns + 5 * MS, busy_ns + 20 * MS):
-            if after_ns < outage.after_ns and search.better(
-                _with_outages(search, (*outages[:at], replace(outages[at], after_ns=after_ns), *outages[at + 1 :]))
-            ):
-                break
-
-
-def _calm(one: Scripted) -> Scripted:
-    return replace(one, cancel_ns=-1)
-
-
-def _homely(one: Scripted) -> Scripted:
-    return replace(one, habits=())
-
-
-def _committed(one: Scripted) -> Scripted:
-    return replace(one, do=(("begin", False, True), *one.do[1:])) if one.do and one.do[0][0] == "begin" else one
-
-
-def _short(one: Scripted) -> Scripted:
-    return replace(one, do=tuple(tuple(_shorter(value) for value in op) for op in one.do))
-
-
-def _shorter(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: one[:8] if isinstance(one, str) else one for name, one in value.items() if name != "note"}
-    return value
-
-
-def _changed(search: Search, life: int, number: int, one: Scripted) -> bool:
-    script = search.script
-    changed = (*script[life][:number], one, *script[life][number + 1 :])
-    return search.better(with_script(search.scenario, (*script[:life], changed, *script[life + 1 :])))
-
-
-def _each(search: Search) -> Iterator[tuple[int, int]]:
-    for life, lines in enumerate(search.script):
-        for number in range(len(lines)):
-            if search.over():
-                return
-            yield life, number
-
-
 # -- Faults and sizes
 
 
@@ -217,6 +125,18 @@ def _faults(search: Search) -> None:
             strike = search.scenario.plan.outages[at].strike
             if search.scenario.plan.outages[at].kind not in ("power_cut", "kill"):
                 _outage(search, at, kind=kind, strike=replace(strike, power=power))
+
+
+def _sooner(search: Search) -> None:
+    """Outages soon after what their lives have to do."""
+    for at, outage in enumerate(search.scenario.plan.outages):
+        busy_ns = max((one.at_ns for one in _padded(search)[at]), default=0)
+        outages = search.scenario.plan.outages
+        for after_ns in (busy_ns + MS, busy_ns + 5 * MS, busy_ns + 20 * MS):
+            if after_ns < outage.after_ns and search.better(
+                _with_outages(search, (*outages[:at], replace(outages[at], after_ns=after_ns), *outages[at + 1 :]))
+            ):
+                break
 
 
 def _outage(search: Search, at: int, **changes: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sim.shrinking import transactions
 from sim.shrinking.reduce import ddmin
 from sim.shrinking.search import Search, with_script
 
@@ -29,7 +30,8 @@ def passes(search: Search) -> bool:
         _clients(search)
         _written_down(search)
     else:
-        _transactions(search)
+        transactions.fewer(search)
+        transactions.shorter(search)
     return search.scenario != before
 
 
@@ -81,14 +83,3 @@ def _written_down(search: Search) -> None:
     if played is not None:
         lives = tuple(tuple(one for one in life if one.works) for life in played.script)
         search.better(with_script(search.scenario, lives), "as a script")
-
-
-def _transactions(search: Search) -> None:
-    script = search.scenario.workload.script or ()
-    entries = [(at, one) for at, life in enumerate(script) for one in life]
-
-    def fails(rest: list[Any]) -> bool:
-        lives = tuple(tuple(one for at, one in rest if at == life) for life in range(len(script)))
-        return search.better(with_script(search.scenario, lives), "transactions")
-
-    ddmin(entries, fails, search.over)
