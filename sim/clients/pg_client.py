@@ -111,9 +111,13 @@ class PgConnection:
             await waiter
             self._waiter = None
         reply = self._replies.popleft()
-        if reply.error is not None:
-            raise reply.error
-        return reply
+        error, reply.error = reply.error, None
+        if error is None:
+            return reply
+        try:
+            raise error
+        finally:
+            del error  # or it would be in a frame of its own traceback: a cycle
 
     def _on_close(self, _error: BaseException | None) -> None:
         if self._reply.error is not None:  # the last words of a server that ends the connection

@@ -189,10 +189,10 @@ class ExtendedProtocol:
                 return await self._fetch(bound, max_rows)
             return await until_fresh(session, lambda: self._run(bound, max_rows))
         except Exception as error:
-            named = session.timeouts.named(error)
-            await session.fail(named)
-            if named is not error:
-                raise named from None
+            late = session.timeouts.instead_of(error)
+            await session.fail(late or error)
+            if late is not None:
+                raise late from None
             raise
         finally:
             session.timeouts.stop()

@@ -93,6 +93,8 @@ async def plan_subqueries(env: Environment, tree: Any) -> dict[int, tuple[int, s
 
 def _outer_subqueries(tree: Any) -> list[Any]:
     found: list[Any] = []
+    if not any(node is not tree for node in tree.find_all(exp.Exists, exp.Query)):
+        return found
 
     def walk(node: Any, top: bool) -> None:
         if not top:

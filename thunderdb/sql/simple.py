@@ -64,10 +64,10 @@ class SimpleProtocol:
             if session.status == "I":
                 await session.end(True)
         except Exception as error:
-            named = session.timeouts.named(error)
-            await session.fail(named)
-            if named is not error:
-                raise named from None
+            late = session.timeouts.instead_of(error)
+            await session.fail(late or error)
+            if late is not None:
+                raise late from None
             raise
         finally:
             session.timeouts.stop()

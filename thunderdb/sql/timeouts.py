@@ -60,11 +60,15 @@ class Timeouts:
             self._lock_timer.cancel()
             self._lock_timer = None
 
-    def named(self, error: Exception) -> Exception:
-        """The error of a statement, which is the time-out's if that was what cancelled it."""
+    def instead_of(self, error: Exception) -> SqlError | None:
+        """The time-out's own error, if that was what cancelled a statement; None: it failed as it says.
+
+        Not the error itself: in a variable of the frame that is in its traceback it would be a cycle, with all that the
+        failed statement had in its hands.
+        """
         self.stop()
         expired, self._expired = self._expired, None
-        return expired if expired is not None and isinstance(error, QueryCancelled) else error
+        return expired if isinstance(error, QueryCancelled) else None
 
     def _later(self, delay_ns: int, callback: Any) -> Any:
         return self._session.db.access.tasks.scheduler.call_later(delay_ns, callback)

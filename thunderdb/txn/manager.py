@@ -283,6 +283,7 @@ class TxnManager:
             self._horizon_stale = True
         for callback in txn.on_end:
             callback(status == "committed")
+        txn.on_end.clear()  # they mostly know the transaction: a cycle
         if txn.locks or txn.waiting is not None:
             self.locks.release_all(txn)
         if txn.ghosts and self.on_ghosts is not None and status == "committed":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from typing import Any
 
 import sqlglot
 
 from tests.unit.sql.database import TestDatabase
+from thunderdb.base.errors import UniqueViolation
 from thunderdb.sql import parse
 from thunderdb.sql.prepare import Planned
 
@@ -92,3 +95,29 @@ def test_planning_and_running_change_no_tree(client: Any) -> None:
         for text in (sql, parse.template_sql(template[0])[0] if template else sql):
             before = sqlglot.parse(text, dialect="postgres")
             assert [repr(tree) for tree in parse._parsed(text)] == [repr(tree) for tree in before], sql
+
+
+def test_a_failed_statement_leaves_nothing_for_the_collector_of_cycles(client: Any) -> None:
+    session = client.session
+    client.run("create table t (a int primary key)")
+    client.run("insert into t values (1)")
+
+    async def simple() -> None:
+        with contextlib.suppress(UniqueViolation):
+            await client.query("insert into t values (1)")
+
+    async def prepared() -> None:
+        with contextlib.suppress(UniqueViolation):
+            await session.parse("", "insert into t values ($1)", ())
+            session.bind("", "", (), (b"1",), ())
+            await session.execute("")
+
+    gc.collect()
+    gc.disable()
+    try:
+        for work in (simple, prepared):
+            client.world.run(work())
+            left = [one for one in gc.get_objects() if isinstance(one, UniqueViolation)]
+            assert not left, work.__name__
+    finally:
+        gc.enable()
