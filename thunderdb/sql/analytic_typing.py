@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from sqlglot import exp
 
 from thunderdb.sql.analytic_types import SqlType
+from thunderdb.sql.parse import is_single
 from thunderdb.sql.types import ALIASES, NUMERIC_RANK, TYPES, make_typmod
 
 Columns = dict[str, SqlType | None]
@@ -73,6 +74,8 @@ def data_type(node: exp.Expression | None) -> SqlType | None:
     if name not in TYPES:
         return None
     numbers = [int(p.name) for p in node.expressions if p.name.lstrip("-").isdigit()]
+    if name == "float8" and is_single(node, numbers):
+        return SqlType("float4")
     return SqlType(name, make_typmod(name, numbers) if numbers or (name == "bpchar" and not node.expressions) else -1)
 
 

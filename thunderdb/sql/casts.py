@@ -54,7 +54,13 @@ def _to_float(source: str, target: str) -> Caster:
             raise types.out_of_range(target) from None
         return types.to_float4(result) if target == "float4" else result
 
-    return convert
+    def from_numeric(value: Decimal) -> float:
+        result = float(value)
+        if math.isinf(result) and not value.is_infinite() or not result and value:
+            raise SqlError("22003", f'"{value:f}" is out of range for type {types.TYPES[target].display}')
+        return types.to_float4(result, f"{value:f}") if target == "float4" else result
+
+    return from_numeric if source == "numeric" else convert
 
 
 def _to_numeric(source: str) -> Caster:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlglot
@@ -333,6 +333,11 @@ def ident(node: object) -> str:
     return str(node).lower()
 
 
+def is_single(node: exp.DataType, numbers: Sequence[int]) -> bool:
+    """Whether a floating-point type is `real`: sqlglot calls that FLOAT, and PostgreSQL's float and float(n) DOUBLE."""
+    return node.this == exp.DataType.Type.FLOAT or bool(numbers and numbers[0] < 25)
+
+
 def type_of(node: exp.DataType) -> tuple[str, int, bool]:
     """(our name, typmod, is it a serial) of a written type. Raises: SqlError 42704."""
     if str(getattr(node.this, "value", node.this)).upper() == "ARRAY" and node.expressions:
@@ -353,7 +358,7 @@ def type_of(node: exp.DataType) -> tuple[str, int, bool]:
             numbers.append(int(text))
     if name in ("char", "nchar", "character") and not numbers:
         return "bpchar", 5, False
-    if found == "float8" and name == "float" and numbers and numbers[0] < 25:
+    if found == "float8" and is_single(node, numbers):
         return "float4", -1, False
     typmod = types.make_typmod(found, numbers) if numbers else -1
     return found, typmod, name.endswith("serial") or name in ("serial2", "serial4", "serial8")

@@ -209,6 +209,8 @@ def to_float4(value: float, text: str = "") -> float:
         rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
     except OverflowError:
         raise SqlError("22003", f'"{text or value}" is out of range for type real') from None
+    if not rounded and value:
+        raise SqlError("22003", f'"{text or value}" is out of range for type real')
     return rounded
 
 

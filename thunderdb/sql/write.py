@@ -396,8 +396,10 @@ async def _collected(source: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any
         yield row
 
 
-def plan_assignments(target: Target, compiler: Compiler, trees: Sequence[Any]) -> list[tuple[int, Fn]]:
-    """SET's column = expression and (a, b) = (x, y)."""
+def plan_assignments(
+    target: Target, compiler: Compiler, trees: Sequence[Any], constants: list[Fn] | None = None
+) -> list[tuple[int, Fn]]:
+    """SET's column = expression and (a, b) = (x, y). Those that look at no row are added to `constants`."""
     found: list[tuple[int, Fn]] = []
     for tree in trees:
         if not isinstance(tree, exp.EQ):
@@ -413,8 +415,14 @@ def plan_assignments(target: Target, compiler: Compiler, trees: Sequence[Any]) -
             position = target.position(ident(left.this))
             if any(position == other for other, _ in found):
                 raise SqlError("42601", f'multiple assignments to same column "{target.columns[position].name}"')
+            used, compiler.used = compiler.used, set()
             value = target.default(compiler, position) if _is_default(right) else compiler.compile(right)
-            found.append((position, target.assigned(compiler, value, position).fn))
+            assigned = target.assigned(compiler, value, position)
+            found.append((position, assigned.fn))
+            known = assigned.const or assigned.slot is not None  # there is nothing left that could go wrong
+            if constants is not None and not (known or compiler.used or compiler.sequences or right.find(exp.Query)):
+                constants.append(assigned.fn)
+            compiler.used |= used
     return found
 
 
@@ -524,7 +532,8 @@ class UpdatePlan(_Changing):
     ) -> None:
         super().__init__(env, definition, tree, alias, subqueries)
         self.compiler.used = set()
-        self.assignments = plan_assignments(self.target, self.compiler, tree.expressions)
+        self.constants: list[Fn] = []
+        self.assignments = plan_assignments(self.target, self.compiler, tree.expressions, self.constants)
         needed = self.compiler.used
         changed = {position for position, _ in self.assignments}
         self.moves = bool(self.path.index_root) or bool(changed & set(definition.pk))
@@ -549,9 +558,18 @@ class UpdatePlan(_Changing):
             raise
         except Exception as error:  # before anything is changed: the general path meets it again, and reports it
             raise WouldWait from error
-        if key is None:
-            return 0
-        return int(context.rows.try_update(context.txn, self.target.table, key, self._new_payload, context))
+        rows, table = context.rows, self.target.table
+        found = 0 if key is None else int(rows.try_update(context.txn, table, key, self._new_payload, context))
+        if not found and self.constants:
+            raise WouldWait  # the general path looks at them
+        return found
+
+    async def change(self, context: Context, emit: Emit | None) -> int:
+        count = await super().change(context, emit)
+        if not count:
+            for fn in self.constants:  # PostgreSQL works them out when it plans: what is wrong in them is wrong without a row
+                fn(None, context)
+        return count
 
     def _new_payload(self, payload: bytes, context: Context) -> bytes:
         """What becomes of a row. Raises: WouldWait where there is an error to report."""

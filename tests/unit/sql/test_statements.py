@@ -292,3 +292,48 @@ def test_a_key_that_is_too_long_is_refused_wherever_there_is_room_for_it(client:
     with pytest.raises(LimitExceeded, match="index row size"):
         client.run("update k set x = x || x")
     assert client.run("select length(x) from k union all select a from u") == [("1500",)]
+
+
+@pytest.mark.parametrize(
+    ("value", "sqlstate"),
+    [
+        ("f4 = 1e40", "22003"), ("f8 = 1e400", "22003"), ("s = 70000", "22003"), ("k = 3000000000", "22003"),
+        ("k = 1 / 0", "22012"), ("k = 2147483647 + 1", "22003"), ("v = 'toolong'", "22001"), ("n = 1000", "22003"),
+        ("(s, k) = (1, 7 / 0)", "22012"), ("k = k / 0", None), ("k = 1 / k", None), ("f8 = (select 1e400)", None),
+        ("k = 5", None), ("v = null", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", [" where k = 7", "", " where s = 3"])
+def test_a_constant_that_is_wrong_is_wrong_without_a_row(client: Any, value: str, sqlstate: str | None, where: str) -> None:
+    """PostgreSQL works constants out when it plans."""
+    client.run("create table w (k int primary key, s smallint, f4 real, f8 float8, v varchar(3), n numeric(4, 2))")
+    for _ in range(3):  # the third time it is quick, if it may be
+        if sqlstate is None:
+            client.run(f"update w set {value}{where}")
+            assert client.tag == "UPDATE 0"
+        else:
+            assert fails(client, f"update w set {value}{where}") == sqlstate
+
+
+def test_a_number_that_no_float_can_hold_is_refused(client: Any) -> None:
+    """It became infinity, or zero."""
+    client.run("create table w (k int primary key, f4 real, f8 float8); insert into w values (1, 1, 1)")
+    for value in ("f8 = 1e400", "f8 = -1e400", "f8 = 1e-400", "f4 = 1e40", "f4 = 1e-60", "f4 = 1e-60::float8"):
+        for where in ("", " where k = 1"):
+            assert fails(client, f"update w set {value}{where}") == "22003"
+    assert fails(client, "insert into w values (2, 0, 1e400)") == "22003"
+    client.run("update w set f4 = 'infinity', f8 = 'nan'::numeric; update w set f4 = 1e-45 where f8 = 'nan'")
+    assert client.run("select f4 > 0, f8 from w") == [("t", "NaN")]
+
+
+def test_real_is_single_precision(client: Any) -> None:
+    """It was double precision: sqlglot's name for it is FLOAT."""
+    client.run("create table w (k int primary key, a real, b float4, c float(24), d float, e float(25), f float8)")
+    client.run("insert into w values (1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)")
+    typed = ", ".join(f"pg_typeof({name})" for name in "abcdef")
+    assert client.run(f"select {typed} from w") == [("real",) * 3 + ("double precision",) * 3]
+    widened = ", ".join(f"{name}::float8" for name in "abcdef")
+    assert client.run(f"select {widened} from w where k = 1") == [("0.10000000149011612",) * 3 + ("0.1",) * 3]
+    assert client.run("select a, pg_typeof(1::real), pg_typeof(1::float), sum(b) from w group by a") == [
+        ("0.1", "real", "double precision", "0.1")
+    ]
