@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from thunderdb.archive.codec import Codec
@@ -102,6 +102,13 @@ def gaps_in(timeline: int, numbers: Iterable[int]) -> list[Gap]:
 
 async def read_index(store: ObjectStore) -> ArchiveIndex:
     """List a store. Raises: StorageError, Corruption for a damaged history file (named)."""
+    index = await _list(store)
+    # X4: a note is read after the listing, and may know of a segment that has come in between.
+    behind = any((timeline, complete.segment) not in index.segments for timeline, complete in index.complete.items())
+    return replace(await _list(store), complete=index.complete) if behind else index
+
+
+async def _list(store: ObjectStore) -> ArchiveIndex:
     index = ArchiveIndex()
     for stored in await store.list():
         name = parse_object_name(stored.key)

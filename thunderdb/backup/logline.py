@@ -124,12 +124,14 @@ class LineReader:
         self._records_from = records_from
         self._trouble = ""
         self._last: tuple[LogSource, int, int, bytes] | None = None
+        self._noted: list[Complete | None] = []
 
     async def first(self, lsn: int, newest_number: int) -> Found:
         """The piece that holds `lsn`, looked for from segment `newest_number` downwards.
 
         Raises: Refused, naming what is missing.
         """
+        await self._note_first()
         misses, above = 0, False
         for number in range(newest_number, 0, -1):
             self._trouble = ""
@@ -156,6 +158,7 @@ class LineReader:
 
     async def own_log(self, lsn: int, number: int) -> AsyncIterator[Found]:
         """The pieces of the line's last timeline from `lsn` on, which lies in segment `number` or begins the next one."""
+        await self._note_first()
         found: Found | Gap | None = None
         for candidate in (number, number + 1):
             self._trouble = ""
@@ -203,7 +206,7 @@ class LineReader:
         later = [other for other in await self._numbers(owner, number) if other > number or (missing and other == number)]
         if later:
             return Gap(name, lsn, f"{detail}, though {segment_name(owner, later[0])} is there")
-        complete = await self.complete()
+        complete = await self._note_first()
         if complete is not None and complete.lsn > lsn:
             return Gap(name, lsn, f"{detail}, though the archive says that it is complete up to {format_lsn(complete.lsn)}")
         return None
@@ -230,6 +233,12 @@ class LineReader:
                 index: ArchiveIndex = await source.index()
                 return index.complete.get(self.line.timeline)
         return None
+
+    async def _note_first(self) -> Complete | None:
+        """The note as it was before any piece was read: a later one may know of more than a tail that was read before it."""
+        if not self._noted:
+            self._noted.append(await self.complete())
+        return self._noted[0]
 
     async def _copies(self, number: int, owner: int | None) -> list[tuple[LogSource, int]]:
         timelines = [timeline for timeline in self.line.chain if owner is None or timeline >= owner]

@@ -63,17 +63,12 @@ def without_tails(objects: dict[str, bytes]) -> dict[str, bytes]:
     return {key: data for key, data in objects.items() if not key.endswith(".partial")}
 
 
-@pytest.mark.parametrize("moments", [replaced_while_read, noted_after_listing])
-def test_what_is_shipped_meanwhile_is_no_gap(moments: Callable[[RestoreWorld], Moments]) -> None:
-    world = RestoreWorld()
-    world.commit(2)
-    store = LiveStore(moments(world))
-    state = world.db.control.state
-    reader = LineReader(world, [StoreSource(store, Codec(), world.offload)], Line(1, ()), state.system_id)
-
+def follow(world: RestoreWorld, sources: list[StoreSource]) -> list[int]:
+    """The segments from the first one on. Fails at a gap."""
+    reader = LineReader(world, sources, Line(1, ()), world.db.control.state.system_id)
     first, start_lsn = world.db.log.segments[0]
 
-    async def follow() -> list[int]:
+    async def all_of_them() -> list[int]:
         found: Found | Gap | None = await reader.first(start_lsn, first)
         numbers = []
         while isinstance(found, Found):
@@ -82,5 +77,29 @@ def test_what_is_shipped_meanwhile_is_no_gap(moments: Callable[[RestoreWorld], M
         assert not isinstance(found, Gap), f"{found.name} {found.detail}"
         return numbers
 
-    numbers = world.run(follow())
+    return world.run(all_of_them())
+
+
+@pytest.mark.parametrize("moments", [replaced_while_read, noted_after_listing])
+def test_what_is_shipped_meanwhile_is_no_gap(moments: Callable[[RestoreWorld], Moments]) -> None:
+    world = RestoreWorld()
+    world.commit(2)
+    numbers = follow(world, [StoreSource(LiveStore(moments(world)), Codec(), world.offload)])
     assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 2
+
+
+def test_a_tail_that_comes_with_its_note_is_not_behind_the_copy_that_the_backup_has_of_it() -> None:
+    """Seed 150626: the note was read after a listing that had nothing of that tail."""
+    world = RestoreWorld()
+    world.commit(2)
+    world.switch()
+    world.commit(1)
+    early = archive(world)
+    world.commit(1)
+    noted = archive(world)
+    before = {**without_tails(early), "complete.00000001.json": early["complete.00000001.json"]}
+    live = LiveStore([before, without_tails(noted), noted])  # the second listing's note is of the third moment
+    own = MemoryStore("backup/wal")
+    own.objects = early
+    sources = [StoreSource(store, Codec(), world.offload) for store in (live, own)]
+    assert len(follow(world, sources)) >= 2
