@@ -316,6 +316,9 @@ class Incident:
             site.check_calls()
             if site.recited:
                 break  # all that the script says is done
+            if site.budget is not None and site.budget[0] <= 0:
+                await site.probe()  # what was drawn had nothing to write
+                break
             await site.sleep(50 * MS)
         await site.stop()
         await site.open()
