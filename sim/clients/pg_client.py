@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,11 +26,17 @@ class Disconnected(Exception):
 class Reply:
     """What came between a request and its ReadyForQuery."""
 
-    rows: list[tuple[str | None, ...]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    """The DataRow messages."""
     columns: tuple[str, ...] = ()
     tag: str = ""
     error: SqlError | None = None
     status: str = "I"
+
+    @property
+    def rows(self) -> list[tuple[str | None, ...]]:
+        """The rows as text."""
+        return [texts(body) for body in self.bodies]
 
 
 class PgConnection:
@@ -125,21 +132,22 @@ class PgConnection:
         self.lost()
 
     def _on_data(self, data: bytes) -> None:
-        buffer = self._buffer + data
-        position = 0
-        while len(buffer) - position >= 5:
-            size = _LENGTH.unpack_from(buffer, position + 1)[0] + 1
-            if len(buffer) - position < size:
+        buffer = self._buffer + data if self._buffer else data
+        position, end = 0, len(buffer)
+        while end - position >= 5:
+            stop = position + 1 + _LENGTH.unpack_from(buffer, position + 1)[0]
+            if stop > end:
                 break
-            self._on_message(buffer[position], buffer[position + 5 : position + size])
-            position += size
+            if buffer[position] == 0x44:  # D
+                self._reply.bodies.append(buffer[position + 5 : stop])
+            else:
+                self._on_message(buffer[position], buffer[position + 5 : stop])
+            position = stop
         self._buffer = buffer[position:]
 
     def _on_message(self, kind: int, body: bytes) -> None:
         reply = self._reply
-        if kind == 0x44:  # D
-            reply.rows.append(_row(body))
-        elif kind == 0x43:  # C
+        if kind == 0x43:  # C
             reply.tag = body[:-1].decode()
         elif kind == 0x54:  # T
             reply.columns = _columns(body)
@@ -159,7 +167,8 @@ def _message(kind: bytes, body: bytes) -> bytes:
     return kind + _LENGTH.pack(len(body) + 4) + body
 
 
-def _row(body: bytes) -> tuple[str | None, ...]:
+def texts(body: bytes) -> tuple[str | None, ...]:
+    """A DataRow's values."""
     count = int.from_bytes(body[:2], "big")
     position = 2
     values: list[str | None] = []
@@ -174,6 +183,7 @@ def _row(body: bytes) -> tuple[str | None, ...]:
     return tuple(values)
 
 
+@functools.lru_cache(256)
 def _columns(body: bytes) -> tuple[str, ...]:
     names, position = [], 2
     for _ in range(int.from_bytes(body[:2], "big")):

@@ -9,11 +9,12 @@ Q3. After a statement's answer its row locks are held, so the row before it was 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sim.clients.engine_session import SEQUENCE, SimDatabase, column_type
-from sim.clients.pg_client import PORT, Disconnected, PgConnection, Reply
+from sim.clients.pg_client import PORT, Disconnected, PgConnection, Reply, texts
 from sim.oracle.oracle import (
     COLUMN,
     CREATE,
@@ -45,6 +46,7 @@ from thunderdb.txn.manager import Txn
 
 __all__ = ["Disconnected", "Server", "SqlClient"]
 
+_KNOWN_ROWS, _KNOWN_BYTES = 4096, 256
 _STOPPED = ("57P01", "57P03")
 
 
@@ -429,11 +431,30 @@ def literal(value: Any) -> str:
 
 
 def _rows(reply: Reply) -> list[Row]:
-    kinds = [column_type(column) for column in reply.columns]
-    return [
-        tuple(value if value is None or kind == "text" else int(value) for kind, value in zip(kinds, row, strict=True))
-        for row in reply.rows
-    ]
+    if not reply.bodies:
+        return []
+    decode = _decoder(reply.columns)
+    return [decode(body) for body in reply.bodies]
+
+
+@functools.lru_cache(64)
+def _decoder(columns: tuple[str, ...]) -> Callable[[bytes], Row]:
+    """DataRow to row. A table is read again and again, and most of its rows come as they came before."""
+    kinds = [column_type(column) for column in columns]
+    known: dict[bytes, Row] = {}
+
+    def decode(body: bytes) -> Row:
+        row = known.get(body)
+        if row is None:
+            values = zip(kinds, texts(body), strict=True)
+            row = tuple([value if value is None or kind == "text" else int(value) for kind, value in values])
+            if len(body) < _KNOWN_BYTES:
+                if len(known) == _KNOWN_ROWS:
+                    known.clear()
+                known[body] = row
+        return row
+
+    return decode
 
 
 def _fatal(error: SqlError) -> Exception:
