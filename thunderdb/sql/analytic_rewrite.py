@@ -23,6 +23,7 @@ import sqlglot
 from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
+from thunderdb.sql.analytic_functions import NODES, refuse_function, same_meaning
 from thunderdb.sql.analytic_types import SqlType, duckdb_type, literal
 from thunderdb.sql.analytic_typing import Typer, data_type, folded, is_shown, reg_kind
 from thunderdb.sql.syscatalog import SystemCatalog
@@ -341,6 +342,9 @@ class Rewriter:
             return None
         return exp.Escape(this=node.copy(), expression=exp.Literal.string("\\"))
 
+    def _function(self, node: exp.Expression) -> exp.Expression | None:
+        return same_meaning(node, self._typer.type_of)
+
     def _column(self, node: exp.Column) -> exp.Expression | None:
         node.set("db", None)
         node.set("catalog", None)
@@ -420,6 +424,7 @@ class Rewriter:
         if name in ("to_regclass", "to_regtype") and arguments and isinstance(arguments[0], exp.Literal):
             oid = self._system.oid_of(name[3:], arguments[0].name)
             return exp.Null() if oid is None else exp.Literal.string(arguments[0].name) if is_shown(node) else _number(oid)
+        refuse_function(name)
         if name in _RENAMED:
             return exp.Anonymous(this=_RENAMED[name], expressions=[argument.copy() for argument in arguments])
         if name == "pg_typeof" and arguments:
@@ -550,6 +555,7 @@ _METHODS: dict[type[exp.Expression], Callable[[Rewriter, Any], exp.Expression | 
     exp.Anonymous: Rewriter._anonymous,
     exp.Select: Rewriter._select,
     exp.Array: Rewriter._array,
+    **dict.fromkeys(NODES, Rewriter._function),
     **dict.fromkeys(
         (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentUser, exp.SessionUser, exp.CurrentSchema, exp.CurrentSchemas,
          exp.CurrentDatabase, exp.CurrentCatalog, exp.CurrentVersion),

@@ -353,6 +353,8 @@ def type_of(node: exp.DataType) -> tuple[str, int, bool]:
         raise SqlError("42704", f'type "{name}" does not exist')
     numbers = []
     for parameter in node.expressions:
+        if isinstance(parameter.this, exp.Parameter):  # T1
+            raise SqlError("42601", "type modifiers must be simple constants or identifiers")
         text = parameter.this.this if isinstance(parameter.this, exp.Expression) else str(parameter.this)
         if str(text).isdigit():
             numbers.append(int(text))

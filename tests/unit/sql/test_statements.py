@@ -337,3 +337,35 @@ def test_real_is_single_precision(client: Any) -> None:
     assert client.run("select a, pg_typeof(1::real), pg_typeof(1::float), sum(b) from w group by a") == [
         ("0.1", "real", "double precision", "0.1")
     ]
+
+
+def test_a_type_with_a_length_is_never_part_of_a_template(client: Any) -> None:
+    """It was an internal error: the length had become a parameter."""
+    for _ in range(3):
+        assert client.run("select 'abcde'::varchar(3), 1.236::numeric(5, 2), cast('abc' as char(2))") == [("abc", "1.24", "ab")]
+        assert client.run("select 'abcde'::varchar(4), 1.236::numeric(5, 1), cast('abc' as char(1))") == [("abcd", "1.2", "a")]
+    client.run("create table w (k int primary key, v text)")
+    client.run("insert into w values (1, 'abc'::varchar(2)), (2, 'abc'::varchar(1))")
+    client.run("update w set v = v || 'x'::char(2) where v = 'abz'::varchar(2)")
+    assert client.run("select k, v, v::varchar(1) from w where k < 3 order by k") == [("1", "abx", "a"), ("2", "a", "a")]
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("substr('hello', -1, 3)", "h"), ("substr('hello', 0)", "hello"), ("substr('hello', -5, 2)", ""),
+        ("substring('hello' from 2 for 3)", "ell"), ("substr('hello', 1 - 2, 4)", "he"), ("substr(v, k - 2, k + 2)", "h"),
+        ("to_hex(255)", "ff"), ("encode(y, 'hex')", "de0a"), ("v similar to '(h|x)%'", "t"), ("v similar to 'h_l'", "f"),
+        ("v similar to 'h_l+o'", "t"), ("'a.c' similar to 'a.c'", "t"), ("'abc' similar to 'a.c'", "f"),
+        (r"'a%c' similar to 'a\%c'", "t"), (r"'abc' similar to 'a\%c'", "f"), ("'abc' similar to 'a[bx%]c'", "t"),
+    ],
+)  # fmt: skip
+def test_a_function_that_duckdb_has_otherwise_means_what_postgresql_means(client: Any, expression: str, answer: str) -> None:
+    client.run("create table w (k int primary key, v text, y bytea); insert into w values (1, 'hello', '\\xde0a')")
+    assert client.run(f"select {expression}, count(*) over () from w") == [(answer, "1")]
+
+
+def test_what_duckdb_would_answer_otherwise_is_refused(client: Any) -> None:
+    for expression in ("format('%s', 1)", "encode('abc', 'base64')", "decode('YQ', 'base64')", "regexp_matches('abc', 'b+')"):
+        assert fails(client, f"select {expression}") == "0A000"
+    assert fails(client, "select substr('hello', 2, -1), count(*)") == "22011"
