@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import shutil
 import signal
 import statistics
@@ -29,13 +27,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from backports import zstd
-from xxhash import xxh3_64_intdigest, xxh3_128
 
 from sim.clients import tpcb
 from sim.clients.engine_session import SimDatabase
@@ -43,37 +38,43 @@ from sim.report.calibration import UNITS
 from sim.world.disk import DeviceProfile
 from sim.world.world import World
 from thunderdb.archive.archiver import Archiver
-from thunderdb.backup.lay_pages import check_pages
 from thunderdb.backup.plan import plan_restore
 from thunderdb.backup.restore import restore
 from thunderdb.backup.take import BackupRequest, take_backup
 from thunderdb.base import config as daemon_config
 from thunderdb.base.config import Config
 from thunderdb.base.events import Events
-from thunderdb.base.units import parse_size
 from thunderdb.engine.database import Database
 from thunderdb.recovery.analysis import check_before
+from thunderdb.recovery.chain import BLOCK_BYTES
+from thunderdb.recovery.extras import encode_tables
 from thunderdb.recovery.target import parse_target
 from thunderdb.runtime.real_ports import RealPorts, run_real
-from thunderdb.storage.files import page_file_name
 from thunderdb.wal.reader import LogReader
-from tools.harness.server import ticks
-from tools.harness.thunder import Thunder
-from tools.metering import CHANGE, PAGE, Meter, metering
+from tools.machine import cpu_s, disk_of, function_costs, machine, process_costs
+from tools.metering import CHANGE, PAGE, READ, WANTED, Meter, Sample, beside, counted, metering
 
 COSTS_FILE = Path(__file__).resolve().parents[1] / "sim" / "world" / "costs.py"
 DATA_DIR, WAL_DIR = "/var/lib/thunderdb/data", "/var/lib/thunderdb/wal"
+READS = 500
+LEFT = 400
+"""Changes of the transaction that is under way at the kill."""
 BEGINNINGS = ("restore.pages_started", "restore.log_started", "restore.log")
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """One restart: its RTO, the bytes of log and dirty pages that it found, and where its CPU time went."""
+    """One restart: its RTO, the CPU time in it, the bytes of log and dirty pages that it found, and where CPU time went: all of
+    it, the undo's part, and what came after analysis beside undo, up to the first write."""
 
     rto_s: float
+    cpu_s: float
     log_bytes: int
     dirty_pages: int
+    entry_ns: float
     meter: Meter
+    undo: list[Sample]
+    rest: list[Sample]
 
 
 def say(text: str) -> None:
@@ -104,6 +105,7 @@ def victim(folder: Path, transactions: int) -> None:
         request = BackupRequest(str(folder / "backup"))
         await take_backup(db, ports, request, backup_id="bk-20260101-000000-1", archiver=archiver)
         await tpcb.run(db, transactions)
+        await tpcb.leave(db, LEFT)
         if archiver is not None:
             await archiver.wait_archived(db.log.flushed_lsn)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -124,26 +126,41 @@ def restart_real(folder: Path) -> Restarted:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder, copy)
     facts: dict[str, Any] = {}
+    cuts: dict[str, int] = {}
 
-    async def work(ports: RealPorts) -> float:
+    def cut(name: str, _fields: dict[str, Any]) -> None:
+        if name in ("recovery.redo", "recovery.undo"):
+            meter.other()
+        cuts[name] = len(meter.samples)
+
+    async def work(ports: RealPorts) -> tuple[float, float]:
         events = Events()
         events.subscribe(lambda name, fields: facts.update({f"{name}.{key}": value for key, value in fields.items()}))
+        events.subscribe(cut)
         meter.other()
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.thread_time()
         db = await Database.open(ports, config_of(copy), events)
         await tpcb.first_write(db)
-        rto_s = time.perf_counter() - began
-        meter.charge("recovery.settle", 1)
+        took = time.perf_counter() - began, time.thread_time() - cpu_began
+        meter.other()
+        cuts["first write"] = len(meter.samples)
+        facts["entry_ns"] = entry_ns(db)
         facts["log"] = db.log.flushed_lsn - int(facts["recovery.started.checkpoint_lsn"])
+        await read_log(db, meter)
         await bring_up(db, meter)
         await check_log(db, int(facts["recovery.started.checkpoint_lsn"]), meter)
         await db.close()
-        return rto_s
+        return took
 
     with metering() as meter:
-        rto_s = run_real(work)
+        took = run_real(work)
     shutil.rmtree(copy, ignore_errors=True)
-    return Restarted(rto_s, facts["log"], int(facts["recovery.analysis.dirty_pages"]), meter)
+    at, redo, undone, written = (cuts[name] for name in ("recovery.analysis", "recovery.redo", "recovery.undo", "first write"))
+    samples = meter.samples
+    return Restarted(
+        *took, facts["log"], int(facts["recovery.analysis.dirty_pages"]), facts["entry_ns"], meter,
+        samples[redo:undone], samples[at:redo] + samples[undone:written],
+    )  # fmt: skip
 
 
 async def bring_up(db: Database, meter: Meter) -> None:
@@ -152,11 +169,35 @@ async def bring_up(db: Database, meter: Meter) -> None:
     for page_no in list(deferred.dirty) if deferred is not None else ():
         if deferred is None or page_no not in deferred:
             continue
-        before = deferred.applied
+        before, reads = deferred.applied, deferred.chains.reads
         meter.other()
+        since = len(meter.samples)
         await db.pool.load(page_no)
-        meter.charge(PAGE, 1)
-        meter.charge(CHANGE, deferred.applied - before)
+        known_s = (deferred.chains.reads - reads) * meter.cost_ns(READ) / 1e9
+        meter.fold(since, {PAGE: 1, CHANGE: deferred.applied - before}, known_s)
+
+
+def entry_ns(db: Database) -> float:
+    """CPU time of an entry of the dirty page table in a checkpoint."""
+
+    def tables() -> None:
+        for _extra in encode_tables(1, [], db.pool.dirty_table()):
+            pass
+
+    return cpu_s(tables) * 1e9 / max(1, len(db.pool.dirty_table()))
+
+
+async def read_log(db: Database, meter: Meter) -> None:
+    """Blocks of log, as redo on demand reads them, from all over it."""
+    reader = LogReader(db.ports.disk, db.config.wal_dir, db.control.state.system_id, db.control.state.timeline)
+    await reader.load()
+    lsns = range(reader.segments[0].start_lsn, db.log.flushed_lsn - BLOCK_BYTES, BLOCK_BYTES)
+    starts = [header.start_lsn for header in reader.segments]
+    meter.other()
+    for number in range(READS):
+        lsn = lsns[number * 7919 % len(lsns)]
+        await reader.read_part(reader.segments[bisect_right(starts, lsn) - 1], lsn, BLOCK_BYTES)
+    meter.charge(READ, READS)
 
 
 async def check_log(db: Database, from_lsn: int, meter: Meter) -> None:
@@ -186,86 +227,6 @@ def restore_real(folder: Path) -> Meter:
     return meter
 
 
-def disk_of(folder: Path) -> DeviceProfile:
-    """How fast this disk is: writes into the cache, small syncs, and syncs with something to write."""
-    path, block, count = folder / "probe", bytes(range(256)) * 4096, 64
-    with open(path, "wb", buffering=0) as file:
-        began = time.perf_counter()
-        for _ in range(count):
-            file.write(block)
-        wrote_s = time.perf_counter() - began
-        began = time.perf_counter()
-        os.fdatasync(file.fileno())
-        synced_s = time.perf_counter() - began
-        small: list[float] = []
-        for number in range(21):
-            os.pwrite(file.fileno(), block[:512], number * 4096)
-            began = time.perf_counter()
-            os.fdatasync(file.fileno())
-            small.append(time.perf_counter() - began)
-    path.unlink()
-    size = len(block) * count
-    sync_ns = int(statistics.median(small) * 1e9)
-    return DeviceProfile(
-        read_ns=5_000, write_ns=10_000, sync_ns=sync_ns, entry_ns=20_000, bytes_per_s=int(size / max(1e-6, wrote_s)),
-        cached_reads=1.0, inline_writes=0.0, sync_bytes_per_s=int(size / max(1e-6, synced_s - sync_ns / 1e9)),
-    )  # fmt: skip
-
-
-def function_costs(folder: Path) -> dict[str, float]:
-    """Of what runs in threads, and of reading and checking log, a byte; over the pages of a backup."""
-    path = next((folder / "backup").rglob(page_file_name(0)))
-    pages = path.read_bytes()
-    packed = zstd.compress(pages, 1)
-    page_size = parse_size(str(tpcb.SETTINGS["page_size"]))
-
-    def read_and_check() -> None:
-        view = memoryview(path.read_bytes())
-        for at in range(0, len(view), 4096):
-            xxh3_64_intdigest(view[at : at + 4096])
-
-    jobs: dict[str, tuple[Callable[[], object], int]] = {
-        "log.byte": (read_and_check, len(pages)),
-        "offload.check_pages": (lambda: check_pages(pages, page_size, 0, path.name, True), len(pages)),
-        "offload.xxh3_128": (lambda: xxh3_128(pages), len(pages)),
-        "offload._decode": (lambda: zstd.decompress(packed), len(packed)),
-    }
-    found = {name: cpu_s(job) * 1e9 / size for name, (job, size) in jobs.items()}
-    found["offload.decode.zst"] = found["offload._decode"]
-    return found
-
-
-def cpu_s(job: Callable[[], object], times: int = 7) -> float:
-    """The least CPU time of several."""
-    took: list[float] = []
-    for _ in range(times):
-        began = time.thread_time()
-        job()
-        took.append(time.thread_time() - began)
-    return min(took)
-
-
-def process_costs(folder: Path, backup: Path, rounds: int) -> dict[str, float]:
-    """CPU time from launching a daemon on an almost empty database to its first answer, and of a restore that only looks."""
-    server = Thunder(folder / "daemon")
-    server.start()
-    server.stop()
-    starts: list[float] = []
-    for _ in range(rounds):
-        server.start()
-        starts.append(ticks(server.process.pid) / os.sysconf("SC_CLK_TCK") if server.process is not None else 0.0)
-        server.stop()
-    empty = Thunder(folder / "empty")
-    look = [*empty.command(), "--restore-pitr", "latest", "--restore-backup", str(backup), "--dry-run"]
-    commands: list[float] = []
-    for _ in range(rounds):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(look, env=empty.environment(), capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        commands.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return {"process.start": min(starts) * 1e9, "process.command": min(commands) * 1e9}
-
-
 # -- In the simulator
 
 
@@ -279,6 +240,7 @@ def restart_simulated(transactions: int, costs_ns: dict[str, float], profile: De
         db = await node.call(SimDatabase.open(node.ports, config, Events()))
         await node.call(tpcb.load(db))
         await node.call(tpcb.run(db, transactions))
+        await node.call(tpcb.leave(db, LEFT))
         node.crash(power=False)
         world.bury()
         node.costs_ns.update(costs_ns)
@@ -301,8 +263,12 @@ def costs_from(restarts: list[Restarted], restores: list[Meter]) -> dict[str, fl
     """Nanoseconds a unit, by kind of work; of several rounds the least: what else the machine does only adds."""
     meters = [one.meter for one in restarts]
     page, change = (min(pair) for pair in zip(*(meter.redo_costs_ns() for meter in meters), strict=True))
-    costs = {kind: min(m.cost_ns(kind) for m in meters) for kind in ("recovery.settle", "recovery.scan", "recovery.check")}
+    costs = {kind: min(m.cost_ns(kind) for m in meters) for kind in ("recovery.scan", "recovery.check", READ)}
     costs |= {PAGE: page, CHANGE: change}
+    costs |= {wanted: costs[kind] for wanted, kind in WANTED.items()}
+    costs["checkpoint.entry"] = min(one.entry_ns for one in restarts)
+    costs["undo"] = min(beside(one.undo, costs) / max(1, counted(one.undo, "undo")) for one in restarts)
+    costs["recovery.settle"] = min(beside(one.rest, costs) for one in restarts)
     for kind in ("pool.write_back", "restore.scan", "restore.page_byte", "restore.log_byte"):
         source = meters if kind == "pool.write_back" else restores
         costs[kind] = min(meter.cost_ns(kind) for meter in source)
@@ -341,6 +307,7 @@ def compare(transactions: int, rounds: int, processes: bool = False) -> dict[str
         "dirty_pages": restarts[0].dirty_pages,
         "real_rto_s": round(real_s, 4),
         "real_rto_all_s": [round(one.rto_s, 4) for one in restarts],
+        "real_cpu_s": round(min(one.cpu_s for one in restarts), 4),
         "simulated_rto_s": round(simulated_s, 4),
         "error_percent": round(100 * (simulated_s / real_s - 1), 1),
         "costs_ns": costs,
@@ -351,10 +318,6 @@ def compare(transactions: int, rounds: int, processes: bool = False) -> dict[str
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def write_costs(found: dict[str, Any]) -> None:
@@ -391,7 +354,8 @@ def main() -> int:
     else:
         print(
             f"kill -9 with {found['transactions']} TPC-B transactions, {found['log_bytes'] / 1e6:.1f} MB of log: "
-            f"RTO {found['real_rto_s']:.3f} s on real files, {found['simulated_rto_s']:.3f} s simulated "
+            f"RTO {found['real_rto_s']:.3f} s on real files ({found['real_cpu_s']:.3f} s of it CPU), "
+            f"{found['simulated_rto_s']:.3f} s simulated "
             f"({found['error_percent']:+.1f} %); "
             f"disk {found['disk']}"
         )

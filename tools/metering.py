@@ -17,14 +17,20 @@ from dataclasses import dataclass, field
 from thunderdb.runtime.real_tasks import AsyncioScheduler
 
 OTHER = "other"
-PAGE, CHANGE = "recovery.page", "recovery.change"
+PAGE, CHANGE, READ = "recovery.page", "recovery.change", "recovery.read"
+WANTED = {"recovery.wanted_page": PAGE, "recovery.wanted_change": CHANGE, "recovery.wanted_read": READ}
+"""The same work, for who waits for it: charged under names of its own because it does not grow with the database."""
+
+
+Sample = tuple[str, int, float]
+"""(kind, count, CPU seconds)."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """Samples of (kind, count, CPU seconds), in order."""
+    """Samples, in order."""
 
-    samples: list[tuple[str, int, float]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     at_s: float = 0.0
 
     def charge(self, kind: str, count: int) -> None:
@@ -35,6 +41,16 @@ class Meter:
     def other(self) -> None:
         """What has passed since the last charge was something else (T2)."""
         self.charge(OTHER, 1)
+
+    def fold(self, since: int, kinds: dict[str, int], known_s: float = 0.0) -> None:
+        """What has been charged since there were `since` samples was for these, by whatever names, and for something that is
+        known to take `known_s`; the first of them has the time."""
+        self.other()
+        took_s = max(0.0, sum(took for _kind, _count, took in self.samples[since:]) - known_s)
+        del self.samples[since:]
+        for kind, count in kinds.items():
+            self.samples.append((kind, count, took_s))
+            took_s = 0.0
 
     def seconds(self, *kinds: str) -> float:
         return sum(took_s for kind, _count, took_s in self.samples if kind in kinds)
@@ -51,6 +67,16 @@ class Meter:
             if (kind, then) == (PAGE, CHANGE) and pages:
                 rows.append((pages, changes, (took_s + more_s) * 1e9))
         return least_squares(rows)
+
+
+def beside(samples: list[Sample], costs_ns: dict[str, float]) -> float:
+    """The nanoseconds of these samples that the known costs of what they count do not explain."""
+    took_ns = sum(took_s for _kind, _count, took_s in samples) * 1e9
+    return max(1.0, took_ns - sum(costs_ns.get(kind, 0.0) * count for kind, count, _took in samples))
+
+
+def counted(samples: list[Sample], kind: str) -> int:
+    return sum(count for found, count, _took in samples if found == kind)
 
 
 def least_squares(samples: list[tuple[int, int, float]]) -> tuple[float, float]:

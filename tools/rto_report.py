@@ -21,8 +21,8 @@ from typing import Any
 
 from sim.report.rto import BUSY, markdown
 from sim.world import costs
-from tools.calibrate import disk_of, machine
 from tools.harness.server import ServerFailed, stop_whatever_happens
+from tools.machine import disk_of, machine
 from tools.pgbench_kill import Broken
 from tools.rto_real import Bench, Lost, Measured, Round, kill_rounds, restores
 from tools.rto_simulated import killed, restored

@@ -69,6 +69,24 @@ async def run(db: Database, transactions: int, seed: int = 1) -> None:
     await db.log.flush_all()
 
 
+async def leave(db: Database, changes: int) -> None:
+    """A transaction of so many changes that does not end; they are in the log, for a restart to take back."""
+    table = db.catalog.table("accounts")
+    if table is None:
+        raise RuntimeError("accounts are gone")
+    access = db.rows.table(table)
+    txn = db.begin()
+    for number in range(changes):
+        key = access.key_of([number * 37 % ACCOUNTS])
+        payload = None if key is None else await db.rows.lock_row(txn, table, key)
+        if key is None or payload is None:
+            raise RuntimeError("an account is gone")
+        row = list(access.row.decode(payload))
+        row[-2] += 1
+        await db.rows.update(txn, table, key, payload, row)
+    await db.log.flush_all()
+
+
 async def first_write(db: Database) -> None:
     """One row, changed and committed: service is back."""
     table = db.catalog.table("branches")

@@ -66,7 +66,10 @@ STUCK_NS = 20 * SECOND_NS
 DISK_TIMES = ("read_ns", "write_ns", "sync_ns", "entry_ns")
 MARKED = {"restore.pages": "pages laid down", "restore.log": "log laid down"}
 """Events that are moments of the report."""
-ONCE = ("recovery.settle", "recovery.wanted_page", "recovery.wanted_change", "undo", "process.start", "process.command")
+ONCE = (
+    "recovery.settle", "recovery.wanted_page", "recovery.wanted_change", "recovery.wanted_read", "undo", "process.start",
+    "process.command",
+)  # fmt: skip
 """Costs that do not grow with the database: a rollback and a query want as many pages of a large one as of a small one."""
 NO_EXCUSE = ("store", "clock", "region")
 """Faults during which a database goes on serving."""

@@ -44,10 +44,11 @@ _HEAD_SIZE = HEADER_SIZE + CHANGE_SIZE
 _IMAGE = int(PageOp.IMAGE)
 BLOCK_BYTES = 16 << 10
 LONG_BLOCK_BYTES = 256 << 10
-"""For a page with so many changes that much of the log is read for it."""
-FEW_BLOCKS = 4
+"""For a page whose changes lie close together in the log: the block before had so many of them (`_pays`)."""
 CACHE_BYTES = 4 << 20
 KEPT_BYTES = 32 << 20
+_HITS, _LONG_HITS = 4, 12
+_LONG_READS = 3  # what a long block costs, in short ones
 _BESIDE = 200  # what a change takes in memory beside its payload
 
 Change = tuple[int, int, int, bytes, int]
@@ -64,6 +65,8 @@ class Chains:
         self._starts = [header.start_lsn for header in self._segments]
         self._blocks: dict[tuple[int, int, int], bytes] = {}
         self._cached_bytes = 0
+        self.reads = 0
+        """How many blocks have been read; a long one counts as several."""
         self._set_window(0, b"")
 
     async def changes(self, page_no: int, rec_lsn: int, newest_lsn: int) -> tuple[list[Change], array[int]]:
@@ -73,7 +76,7 @@ class Chains:
         """
         kept: list[Change] = []
         later: array[int] = array("Q")
-        lsn, room, missed = newest_lsn, KEPT_BYTES, 0
+        lsn, room, block_bytes, hits = newest_lsn, KEPT_BYTES, BLOCK_BYTES, 0
         while lsn >= rec_lsn:
             if room <= 0:  # C3
                 later.extend(change[0] for change in kept)
@@ -81,8 +84,9 @@ class Chains:
                 room = KEPT_BYTES
             change = self._here(page_no, lsn)
             if change is None:
-                missed += 1
-                change = await self.change(page_no, lsn, BLOCK_BYTES if missed <= FEW_BLOCKS else LONG_BLOCK_BYTES)
+                block_bytes, hits = _pays(block_bytes, hits), 0
+                change = await self.change(page_no, lsn, block_bytes)
+            hits += 1
             kept.append(change)
             room -= len(change[3]) + _BESIDE
             if change[2] == _IMAGE:
@@ -182,7 +186,13 @@ class Chains:
                 self._cached_bytes -= len(self._blocks.pop(next(iter(self._blocks))))
             self._cached_bytes += len(data) if key not in self._blocks else 0
             self._blocks[key] = data
+            self.reads += 1 if block_bytes == BLOCK_BYTES else _LONG_READS
         return data
+
+
+def _pays(block_bytes: int, hits: int) -> int:
+    """How much to read at once after a block that had so many of the page's changes."""
+    return LONG_BLOCK_BYTES if hits >= (_HITS if block_bytes == BLOCK_BYTES else _LONG_HITS) else BLOCK_BYTES
 
 
 def _missing(data: bytes, at: int) -> int:

@@ -94,6 +94,7 @@ class Checkpointer:
         await self._publish(done, hold_ns)
         self.last = done
         self.count += 1
+        await self.access.tasks.charge("checkpoint.entry", len(pages))
         self.events.emit(
             "checkpoint.complete", lsn=begin_lsn, redo_lsn=done.redo_lsn, dirty_pages=len(pages),
             duration_ns=self.clock.monotonic_ns() - began_ns,

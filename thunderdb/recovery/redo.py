@@ -46,7 +46,7 @@ class Deferred:
         self.chains = chains
         self.dirty = dirty
         self._drained = -1
-        self._drained_changes = 0
+        self._drained_changes = self._charged_reads = 0
         self.applied = 0
         """Changes handled so far, by whomever they were wanted."""
         self._count = len(dirty)
@@ -118,6 +118,7 @@ class Deferred:
         else:
             await self.access.tasks.charge("recovery.wanted_page", 1)
             await self.access.tasks.charge("recovery.wanted_change", page.changes)
+            await self.access.tasks.charge("recovery.wanted_read", self._new_reads())
 
     async def drain(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Bring up all that is left, in page order. A page that cannot be is named and left as it is."""
@@ -145,4 +146,10 @@ class Deferred:
         """Account for CPU time: pages brought up, and the changes that were applied to them."""
         changes, self._drained_changes = self._drained_changes, 0
         await self.access.tasks.work("recovery.page", pages)
+        await self.access.tasks.charge("recovery.read", self._new_reads())
         await self.access.tasks.work("recovery.change", changes)
+
+    def _new_reads(self) -> int:
+        """Blocks of log read since the last charge for them."""
+        before, self._charged_reads = self._charged_reads, self.chains.reads
+        return self.chains.reads - before

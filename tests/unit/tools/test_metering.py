@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from thunderdb.runtime.real_ports import RealPorts, run_real
 from thunderdb.runtime.real_tasks import AsyncioScheduler
-from tools.metering import Meter, least_squares, metering
+from tools.metering import Meter, beside, counted, least_squares, metering
 
 
 def test_a_charge_gets_the_cpu_time_since_the_one_before() -> None:
@@ -41,3 +43,21 @@ def test_one_hot_page_does_not_decide_what_an_ordinary_one_costs() -> None:
 def test_no_cost_is_negative() -> None:
     assert min(least_squares([(1, 1, 10.0), (1, 10, 5.0), (1, 20, 1.0)])) >= 0
     assert least_squares([]) == (0.0, 0.0)
+
+
+def test_what_known_costs_do_not_explain_is_of_something_else() -> None:
+    samples = [("undo", 64, 500e-6), ("recovery.wanted_page", 2, 300e-6)]
+    samples += [("recovery.wanted_change", 10, 0.0), ("undo", 36, 100e-6)]
+    costs = {"recovery.wanted_page": 100_000.0, "recovery.wanted_change": 5_000.0}
+    assert beside(samples, costs) == pytest.approx(900_000 - 250_000) and counted(samples, "undo") == 100
+    assert beside(samples, {"undo": 1e9}) == 1.0
+
+
+def test_what_was_charged_while_a_page_came_up_is_the_page_s() -> None:
+    meter = Meter([("other", 1, 5.0)])
+    meter.samples += [("recovery.wanted_page", 1, 2.0), ("recovery.wanted_change", 7, 1.0)]
+    meter.at_s = time.thread_time()
+    meter.fold(1, {"recovery.page": 1, "recovery.change": 7}, known_s=1.0)
+    assert [(kind, count, round(took)) for kind, count, took in meter.samples] == [
+        ("other", 1, 5), ("recovery.page", 1, 2), ("recovery.change", 7, 0),
+    ]  # fmt: skip
