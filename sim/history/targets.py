@@ -203,7 +203,8 @@ class Elsewhere:
 
         async def course() -> None:
             for place in places:
-                report = await self.node.call(verify_backup(self.node.ports, place, await cipher_of(self.node, config)))
+                cipher = await cipher_of(self.node, config)
+                report = await self.node.call(verify_backup(self.node.ports, place, cipher, config.store_requests))
                 if not report.passed:
                     first = report.problems[0]
                     raise Violation(f"backup {place} does not verify: {first.file} page {first.page}: {first.text}")

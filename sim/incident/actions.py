@@ -130,7 +130,7 @@ class Actions:
         site.note(f"backup {name} completed", "backup")
         if site.damaged and base is None:
             began_ns = site.world.now_ns
-            report = await site.call(verify_backup(site.node.ports, args["to"]))
+            report = await site.call(verify_backup(site.node.ports, args["to"], requests=site.config.store_requests))
             if not report.passed and not site.trouble.since(began_ns):
                 raise Violation(f"backup {name} says that it is whole, and has copied damage: {report.problems[0]}")
         site.happened("backup.completed", {"name": name})
@@ -144,7 +144,7 @@ class Actions:
         name = args["backup"]
         site.scale_store(self._place(name), True)
         try:
-            report = await site.call(verify_backup(site.node.ports, self._place(name)))
+            report = await site.call(verify_backup(site.node.ports, self._place(name), requests=site.config.store_requests))
         finally:
             site.scale_store(self._place(name), False)
         if report.passed:

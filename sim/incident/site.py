@@ -179,12 +179,12 @@ class Site:
                 self.world.store.buckets[place] = Bucket(place, devices.store(dict(store.profile)))
 
     def scale_store(self, place: str, on: bool) -> None:
-        """While bulk is read from or written to a store, its bandwidth stands for that of the large database."""
+        """While bulk is read from or written to a store, its bytes stand for those of the large database."""
         scale = self.scenario.scale if on else 1
         for name, bucket in self.world.store.buckets.items():
             if place == name or place.startswith(name + "/"):
                 profile = devices.store(dict(self.scenario.topology.stores[name].profile))
-                bucket.profile = replace(profile, bytes_a_second=max(1, profile.bytes_a_second // scale))
+                bucket.profile = replace(profile, scale=scale)
 
     def scale_bulk(self, on: bool) -> None:
         """The same for every store and for the machines' own disks: a recovery under way, and nothing beside it."""
@@ -193,7 +193,7 @@ class Site:
             self.scale_store(name, on)
         for node in self.world.nodes.values():
             plain: DeviceProfile = devices.disk(self.scenario.device)
-            node.profile.bytes_per_s = max(1, plain.bytes_per_s // scale)
+            node.profile.scale = scale
             node.profile.inline_writes = 0.0 if scale > 1 else plain.inline_writes
             node.profile.cached_reads = 0.0 if scale > 1 else plain.cached_reads
             for kind, cost in COSTS_NS.items() if self.scenario.cpu else ():

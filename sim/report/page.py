@@ -129,9 +129,9 @@ def page(data: Data) -> str:
         f"<p class=note>Each dot is a run, placed by the share of its promise that it used; the red line is the promise, a "
         f"dashed one what is wanted. A percentile is a run that happened (nearest rank): {_percentile_note(data)}. Where "
         "100 GB are played, 4.2 MB stand for them: bandwidths are divided, and CPU costs, measured on a real machine, "
-        "multiplied by as much; latencies are "
-        "not, so that reading and writing count as streaming. Not in these numbers: a backup in an object store is "
-        "read in requests of 1 or 2 MB, one after the other, which at 30 ms each would add 25 to 50 min for 100 GB.</p>",
+        "multiplied by as much. An object store is charged all the requests that 100 GB take, each with its latency and "
+        "the speed of one stream, so many at a time as the engine has under way; a disk’s latencies are not multiplied, "
+        "for it is read and written front to back.</p>",
     ]
     for folder, title in _titles(data).items():
         rows = [row for row in data.rows if row.folder == folder]

@@ -61,6 +61,8 @@ LIST_WORK = ("append", "rewrite", "read", "scan", "lock", "savepoint", "single")
 KINDS = ("mixed", "list_append")
 OUTCOMES = ("recoverable", "must_refuse", "judge")
 HOME = "home"
+SCALED_SEGMENT = 128 << 10
+"""The longest log file at a scale. The daemon's shortest would stand for 24 GB at 24,000, and be fetched before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,8 @@ class Scenario:
 
     def config(self, data_dir: str = "/var/lib/thunderdb/data", wal_dir: str = "/var/lib/thunderdb/wal") -> Config:
         """The daemon's configuration under this scenario."""
-        return daemon_config.parse("", flags={**self.settings, "data_dir": data_dir, "wal_dir": wal_dir})
+        config = daemon_config.parse("", flags={**self.settings, "data_dir": data_dir, "wal_dir": wal_dir})
+        return config if self.scale == 1 else replace(config, wal_segment_size=min(config.wal_segment_size, SCALED_SEGMENT))
 
 
 def load(path: str) -> Scenario:

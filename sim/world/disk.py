@@ -6,6 +6,8 @@ D2. A sync covers the operations that had completed when it was called (G1), whe
 D3. Every changing operation has a boundary before and after it, at which a hook may crash the node. The call in which the node
     dies never returns; each later call on a dead port raises PortRevoked.
 D4. A fault is drawn from a stream of its own kind, and counted when it fires.
+D5. At a scale, a byte stands for many, and all that is read and written shares the bandwidth. Only the zeros at the end of a
+    log segment, made ready beforehand, are as many as they are: a segment is no longer in a large database.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sim.world.fates import MixedFates
+from sim.world.files import file_kind
 from sim.world.image import BLOCK, SECTOR, ZEROS, DiskImage, Fates, Inode, clean, parent
 from sim.world.kernel import PortRevoked, SimScheduler, forever
 from sim.world.rand import Stream, Streams
@@ -51,6 +54,7 @@ class DeviceProfile:
     cached_reads: float = 0.5  # the share of reads that complete at once
     inline_writes: float = 0.5  # the share of writes that complete at once
     sync_bytes_per_s: int = 0  # what a sync has to bring to the device takes time, too; 0: it does not
+    scale: int = 1  # D5
 
 
 @dataclass(slots=True)
@@ -102,7 +106,7 @@ class SimFile:
         disk.log(Op.READ, self._inode, offset, b"")
         profile = disk.profile
         if disk.latency.random() >= profile.cached_reads:
-            await disk.delay(profile.read_ns, size)
+            await disk.delay(profile.read_ns, size if profile.scale == 1 else disk.scaled_read(self, offset, size))
         inode = disk.image.inodes[self._inode]
         if disk.faulty or inode.bad:
             disk.before_read(self.path, self._inode, offset, size)
@@ -127,7 +131,7 @@ class SimFile:
             offset, lost = disk.before_write(self.path, self._inode, offset, len(data))
         profile = disk.profile
         if disk.latency.random() >= profile.inline_writes:
-            await disk.delayed_write(self._inode, offset, b"" if lost else data, profile.write_ns)
+            await disk.delayed_write(self._inode, offset, b"" if lost else data, profile.write_ns, self.path)
         disk.log(Op.WRITE, self._inode, offset, data)
         if not lost:
             try:
@@ -162,7 +166,7 @@ class SimFile:
             await disk.cross("sync", self.path, BEFORE)
         mark = disk.image.mark()  # D2
         disk.log(Op.SYNC, self._inode, 0, b"")
-        await disk.delay(disk.profile.sync_ns, disk.unsynced(self._inode))
+        await disk.delay(disk.profile.sync_ns, disk.unsynced(self._inode) * disk.profile.scale)
         if disk.faulty and disk.fires("sync_error", self.path):
             disk.image.owned(self._inode).fail_sync(mark, MixedFates(disk.stream("sync_error.fates")))
             raise SyncFailed(f"cannot sync {self.path}: Input/output error")
@@ -226,6 +230,7 @@ class SimDisk:
         self._trace: Trace = scheduler.trace
         self._in_flight: dict[int, tuple[int, int, bytes]] = {}
         self._astray: dict[tuple[int, int], None] = {}
+        self._busy_until_ns = 0  # D5
         self._ticket = 0
 
     def stream(self, kind: str) -> Stream:
@@ -405,22 +410,36 @@ class SimDisk:
         pending = sum(one.end - one.start for one in self.image.inodes[inode].pending)
         return pending * profile.bytes_per_s // profile.sync_bytes_per_s
 
+    def scaled(self, path: str, data: bytes) -> int:
+        """D5: how many bytes these stand for."""
+        used = len(data.rstrip(b"\0")) if file_kind(path) == "segment" else len(data)
+        return used * self.profile.scale + len(data) - used
+
+    def scaled_read(self, file: SimFile, offset: int, size: int) -> int:
+        return self.scaled(file.path, self.image.inodes[file._inode].read(offset, size))
+
     async def delay(self, base_ns: int, size_bytes: int) -> None:
         """Let a device's time pass."""
-        base_ns += size_bytes * 1_000_000_000 // self.profile.bytes_per_s
-        delay_ns = int(base_ns * (0.5 + self.latency.random()))
+        transfer_ns = size_bytes * 1_000_000_000 // self.profile.bytes_per_s
+        jitter = 0.5 + self.latency.random()
+        if self.profile.scale > 1:  # D5
+            now_ns = self.scheduler.kernel.now_ns
+            self._busy_until_ns = max(now_ns, self._busy_until_ns) + int(transfer_ns * jitter)
+            delay_ns = self._busy_until_ns - now_ns + int(base_ns * jitter)
+        else:
+            delay_ns = int((base_ns + transfer_ns) * jitter)
         if self.faulty and self.fires("stall", ""):
             delay_ns += self.faults.stall_ns
         done: Future[None] = Future(self.scheduler)
         self.scheduler.after(delay_ns, done.set_result, None)
         await done
 
-    async def delayed_write(self, inode: int, offset: int, data: bytes, base_ns: int) -> None:
+    async def delayed_write(self, inode: int, offset: int, data: bytes, base_ns: int, path: str) -> None:
         """D1: while this lasts, a crash leaves any part of the write."""
         self._ticket += 1
         ticket = self._ticket
         self._in_flight[ticket] = (inode, offset, data)
-        await self.delay(base_ns, len(data))
+        await self.delay(base_ns, len(data) if self.profile.scale == 1 else self.scaled(path, data))
         del self._in_flight[ticket]
 
     def log(self, op: Op, inode: int, offset: int, data: bytes) -> None:

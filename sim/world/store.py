@@ -5,7 +5,9 @@ faults; `SimStores` is a node's client for it, dead when the node is.
 
 S1. A put is atomic: a crash of the client during it leaves the object as it was, or the new one, and nobody has heard which.
 S2. `put_new` has one winner.
-S3. Faults answer as real stores do: an error before or *after* the change was made (the client cannot tell), a body cut
+S3. Requests of a node share its bandwidth; each alone is no faster than one stream. At a scale, a request stands for as
+    many as the large body would take, one after the other, each with its latency. Only what the engine has under way overlaps.
+S4. Faults answer as real stores do: an error before or *after* the change was made (the client cannot tell), a body cut
     short, a listing that lags behind, an outage.
 """
 
@@ -19,19 +21,23 @@ from sim.world.kernel import PortRevoked, SimScheduler
 from sim.world.rand import Stream
 from sim.world.trace import Op
 from thunderdb.base.errors import StorageError
+from thunderdb.runtime.inflight import InFlight
 from thunderdb.runtime.ports import Stored
-from thunderdb.runtime.store_options import check_key
-from thunderdb.runtime.sync import Future
+from thunderdb.runtime.store_options import PART_BYTES, REQUEST_BYTES, check_key
+from thunderdb.runtime.sync import Future, Tasks
 
 MS = 1_000_000
+LEAST_REQUEST_BYTES = 8 << 10
 
 
 @dataclass(slots=True)
 class StoreProfile:
-    """Latency of a request and bandwidth of a body."""
+    """Latency of a request, bandwidth of all bodies together and of one (0: the same). A byte stands for `scale` bytes."""
 
     latency_ns: int = 20 * MS
     bytes_a_second: int = 100 << 20
+    stream_bytes_a_second: int = 0
+    scale: int = 1
 
 
 @dataclass(slots=True)
@@ -96,6 +102,7 @@ class SimStores:
         self.server = server
         self.scheduler = scheduler
         self.random = random
+        self.busy_until_ns = 0  # S3
 
     def open(self, url: str) -> SimStore:
         return SimStore(self, url.rstrip("/"))
@@ -113,6 +120,12 @@ class SimStore:
     def _bucket(self) -> Bucket:
         return self._server.bucket(self.place)
 
+    @property
+    def request_bytes(self) -> int:
+        """At a scale, small enough that as many requests as in production can be under way."""
+        scale = self._bucket.profile.scale
+        return REQUEST_BYTES if scale == 1 else max(LEAST_REQUEST_BYTES, REQUEST_BYTES // scale)
+
     async def get(self, key: str) -> bytes:
         return await self.get_range(key, 0, 1 << 62)
 
@@ -122,7 +135,7 @@ class SimStore:
         if found is None:
             raise FileNotFoundError(f"no such object: {self._url(key)}")
         data = found[0][offset : offset + size]
-        await self._wait(len(data))
+        await self._body(len(data), REQUEST_BYTES, 0)
         if data and self._fires("truncated"):
             raise StorageError(f"{self._url(key)}: the body ended early")
         return data
@@ -133,9 +146,13 @@ class SimStore:
         return None if found is None else len(found[0])
 
     async def put(self, key: str, data: bytes) -> None:
+        await self._finish(key, bytes(data), len(data))
+
+    async def _finish(self, key: str, data: bytes, size: int) -> None:
+        """The request that makes an object, of which so many bytes have not been sent yet."""
         check_key(key)
-        await self._request("put", len(data))
-        self._change(key, bytes(data))
+        await self._request("put", size)
+        self._change(key, data)
         await self._answer()
 
     async def put_new(self, key: str, data: bytes) -> bool:
@@ -147,10 +164,10 @@ class SimStore:
         await self._answer()
         return True
 
-    async def writer(self, key: str) -> SimStoreWriter:
+    async def writer(self, key: str, requests: int = 1) -> SimStoreWriter:
         check_key(key)
         await self._request("create", 0)
-        return SimStoreWriter(self, key)
+        return SimStoreWriter(self, key, requests)
 
     async def list(self, prefix: str = "") -> list[Stored]:
         await self._request("list", 0)
@@ -191,7 +208,8 @@ class SimStore:
         return self._stores.scheduler.kernel.now_ns
 
     async def _request(self, what: str, size: int) -> None:
-        await self._wait(size)
+        profile = self._bucket.profile
+        await self._body(size, PART_BYTES, profile.latency_ns + self._stores.random.between(0, profile.latency_ns // 2))
         if self._bucket.faults.down:
             self._server.struck("down")
             raise StorageError(f"{self.place}: {what}: connection refused")
@@ -211,10 +229,19 @@ class SimStore:
             return True
         return False
 
-    async def _wait(self, size: int) -> None:
-        profile = self._bucket.profile
-        transfer_ns = size * 1_000_000_000 // profile.bytes_a_second
-        await self._pause(profile.latency_ns + self._stores.random.between(0, profile.latency_ns // 2) + transfer_ns)
+    async def _body(self, size: int, request_bytes: int, latency_ns: int) -> None:
+        """Let a body pass, after the latency of its request (S3)."""
+        stores, profile = self._stores, self._bucket.profile
+        if profile.scale > 1:
+            more = (size * profile.scale - 1) // request_bytes
+            latency_ns += max(0, more) * (profile.latency_ns * 5 // 4)
+        start_ns = self._now() + latency_ns
+        bodies_ns = size * profile.scale * 1_000_000_000 // profile.bytes_a_second
+        alone_ns = bodies_ns
+        if profile.stream_bytes_a_second:
+            alone_ns = max(alone_ns, size * profile.scale * 1_000_000_000 // profile.stream_bytes_a_second)
+        stores.busy_until_ns = max(self._now(), stores.busy_until_ns) + bodies_ns
+        await self._pause(max(start_ns + alone_ns, stores.busy_until_ns) - self._now())
 
     async def _pause(self, delay_ns: int) -> None:
         scheduler = self._stores.scheduler
@@ -232,19 +259,33 @@ class SimStore:
 
 
 class SimStoreWriter:
-    """Collects an object; it appears at `close` (S1)."""
+    """Collects an object; it appears at `close` (S1). What is more than a part goes out in parts, some at a time, as in
+    production; of the part that is begun nobody hears before the next."""
 
-    def __init__(self, store: SimStore, key: str) -> None:
+    def __init__(self, store: SimStore, key: str, requests: int) -> None:
         self._store = store
         self._key = key
-        self._parts: list[bytes] = []
+        self._data = bytearray()
+        self._sent = 0
+        scheduler = store._stores.scheduler
+        self._parts: InFlight[None] = InFlight(Tasks(scheduler), requests, "upload part")
 
     async def write(self, data: bytes | memoryview) -> None:
-        self._parts.append(bytes(data))
-        await self._store._request("upload part", len(data))
+        self._data += data
+        store = self._store
+        part = PART_BYTES if store._bucket.profile.scale == 1 else 2 * store.request_bytes
+        while len(self._data) - self._sent > part:
+            await self._parts.room()
+            self._parts.begin(store._request("upload part", part))
+            self._sent += part
 
     async def close(self) -> None:
-        await self._store.put(self._key, b"".join(self._parts))
+        if self._sent:
+            await self._parts.room()
+            self._parts.begin(self._store._request("upload part", len(self._data) - self._sent))
+            await self._parts.drain()
+        await self._store._finish(self._key, bytes(self._data), 0 if self._sent else len(self._data))
 
     async def abort(self) -> None:
-        self._parts.clear()
+        await self._parts.settle()
+        self._data.clear()

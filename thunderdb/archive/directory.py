@@ -44,6 +44,8 @@ async def settle(store: ObjectStore, key: str) -> None:
 class DirectoryStore:
     """Satisfies `ports.ObjectStore`."""
 
+    request_bytes = 2 << 20
+
     def __init__(self, disk: Disk, directory: str, tasks: Tasks | None = None) -> None:
         self.place = directory.rstrip("/") or "/"
         self._disk = disk
@@ -129,7 +131,7 @@ class DirectoryStore:
             raise
         await file.close()
 
-    async def writer(self, key: str) -> DirectoryWriter:
+    async def writer(self, key: str, requests: int = 1) -> DirectoryWriter:
         return await self._begin(key)
 
     async def list(self, prefix: str = "") -> list[Stored]:

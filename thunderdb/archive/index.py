@@ -16,7 +16,8 @@ from typing import Protocol
 
 from thunderdb.archive.codec import Codec
 from thunderdb.archive.history import History, parse_claim
-from thunderdb.archive.names import complete_name, parse_complete_name, parse_object_name
+from thunderdb.archive.names import complete_name, parse_complete_name, parse_object_name, plain_name
+from thunderdb.archive.requests import Requests
 from thunderdb.base.errors import Corruption
 from thunderdb.base.ids import format_lsn, parse_lsn
 from thunderdb.runtime.ports import ObjectStore, Offload
@@ -178,9 +179,10 @@ class LogSource(Protocol):
 class StoreSource:
     """An archive in a store (or any directory with log segments in it: a backup's wal/). Satisfies `LogSource`."""
 
-    def __init__(self, store: ObjectStore, codec: Codec, offload: Offload) -> None:
+    def __init__(self, store: ObjectStore, codec: Codec, offload: Offload, requests: Requests | None = None) -> None:
         self.store = store
         self.place = store.place
+        self.requests = requests
         self._codec = codec
         self._offload = offload
         self._index: ArchiveIndex | None = None
@@ -200,7 +202,7 @@ class StoreSource:
             if entry is None:
                 continue
             try:
-                stored = await self.store.get(entry.key)
+                stored = await self._get(entry)
             except FileNotFoundError:
                 continue
             raw = await self._offload.run(self._codec.decode, stored, entry.key)
@@ -209,6 +211,22 @@ class StoreSource:
                 return None
             return raw
         return None
+
+    async def _get(self, entry: Entry) -> bytes:
+        """A partial segment may be replaced meanwhile: by a longer one that begins with it, if it is stored as it is."""
+        if self.requests is None or (entry.partial and plain_name(entry.key) != entry.key):
+            return await self.store.get(entry.key)
+        return await self.requests.get(entry.key, entry.size_bytes)
+
+    @property
+    def room_bytes(self) -> int:
+        """How much may be fetched ahead of who reads it; 0 for a directory, which is read front to back."""
+        return 0 if self.requests is None or self.requests.limit == 1 else self.requests.room_bytes
+
+    def closed_size(self, timeline: int, number: int) -> int | None:
+        """How many bytes a closed segment takes, as listed last; None if none was."""
+        entry = None if self._index is None else self._index.segments.get((timeline, number))
+        return None if entry is None or entry.partial else entry.size_bytes
 
     async def history(self, timeline: int) -> str | None:
         try:

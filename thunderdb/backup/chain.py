@@ -78,12 +78,12 @@ async def _look(ports: Ports, place: str) -> Listed:
         return Listed(place, None, error.message)
 
 
-async def open_chain(ports: Ports, place: str, cipher: Cipher | None) -> list[BackupSource]:
+async def open_chain(ports: Ports, place: str, cipher: Cipher | None, requests: int = 1) -> list[BackupSource]:
     """A backup and, if it is incremental, all that it stands on, base first.
 
     Raises: Refused naming a missing link (C1), and as `open_backup` does.
     """
-    chain = [await open_backup(ports, place, cipher)]
+    chain = [await open_backup(ports, place, cipher, requests)]
     listed: list[Listed] | None = None
     while (manifest := chain[0].manifest) is not None and manifest.base is not None:
         base = manifest.base
@@ -100,7 +100,7 @@ async def open_chain(ports: Ports, place: str, cipher: Cipher | None) -> list[Ba
             )
         if any(link.place == fitting[0].place for link in chain):
             raise Corruption(f"backup {base.backup_id} stands on itself", "Use another backup.")
-        link = await open_backup(ports, fitting[0].place, cipher)
+        link = await open_backup(ports, fitting[0].place, cipher, requests)
         if link.system_id != chain[0].system_id or link.page_size != chain[0].page_size:
             raise Corruption(f"{link.place} is of another database than {chain[0].place}", "Use another backup.")
         chain.insert(0, link)

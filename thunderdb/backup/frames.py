@@ -29,6 +29,7 @@ FRAME_BYTES = 4 << 20
 READ_BYTES = 1 << 20
 PLAIN_READ_BYTES = 2 << 20
 LEVEL = 1
+QUEUE = 64
 IN_FLIGHT = 2
 COMPRESSED, ENCRYPTED = ".zst", ".enc"
 ZEROS = bytes(FRAME_BYTES)
@@ -143,12 +144,13 @@ class FrameWriter:
 class FrameReader:
     """Decodes one file. `digest` and `size` are of the stored bytes read so far, so of all of them at the end.
 
-    `zeros` are stretches of a file stored plain that need not be read: the manifest says what is in them.
+    `zeros` are stretches of a file stored plain that need not be read: the manifest says what is in them. So many reads are
+    under way `ahead` of what was asked for, of `piece_bytes` each; who gives up in between calls `cancel`.
     """
 
     def __init__(
         self, ports: Ports, read: Read, path: str, stored_size: int, cipher: FileCipher | None,
-        zeros: Sequence[tuple[int, int]] = (),
+        zeros: Sequence[tuple[int, int]] = (), ahead: int = 0, piece_bytes: int = 0,
     ) -> None:  # fmt: skip
         _plain, self._compressed, encrypted = parse_stored_name(path)
         if encrypted and cipher is None:
@@ -164,6 +166,12 @@ class FrameReader:
         self._decompressor: zstd.ZstdDecompressor | None = None
         self._ended = False
         self._zeros = deque(zeros)
+        self._ahead = ahead
+        plain = not self._compressed and not encrypted
+        self._piece_bytes = piece_bytes or (PLAIN_READ_BYTES if plain else READ_BYTES)
+        self._planned = 0
+        self._pieces: deque[tuple[int, Task[bytes] | None]] = deque()  # size, and the read of what is not zeros
+        self._reading = 0
 
     @property
     def digest(self) -> str:
@@ -192,22 +200,70 @@ class FrameReader:
 
     async def _stored(self) -> bytes:
         """The next stored bytes; those that are known to be zeros are not read."""
-        count = self._stored_size - self.size
-        if self._zeros:
-            start, end = self._zeros[0]
-            if self.size == start:
-                count = min(count, end - start, FRAME_BYTES)
-                if start + count >= end:
-                    self._zeros.popleft()
-                else:
-                    self._zeros[0] = (start + count, end)
+        if not self._ahead:
+            count, zeros = self._span()
+            if zeros:
                 return ZEROS if count == FRAME_BYTES else ZEROS[:count]
-            count = min(count, start - self.size)
-        plain = not self._compressed and self._opener is None
-        return await self._read(self.size, min(PLAIN_READ_BYTES if plain else READ_BYTES, count))
+            data = await self._read(self.size, count)
+            self._planned = self.size + len(data)
+            return data
+        self._plan()
+        count, reading = self._pieces.popleft()
+        if reading is None:
+            return ZEROS if count == FRAME_BYTES else ZEROS[:count]
+        self._reading -= 1
+        try:
+            data = await reading
+        except BaseException:
+            self.cancel()
+            raise
+        if len(data) != count:  # an object that is shorter than it should be: nothing behind it is where it was thought
+            self.cancel()
+            self._planned = self.size + len(data)
+        return data
+
+    def _plan(self) -> None:
+        """Begin the reads that come next."""
+        while self._planned < self._stored_size and self._reading <= self._ahead and len(self._pieces) < QUEUE:
+            offset = self._planned
+            count, zeros = self._span()
+            if zeros:
+                self._pieces.append((count, None))
+            else:
+                self._pieces.append((count, self._ports.tasks.spawn(self._bytes(offset, count), "backup.read")))
+                self._reading += 1
+
+    async def _bytes(self, offset: int, count: int) -> bytes:
+        return await self._read(offset, count)
+
+    def _span(self) -> tuple[int, bool]:
+        """How many bytes come next, and whether they are zeros that need not be read."""
+        offset = self._planned
+        count = self._stored_size - offset
+        if self._zeros and self._zeros[0][0] <= offset:
+            end = self._zeros[0][1]
+            count = min(count, end - offset, FRAME_BYTES)
+            if offset + count >= end:
+                self._zeros.popleft()
+            self._planned += count
+            return count, True
+        if self._zeros:
+            count = min(count, self._zeros[0][0] - offset)
+        count = min(self._piece_bytes, count)
+        self._planned += count
+        return count, False
+
+    def cancel(self) -> None:
+        """Give up what is under way; nobody hears of it any more."""
+        for _count, reading in self._pieces:
+            if reading is not None:
+                reading.cancel()
+        self._pieces.clear()
+        self._reading = 0
 
     async def skim(self) -> None:
         """Read what is left for the digest alone, whatever it decodes to."""
+        self.cancel()
         while self.size < self._stored_size:
             data = await self._read(self.size, min(READ_BYTES, self._stored_size - self.size))
             if not data:

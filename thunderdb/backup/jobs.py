@@ -217,7 +217,7 @@ class BackupJobs:
         progress = Progress()
         backup = Backup(
             self.db, self.ports, request, backup_id, self.cipher, self.archiver, progress, config_text(self.config),
-            open_destination(self.ports, request.destination),
+            open_destination(self.ports, request.destination, self.db.config.store_requests),
         )  # fmt: skip
         await backup.prepare(self.known())
         job = Job(

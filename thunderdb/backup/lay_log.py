@@ -12,15 +12,16 @@ from dataclasses import replace
 
 from xxhash import xxh3_128
 
-from thunderdb.backup.inflight import InFlight
 from thunderdb.backup.scan import Segment
 from thunderdb.base.errors import StorageError, ThunderError
 from thunderdb.base.events import Events
+from thunderdb.runtime.inflight import InFlight
 from thunderdb.runtime.ports import Ports
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan, decode_segment_header, encode_segment_header, segment_name
 from thunderdb.wal.timeline import Fork, format_history, history_name
 
 READ_AHEAD = 2
+MOST_AHEAD = 64
 WRITES_IN_FLIGHT = 4
 WRITE_BYTES = 4 << 20
 _Laid = tuple[str, int, bool]
@@ -30,28 +31,30 @@ _Laid = tuple[str, int, bool]
 class LogLayer:
     """The log directory of one restore."""
 
-    def __init__(self, ports: Ports, wal_dir: str, system_id: int, events: Events) -> None:
+    def __init__(self, ports: Ports, wal_dir: str, system_id: int, events: Events, room_bytes: int = 0) -> None:
+        """`room_bytes` of segments may be fetched ahead, and two in any case."""
         self.ports = ports
         self.wal_dir = wal_dir
         self.system_id = system_id
         self.events = events
+        self.room_bytes = room_bytes
 
     async def run(self, timeline: int, segments: Sequence[Segment], kept: dict[str, bytes], forks: tuple[Fork, ...]) -> None:
         """`kept`: segments that the plan still has, by name; each is let go of as it is written.
 
         Raises: StorageError for a segment that is gone, or is not what was planned; DiskFull.
         """
-        reading: InFlight[bytes] = InFlight(self.ports.tasks, READ_AHEAD, "restore.read")
+        reading: InFlight[bytes] = InFlight(self.ports.tasks, MOST_AHEAD, "restore.read")
         writing: InFlight[_Laid] = InFlight(self.ports.tasks, WRITES_IN_FLIGHT, "restore.sync")
         try:
             for index, segment in enumerate(segments):
-                while index + len(reading) < len(segments) and not reading.full:
+                while self._may_read(reading, segments, index):
                     reading.begin(self._data(segments[index + len(reading)], kept))
                 data = await reading.next()
                 while writing.full:
                     self._say(await writing.next())
                 await self.ports.tasks.work("restore.log_byte", len(data))
-                size = SEGMENT_HEADER_SIZE + segment.end_lsn - segment.piece.header.start_lsn
+                size = segment.size_bytes
                 last = index == len(segments) - 1
                 writing.begin(self._segment(timeline, segment, memoryview(data)[:size], last))
             while len(writing):
@@ -62,6 +65,14 @@ class LogLayer:
             raise
         await self._write(history_name(timeline), (memoryview(format_history(forks).encode()),))
         await self.ports.disk.sync_dir(self.wal_dir)
+
+    def _may_read(self, reading: InFlight[bytes], segments: Sequence[Segment], index: int) -> bool:
+        """Whether to begin with one more, the oldest of those under way being `index`."""
+        following = index + len(reading)
+        if following >= len(segments) or reading.full:
+            return False
+        under_way = sum(segment.size_bytes for segment in segments[index : following + 1])
+        return len(reading) < READ_AHEAD or under_way <= self.room_bytes
 
     async def _data(self, segment: Segment, kept: dict[str, bytes]) -> bytes:
         """K1."""

@@ -18,10 +18,10 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 from thunderdb.backup.frames import parse_stored_name
 from thunderdb.backup.holes import all_zeros
 from thunderdb.backup.incremental import INCREMENTAL_HEADER, INCREMENTAL_SUFFIX, check_header
-from thunderdb.backup.inflight import InFlight
 from thunderdb.backup.sources import BackupSource, StoredFile
 from thunderdb.base.errors import Corruption, ThunderError
 from thunderdb.base.events import Events
+from thunderdb.runtime.inflight import InFlight
 from thunderdb.runtime.ports import File, Ports
 from thunderdb.storage.files import page_file_name
 from thunderdb.storage.page import PAGE_HEADER
@@ -141,6 +141,7 @@ class _WholeFile:
         self.first_page = first_page
         self.file = file
         self.unsynced = 0
+        self.reader = link.reader(stored)
         tasks = layer.ports.tasks
         self.reading: InFlight[bytes] = InFlight(tasks, 1, "restore.read")
         self.writing: InFlight[None] = InFlight(tasks, PIECES_IN_FLIGHT, "restore.pages")
@@ -149,6 +150,7 @@ class _WholeFile:
         try:
             await self._run()
         except (ThunderError, OSError):
+            self.reader.cancel()
             await self.reading.settle()
             await self.writing.settle()
             raise
@@ -157,7 +159,7 @@ class _WholeFile:
         size, offset, rest = self.link.page_size, 0, b""
         await self.file.truncate(0)  # what an interrupted run has left: pages of zeros are not written (L2)
         await self.file.allocate(self.stored.raw_size)
-        reader = self.link.reader(self.stored)
+        reader = self.reader
         self.reading.begin(reader.next())
         while part := await self.reading.next():
             self.reading.begin(reader.next())
@@ -167,7 +169,8 @@ class _WholeFile:
             await self.writing.room()
             self.writing.begin(self._piece(offset, piece))
             offset += whole
-            await self.layer.progress(whole)
+            if whole:
+                await self.layer.progress(whole)
         self.link.check_digest(self.stored, reader)
         await self.writing.drain()
         await self.file.truncate(offset)

@@ -7,6 +7,8 @@ L2. Of several copies of a segment the one of the newest timeline on the line th
     furthest of all. A copy that does not continue the log (start LSN, checksum of the record before) is not taken.
 L3. The log ends where nothing goes on; it has a *gap* where something is known to lie behind: a later segment, a fork that the
     line left by, a note that the archive is complete beyond. A gap is named, and never taken for the end.
+L4. While one piece is examined, the closed segments behind it are fetched from stores, as far as there is room. What is fetched
+    ahead is only what `_best` would try first, and never changes; a listing that is made anew does away with it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from xxhash import xxh3_128_hexdigest
 
 from thunderdb.archive.command_store import CommandSource
 from thunderdb.archive.index import ArchiveIndex, Complete, LogSource, StoreSource
+from thunderdb.backup.segments_ahead import SegmentsAhead
 from thunderdb.backup.sources import BackupLog
 from thunderdb.base.errors import Corruption, Refused
 from thunderdb.base.ids import format_lsn
@@ -115,8 +118,9 @@ class LineReader:
     """The pieces of a line, in order."""
 
     def __init__(
-        self, ports: Ports, sources: Sequence[LogSource], line: Line, system_id: int, records_from: int | None = None
-    ) -> None:
+        self, ports: Ports, sources: Sequence[LogSource], line: Line, system_id: int, records_from: int | None = None,
+        *, ahead: bool = False,
+    ) -> None:  # fmt: skip
         self._ports = ports
         self._sources = sources
         self.line = line
@@ -125,6 +129,12 @@ class LineReader:
         self._trouble = ""
         self._last: tuple[LogSource, int, int, bytes] | None = None
         self._noted: list[Complete | None] = []
+        self._fetched = SegmentsAhead(ports.tasks, sources, line.chain) if ahead else None
+
+    def close(self) -> None:
+        """Give up what was fetched ahead."""
+        if self._fetched is not None:
+            self._fetched.close()
 
     async def first(self, lsn: int, newest_number: int) -> Found:
         """The piece that holds `lsn`, looked for from segment `newest_number` downwards.
@@ -190,6 +200,7 @@ class LineReader:
 
     async def _look_again(self) -> None:
         """What told of later log was read after the listing that did not have this segment: it may have come in between."""
+        self.close()
         for source in self._sources:
             if isinstance(source, StoreSource):
                 await source.index(fresh=True)
@@ -258,8 +269,9 @@ class LineReader:
         last = self._last
         if last is not None and last[:3] == (source, timeline, number):
             return last[3]  # asked for its header a moment ago
+        ahead = self._fetched.take(source, timeline, number) if self._fetched is not None else None
         try:
-            data = await source.segment(timeline, number)
+            data = await (source.segment(timeline, number) if ahead is None else ahead)
             self._last = None if data is None else (source, timeline, number, data)
             return data
         except Corruption as error:
@@ -282,6 +294,8 @@ class LineReader:
                 best = found
             if best.piece.closed:
                 break
+        if best is not None and self._fetched is not None:
+            self._fetched.begin(number + 1)
         return best
 
     def _examine(

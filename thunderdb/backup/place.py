@@ -55,10 +55,13 @@ class Destination(Protocol):
         ...
 
 
-def open_destination(ports: Ports, place: str) -> Destination:
-    """Raises: Refused for a path that is not absolute; ConfigError for a URL of no known kind."""
+def open_destination(ports: Ports, place: str, requests: int = 1) -> Destination:
+    """`requests` to a store may be under way.
+
+    Raises: Refused for a path that is not absolute; ConfigError for a URL of no known kind.
+    """
     if is_url(place):
-        return StoreDestination(open_store(ports, place))
+        return StoreDestination(open_store(ports, place), max(1, requests // 2))  # a part is twice what a reader asks for
     if not place.startswith("/") or any(part in (".", "..") for part in place.split("/")) or not place.strip("/"):
         raise Refused(f"the destination {place!r} is not an absolute path", "Name a directory from the root on.")
     return DirectoryDestination(ports.tasks, ports.disk, place)
@@ -179,8 +182,9 @@ class SyncedWriter:
 
 
 class StoreDestination:
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, requests: int) -> None:
         self.place = store.place
+        self._requests = requests
         self._store = store
         self._written: list[str] = []
         self._id = b""
@@ -206,7 +210,7 @@ class StoreDestination:
 
     async def writer(self, path: str) -> StoreWriter:
         self._written.append(path)
-        return await self._store.writer(path)
+        return await self._store.writer(path, self._requests)
 
     async def put(self, path: str, data: bytes) -> None:
         self._written.append(path)

@@ -22,6 +22,7 @@ from thunderdb.archive.codec import Codec
 from thunderdb.archive.command_store import CommandSource
 from thunderdb.archive.directory import is_url, open_store
 from thunderdb.archive.index import LogSource, StoreSource
+from thunderdb.archive.requests import Requests
 from thunderdb.backup.branches import Followed, check_unambiguous
 from thunderdb.backup.chain import is_backup, list_backups, open_chain
 from thunderdb.backup.destination import Destination, InTheWay, Kind, check_apart, inspect, read_marker
@@ -73,6 +74,12 @@ class Plan:
         return self.chain[-1]
 
     @property
+    def room_bytes(self) -> int:
+        """How much log may be fetched ahead of who lays it down."""
+        own = BackupLog(self.backup).room_bytes
+        return max([own, *(source.room_bytes for source in self.sources if isinstance(source, StoreSource))])
+
+    @property
     def next_timeline(self) -> int:
         """The lowest number that is above all that are known."""
         return max([self.backup.timeline, self.line.timeline, *self.lines]) + 1
@@ -110,7 +117,8 @@ async def plan_restore(
         target, backup_place.rstrip("/") or "/", archive_place or "", timeline, no_archive, dry_run, keep_bytes=keep_bytes
     )  # fmt: skip
     if await is_backup(ports, request.backup_place):
-        return await _plan_one(ports, config, request, await open_chain(ports, request.backup_place, cipher), cipher)
+        chain = await open_chain(ports, request.backup_place, cipher, config.store_requests)
+        return await _plan_one(ports, config, request, chain, cipher)
     return await _plan_folder(ports, config, replace(request, from_folder=True), cipher)
 
 
@@ -123,7 +131,7 @@ async def _plan_folder(ports: Ports, config: Config, request: Request, cipher: C
     notes = [f"passed over {listed.place}: {listed.problem}" for listed in backups if listed.problem]
     for listed in reversed([listed for listed in backups if not listed.problem]):
         try:
-            chain = await open_chain(ports, listed.place, cipher)
+            chain = await open_chain(ports, listed.place, cipher, config.store_requests)
             if marker is not None and marker.backup != backup_key(chain[-1]):
                 continue  # N4
             plan = await _plan_one(ports, config, request, chain, cipher)
@@ -237,7 +245,7 @@ async def _scan(
         if not only and line.forks and not await has_log(sources, line.timeline):
             notes.append(_no_log(line))
             continue
-        reader = LineReader(ports, sources, line, backup.system_id, _records_from(request.target))
+        reader = LineReader(ports, sources, line, backup.system_id, _records_from(request.target), ahead=True)
         scan = Scan(ports, reader, backup, survey)
         try:
             known_lsn = marker.stop_lsn if marker is not None else 0
@@ -280,8 +288,10 @@ def _archive(
     codec = Codec(config.wal_archive_compress, cipher)
     place = request.archive_place or config.wal_archive_dir
     if place:
-        store = StoreSource(open_store(ports, place), codec, ports.offload)
-        return store, store, place
+        store = open_store(ports, place)
+        requests = Requests(ports.tasks, store, config.store_requests) if is_url(place) else None
+        source = StoreSource(store, codec, ports.offload, requests)
+        return source, source, place
     if config.wal_restore_command:
         scratch = f"{config.wal_dir.rstrip('/').rpartition('/')[0]}/.restore.tmp"
         timeout_s = config.wal_command_timeout / 1000

@@ -250,7 +250,7 @@ class _Restore:
     async def _log(self, timeline: int) -> None:
         plan = self.plan
         self.events.emit("restore.log_started", segments=len(plan.segments), size_bytes=plan.log_bytes)
-        layer = LogLayer(self.ports, self.config.wal_dir, plan.backup.system_id, self.events)
+        layer = LogLayer(self.ports, self.config.wal_dir, plan.backup.system_id, self.events, plan.room_bytes)
         await layer.run(timeline, plan.segments, plan.kept, self._forks())
         self.events.emit("restore.log", segments=len(plan.segments))
 

@@ -17,7 +17,7 @@ from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.target import LATEST, Stop, StopFinder, Target, TooEarly, Transactions, format_time, marks_of
 from thunderdb.runtime.ports import Ports
 from thunderdb.wal.record import iter_changes
-from thunderdb.wal.segment import SegmentScan
+from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan
 
 LOOK_AHEAD_US = 24 * 3600 * 1_000_000
 """How much log (in time) behind a target time is searched for a clock that was set back; a dry run searches all of it."""
@@ -32,6 +32,11 @@ class Segment:
     piece: Piece
     end_lsn: int
     digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of it are laid down."""
+        return SEGMENT_HEADER_SIZE + self.end_lsn - self.piece.header.start_lsn
 
 
 class Scan:
@@ -53,15 +58,25 @@ class Scan:
         self.starts: list[tuple[int, int]] = []
         self._verified = False
         self._room = 0
+        self._keeps = False
+        self._at_stop: dict[str, bytes] = {}
+        """Segments that are kept in any case: that in which the stop lies is cut, and laid down."""
         self._open: list[frozenset[int]] = []
 
     async def run(self, wanted: Target, known_stop_lsn: int, dry_run: bool, keep_bytes: int = KEEP_BYTES) -> Stop:
         """Raises: Refused."""
-        backup = self._backup
         target = LATEST if known_stop_lsn else wanted
         self._room = 0 if dry_run else keep_bytes
-        least_lsn = max(backup.end_lsn, backup.checkpoint_lsn + 1)
+        self._keeps = self._room > 0
         look_ahead_us = None if dry_run else LOOK_AHEAD_US
+        try:
+            return await self._run(wanted, target, known_stop_lsn, look_ahead_us)
+        finally:
+            self._reader.close()
+
+    async def _run(self, wanted: Target, target: Target, known_stop_lsn: int, look_ahead_us: int | None) -> Stop:
+        backup = self._backup
+        least_lsn = max(backup.end_lsn, backup.checkpoint_lsn + 1)
         finder = StopFinder(target, least_lsn, backup.checkpoint_lsn, look_ahead_us, backup.end_time_us)
         found: Found | Gap | None = await self._reader.first(backup.keep_lsn, await self._newest_number())
         gap: Gap | None = None
@@ -72,7 +87,11 @@ class Scan:
             marks = found.marks
             if known_stop_lsn:
                 marks = [mark for mark in marks if mark.lsn < known_stop_lsn]
+            cut_before = finder.cut_lsn
             done = finder.feed(marks)
+            if self._keeps and not cut_before:
+                before = self._at_stop if finder.cut_lsn else {}
+                self._at_stop = {**before, found.piece.name: found.data}
             end_lsn = found.piece.end_lsn
             self.reached_own = self.reached_own or found.piece.timeline == self.line.timeline
             if done or (known_stop_lsn and end_lsn >= known_stop_lsn):
@@ -133,7 +152,7 @@ class Scan:
         """Drop what lies behind the stop, and cut the piece that holds it."""
         self.segments = [segment for segment in self.segments if segment.piece.header.start_lsn < stop_lsn]
         names = {segment.piece.name for segment in self.segments}
-        self.kept = {name: data for name, data in self.kept.items() if name in names}
+        self.kept = {name: data for name, data in {**self.kept, **self._at_stop}.items() if name in names}
         index, last = len(self.segments) - 1, self.segments[-1]
         if stop_lsn == last.end_lsn:
             self.losers = len(self._open[index])

@@ -12,7 +12,7 @@ B3. Nothing here writes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xxhash import xxh3_64_intdigest
 
@@ -79,6 +79,8 @@ class BackupSource:
     keep_lsn: int
     end_lsn: int
     history: tuple[Fork, ...]
+    requests: int = 1
+    """How many requests to its store may be under way."""
 
     @property
     def name(self) -> str:
@@ -122,23 +124,31 @@ class BackupSource:
     def wal_files(self) -> list[StoredFile]:
         return sorted((file for file in self.files if file.path.startswith("wal/")), key=lambda file: file.path)
 
-    def reader(self, file: StoredFile) -> FrameReader:
-        """For who reads pieces on its own: at the end comes `check_digest`."""
+    def reader(self, file: StoredFile, ahead: bool = True) -> FrameReader:
+        """For who reads pieces on its own: at the end comes `check_digest`, at any other end `cancel`."""
 
         async def read_range(offset: int, size: int) -> bytes:
             return await self.store.get_range(file.path, offset, size)
 
-        return FrameReader(self.ports, read_range, file.path, file.size, self.cipher, file.zeros)
+        if self.requests == 1 or not ahead:
+            return FrameReader(self.ports, read_range, file.path, file.size, self.cipher, file.zeros)
+        piece_bytes = self.store.request_bytes
+        return FrameReader(
+            self.ports, read_range, file.path, file.size, self.cipher, file.zeros, self.requests - 1, piece_bytes
+        )  # fmt: skip
 
     async def read_head(self, file: StoredFile) -> bytes:
         """Some decoded bytes from the file's beginning, unverified."""
-        return await self.reader(file).next()
+        return await self.reader(file, ahead=False).next()
 
     async def read(self, file: StoredFile) -> AsyncIterator[bytes]:
         """The file's decoded bytes, front to back. Raises: Corruption (named), StorageError, Refused (key)."""
         reader = self.reader(file)
-        while data := await reader.next():
-            yield data
+        try:
+            while data := await reader.next():
+                yield data
+        finally:
+            reader.cancel()
         self.check_digest(file, reader)
 
     def check_digest(self, file: StoredFile, reader: FrameReader) -> None:
@@ -207,6 +217,17 @@ class BackupLog:
         file = self._files.get((timeline, number))
         return None if file is None else await self._backup.read_whole(file)
 
+    @property
+    def room_bytes(self) -> int:
+        """How much may be fetched ahead of who reads it; 0 for a directory."""
+        requests = self._backup.requests
+        return 0 if requests == 1 else requests * self._backup.store.request_bytes
+
+    def closed_size(self, timeline: int, number: int) -> int | None:
+        """How many bytes a segment takes in the backup; None if it is not there."""
+        file = self._files.get((timeline, number))
+        return None if file is None else file.size
+
     async def newest_at(self, timeline: int, lsn: int) -> int:
         """The last segment that begins at or below an LSN, read off the headers only; 0 if none does."""
         newest = 0
@@ -228,17 +249,20 @@ class BackupLog:
         return sorted({timeline for timeline, _ in self._files} | set(self._histories))
 
 
-async def open_backup(ports: Ports, place: str, cipher: Cipher | None) -> BackupSource:
-    """Raises: Refused if there is no backup that a restore can use; Corruption; StorageError."""
+async def open_backup(ports: Ports, place: str, cipher: Cipher | None, requests: int = 1) -> BackupSource:
+    """`requests` may be under way, if it is in a store: a disk is read front to back.
+
+    Raises: Refused if there is no backup that a restore can use; Corruption; StorageError.
+    """
     if not is_url(place):
         place = await ports.disk.resolve(place)
         if place.endswith(".partial"):
             raise _unfinished(place)
-    store = open_store(ports, place)
+    store, requests = open_store(ports, place), requests if is_url(place) else 1
     try:
         data = await store.get(MANIFEST_NAME)
     except (FileNotFoundError, NotADirectoryError):
-        return await _open_copy(ports, place, store, cipher)
+        return replace(await _open_copy(ports, place, store, cipher), requests=requests)
     manifest = parse_manifest(data, f"{place}/{MANIFEST_NAME}")
     if manifest.encryption is not None and cipher is None:
         hint = "Name its key with backup_key_file or backup_key_command in [backup]."
@@ -246,7 +270,7 @@ async def open_backup(ports: Ports, place: str, cipher: Cipher | None) -> Backup
     files = [StoredFile(entry.path, entry.size, entry.raw_size, entry.xxh3_128, entry.zeros) for entry in manifest.files]
     source = BackupSource(
         ports, place, store, manifest, ControlState(0, 0, 0, 0), b"", files, cipher, manifest.checkpoint_lsn, manifest.redo_lsn,
-        manifest.start_lsn, manifest.end_lsn, manifest.history,
+        manifest.start_lsn, manifest.end_lsn, manifest.history, requests,
     )  # fmt: skip
     entry = _control_file(manifest)
     if entry is None:

@@ -127,7 +127,7 @@ async def take_backup(
     """
     backup = Backup(
         db, ports, request, backup_id, cipher, archiver, progress or Progress(), config_text,
-        open_destination(ports, request.destination),
+        open_destination(ports, request.destination, db.config.store_requests),
     )  # fmt: skip
     await backup.prepare(known)
     return await backup.run()

@@ -77,15 +77,18 @@ class VerifyReport:
             self.problems.append(Problem(file, text, page, lsn))
 
 
-async def verify_backup(ports: Ports, place: str, cipher: FileCipher | None = None) -> VerifyReport:
+async def verify_backup(ports: Ports, place: str, cipher: FileCipher | None = None, requests: int = 1) -> VerifyReport:
     """Verify the backup at a path (or a link to it) or URL, with all that it stands on.
+
+    So many `requests` to a store may be under way; a directory is read front to back.
 
     Raises: Refused for a missing or wrong key and for a newer format; ConfigError for a URL of no known kind. All else that can
     go wrong is in the report.
     """
     if not is_url(place):
         place = await ports.disk.resolve(place)
-    report = await _verify_one(ports, place, cipher)
+    requests = requests if is_url(place) else 1
+    report = await _verify_one(ports, place, cipher, requests)
     if report.manifest is not None:
         try:
             links = await incremental.links_of(ports, place, report.manifest)
@@ -93,7 +96,7 @@ async def verify_backup(ports: Ports, place: str, cipher: FileCipher | None = No
             report.problem("", str(error))
             links = []
         for link in links:
-            found = await _verify_one(ports, link.place, cipher)
+            found = await _verify_one(ports, link.place, cipher, requests)
             for problem in found.problems:
                 report.problem(f"{link.place}/{problem.file}", problem.text, problem.page, problem.lsn)
             report.links.append(link.place)
@@ -102,7 +105,7 @@ async def verify_backup(ports: Ports, place: str, cipher: FileCipher | None = No
     return report
 
 
-async def _verify_one(ports: Ports, place: str, cipher: FileCipher | None) -> VerifyReport:
+async def _verify_one(ports: Ports, place: str, cipher: FileCipher | None, requests: int) -> VerifyReport:
     store = open_store(ports, place)
     report = VerifyReport(place)
     try:
@@ -126,7 +129,7 @@ async def _verify_one(ports: Ports, place: str, cipher: FileCipher | None) -> Ve
     except (Corruption, StorageError, FileNotFoundError) as error:
         report.problem(MANIFEST_NAME, _unprefixed(error, MANIFEST_NAME))
         return report
-    await _Verifier(ports, store, report.manifest, cipher, report, listed).run()
+    await _Verifier(ports, store, report.manifest, cipher, report, listed, requests).run()
     return report
 
 
@@ -135,10 +138,11 @@ class _Verifier:
 
     def __init__(
         self, ports: Ports, store: ObjectStore, manifest: Manifest, cipher: FileCipher | None, report: VerifyReport,
-        listed: dict[str, int],
+        listed: dict[str, int], requests: int,
     ) -> None:  # fmt: skip
         self.ports = ports
         self.store = store
+        self.requests = requests
         self.manifest = manifest
         self.cipher = cipher
         self.report = report
@@ -192,7 +196,10 @@ class _Verifier:
             report.bytes_read += count
             return await self.store.get_range(entry.path, offset, count)
 
-        reader = FrameReader(self.ports, read, entry.path, min(size, entry.size), self.cipher)
+        piece_bytes = self.store.request_bytes if self.requests > 1 else 0
+        reader = FrameReader(
+            self.ports, read, entry.path, min(size, entry.size), self.cipher, (), self.requests - 1, piece_bytes
+        )  # fmt: skip
         try:
             await check(entry, reader)
             if reader.raw_size != entry.raw_size and size == entry.size:

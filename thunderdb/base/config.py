@@ -125,6 +125,11 @@ class Config:
     backup_rate_limit: int | None = _key(
         "backup", "size_or_off", None, "Most bytes a second that a backup reads.", least=64 * _KB, most=1 << 40
     )
+    store_requests: int = _key(
+        "backup", "count", 16,
+        "Requests to an object store that a backup, a restore or the archiver may have under way at once; 4 MB of memory each.",
+        least=1, most=128,
+    )  # fmt: skip
     schedule_daily: str = _key("backup", "cron", "off", "When to take the daily full backup (cron expression, UTC).")
     schedule_weekly: str = _key("backup", "cron", "off", "When to take the weekly full backup.")
     schedule_monthly: str = _key("backup", "cron", "off", "When to take the monthly full backup.")

@@ -21,6 +21,7 @@ from thunderdb.base.errors import Corruption, LogHole
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.dirty import DirtyColumns
 from thunderdb.recovery.extras import CHECKPOINT_BEGIN_EXTRA, COMMIT_EXTRA, decode_tables
+from thunderdb.runtime.sync import Tasks
 from thunderdb.wal.reader import LogEnd, LogReader
 from thunderdb.wal.record import H_PAGE_COUNT, RecordKind, extra_of, iter_changes
 from thunderdb.wal.segment import Head, SegmentScan
@@ -137,15 +138,18 @@ class _Pass:
             self.dirty.merge(page_no, rec_lsn, page_lsn, image_lsn)
 
 
-async def analyse(reader: LogReader, checkpoint_lsn: int, newest_segment: int, floor: bool) -> Analysis:
-    """Scan the log from the checkpoint's begin record, and check what pages need of the log before it (A6).
+async def analyse(tasks: Tasks, reader: LogReader, checkpoint_lsn: int, newest_segment: int, floor: bool) -> Analysis:
+    """Scan the log from the checkpoint's begin record; the next segment is read meanwhile.
 
     Raises: LogHole, also where the checkpoint, which was durable, is not there whole.
     """
     state = _Pass(checkpoint_lsn)
-    scan = reader.scan(checkpoint_lsn, newest_segment=newest_segment, floor=floor)
+    scan = reader.scan(checkpoint_lsn, newest_segment=newest_segment, floor=floor, tasks=tasks)
     async for segment in scan:
+        records, from_lsn = state.records, segment.lsn
         state.segment(segment)
+        await tasks.work("recovery.scan", state.records - records)
+        await tasks.work("log.byte", segment.lsn - from_lsn)
     scan.end.check()
     if not state.complete:
         raise LogHole(

@@ -90,9 +90,9 @@ class Restart:
         floors = self.state.copy_floors
         checkpoint_lsn = min([self.state.checkpoint_lsn, *(floor.checkpoint_lsn for floor in floors)])
         await self.reader.load()
-        analysis = await analyse(self.reader, checkpoint_lsn, self.state.newest_segment, floor=bool(floors))
-        await self.access.tasks.work("recovery.scan", analysis.records)
-        await self.access.tasks.work("log.byte", analysis.end.lsn - checkpoint_lsn)
+        analysis = await analyse(
+            self.access.tasks, self.reader, checkpoint_lsn, self.state.newest_segment, floor=bool(floors)
+        )  # fmt: skip
         if self.state.state == DatabaseState.BACKUP and analysis.end.lsn < self.state.wal_end_lsn:
             ended, needed = format_lsn(analysis.end.lsn), format_lsn(self.state.wal_end_lsn)
             raise Refused(

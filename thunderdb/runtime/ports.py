@@ -233,6 +233,11 @@ class ObjectStore(Protocol):
 
     place: str
 
+    @property
+    def request_bytes(self) -> int:
+        """What to ask for at once, where several requests are to be under way."""
+        ...
+
     async def get(self, key: str) -> bytes: ...
 
     async def get_range(self, key: str, offset: int, size: int) -> bytes:
@@ -251,8 +256,8 @@ class ObjectStore(Protocol):
         """Create; False, and nothing changed, if the key exists. Atomic among all writers."""
         ...
 
-    async def writer(self, key: str) -> StoreWriter:
-        """Begin a (large) object; an object of that name is replaced when it closes."""
+    async def writer(self, key: str, requests: int = 1) -> StoreWriter:
+        """Begin a (large) object; an object of that name is replaced when it closes. At most `requests` are under way."""
         ...
 
     async def list(self, prefix: str = "") -> list[Stored]:

@@ -24,12 +24,20 @@ from typing import Any, TypeVar
 from thunderdb.base.errors import ConfigError, StorageError
 from thunderdb.runtime.ports import ObjectStore, Stored
 from thunderdb.runtime.real_tasks import AsyncioScheduler, from_asyncio
-from thunderdb.runtime.store_options import StoreOptions, advice, check_key, explain, is_missing_bucket, store_options
+from thunderdb.runtime.store_options import (
+    PART_BYTES,
+    REQUEST_BYTES,
+    StoreOptions,
+    advice,
+    check_key,
+    explain,
+    is_missing_bucket,
+    store_options,
+)
 from thunderdb.runtime.sync import Future
 
 T = TypeVar("T")
 
-PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 4
 LIST_PAGE = 1000
 _BEHIND_THE_END = ("status code: 416", "Wanted range starting at")  # how a range that begins there is answered
@@ -118,6 +126,8 @@ def _open(options: StoreOptions, limits: StoreLimits, retries: int) -> Any:
 class RealStore:
     """Satisfies `ports.ObjectStore`."""
 
+    request_bytes = REQUEST_BYTES
+
     def __init__(self, scheduler: AsyncioScheduler, client: _Client) -> None:
         self.place = client.place
         self._scheduler = scheduler
@@ -142,8 +152,8 @@ class RealStore:
     async def put_new(self, key: str, data: bytes) -> bool:
         return await self._run(f"create {key}", _put_new(self._client, check_key(key), bytes(data)))
 
-    async def writer(self, key: str) -> RealStoreWriter:
-        return RealStoreWriter(self, check_key(key))
+    async def writer(self, key: str, requests: int = PARTS_AT_ONCE) -> RealStoreWriter:
+        return RealStoreWriter(self, check_key(key), requests)
 
     async def list(self, prefix: str = "") -> list[Stored]:
         return await self._run(f"list {prefix or 'objects'}", _list(self._client, prefix))
@@ -269,8 +279,9 @@ class _Aborted(Exception):
 class RealStoreWriter:
     """Satisfies `ports.StoreWriter`. An object of at most one part is put at once; a larger one is a multipart upload (B2)."""
 
-    def __init__(self, store: RealStore, key: str) -> None:
+    def __init__(self, store: RealStore, key: str, requests: int) -> None:
         self._store = store
+        self._requests = requests
         self._key = key
         self._buffer = bytearray()
         self._parts: asyncio.Queue[bytes | None | _Aborted] = asyncio.Queue(1)
@@ -328,7 +339,7 @@ class RealStoreWriter:
             self._take_parts(),
             use_multipart=True,
             chunk_size=PART_BYTES,
-            max_concurrency=PARTS_AT_ONCE,
+            max_concurrency=self._requests,
         )
 
     async def _take_parts(self) -> AsyncIterator[bytes]:

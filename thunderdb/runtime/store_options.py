@@ -20,6 +20,10 @@ from dataclasses import dataclass, field
 from thunderdb.base.errors import ConfigError, StorageError
 
 SCHEMES = ("s3", "gs", "az")
+REQUEST_BYTES = 4 << 20
+"""What one of several requests asks for: with fewer, the way to the store and back would count for more than the bytes."""
+PART_BYTES = 8 << 20
+"""A part of an upload; S3 takes 10,000 of them, of at least 5 MB."""
 _URL = re.compile(r"([a-z0-9]+)://([A-Za-z0-9][A-Za-z0-9._-]*)(?:/([^?#]*))?", re.ASCII)
 _SECRET_NAMES = ("SECRET", "KEY", "TOKEN", "PASSWORD", "CONNECTION_STRING", "SAS")
 _QUERY = re.compile(r"\?[^\s\"'<>]*")

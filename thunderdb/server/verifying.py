@@ -26,7 +26,7 @@ def verify_place(config: Config, place: str, *, deep: bool, as_json: bool) -> in
     place = place if "://" in place else os.path.abspath(place)
 
     async def main(ports: RealPorts) -> VerifyReport:
-        return await verify_backup(ports, place, await load_cipher(ports, config))
+        return await verify_backup(ports, place, await load_cipher(ports, config), config.store_requests)
 
     report = run_real(main)
     checked: str | None = None

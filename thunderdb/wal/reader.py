@@ -22,9 +22,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
 
-from thunderdb.base.errors import Corruption, InvariantViolated, LogHole
+from thunderdb.base.errors import Corruption, InvariantViolated, LogHole, ThunderError
 from thunderdb.base.ids import FIRST_LSN, format_lsn
 from thunderdb.runtime.ports import Disk, File
+from thunderdb.runtime.sync import Task, Tasks
 from thunderdb.wal.record import H_FLUSHED, H_LSN
 from thunderdb.wal.segment import (
     SEGMENT_HEADER_SIZE,
@@ -40,6 +41,8 @@ from thunderdb.wal.segment import (
 
 WRITE_CHUNK = 1 << 20
 ZEROS = bytes(WRITE_CHUNK)
+MOST_AHEAD = 64 << 20
+"""Longer segments are not read ahead: two of them are in memory then."""
 
 
 class EndKind(IntEnum):
@@ -137,10 +140,14 @@ class LogReader:
         return data
 
     def scan(
-        self, from_lsn: int = FIRST_LSN, *, newest_segment: int = 0, floor: bool = False, until_lsn: int | None = None
-    ) -> LogScan:
-        """Iterate over the segments from the record at `from_lsn`; `newest_segment` is the control file's."""
-        return LogScan(self, from_lsn, newest_segment, floor, until_lsn)
+        self, from_lsn: int = FIRST_LSN, *, newest_segment: int = 0, floor: bool = False, until_lsn: int | None = None,
+        tasks: Tasks | None = None,
+    ) -> LogScan:  # fmt: skip
+        """Iterate over the segments from the record at `from_lsn`; `newest_segment` is the control file's.
+
+        With `tasks`, the segment behind the one that is looked at is read meanwhile.
+        """
+        return LogScan(self, from_lsn, newest_segment, floor, until_lsn, tasks)
 
     async def find_end(self, from_lsn: int = FIRST_LSN, *, newest_segment: int = 0, floor: bool = False) -> LogEnd:
         """Return where the log ends, without looking into records. Raises nothing for a hole: see `LogEnd.check`."""
@@ -200,7 +207,9 @@ class LogReader:
 class LogScan:
     """An async iterator over `SegmentScan`s; when it is through, `end` tells where and why it stopped."""
 
-    def __init__(self, reader: LogReader, from_lsn: int, newest_segment: int, floor: bool, until_lsn: int | None) -> None:
+    def __init__(
+        self, reader: LogReader, from_lsn: int, newest_segment: int, floor: bool, until_lsn: int | None, tasks: Tasks | None
+    ) -> None:  # fmt: skip
         self._reader = reader
         self._from_lsn = from_lsn
         self._newest = newest_segment
@@ -209,6 +218,8 @@ class LogScan:
         self._current: SegmentScan | None = None
         self._last: tuple[int, int, int] = (0, 0, from_lsn)
         self._end: LogEnd | None = None
+        self._tasks = tasks
+        self._ahead: tuple[int, Task[bytes]] | None = None
 
     @property
     def end(self) -> LogEnd:
@@ -228,16 +239,30 @@ class LogScan:
             self._current = SegmentScan(
                 header, await self._reader.read_segment(header), from_lsn=self._from_lsn, until_lsn=self._until_lsn
             )
+            self._read_ahead(header)
             return self._current
         current.drain()
         if current.last_lsn:
             self._last = (current.last_lsn, current.last_kind, current.last_flushed_lsn)
         following = self._following(current)
+        ahead, self._ahead = self._ahead, None
         if following is None:
+            if ahead is not None:
+                try:
+                    await ahead[1]
+                except (ThunderError, OSError):
+                    pass  # it is not wanted
             raise StopAsyncIteration
-        data = await self._reader.read_segment(following)
+        read = ahead[1] if ahead is not None and ahead[0] == following.number else self._reader.read_segment(following)
+        data = await read
         self._current = SegmentScan(following, data, until_lsn=self._until_lsn, prev_checksum=current.prev_checksum)
+        self._read_ahead(following)
         return self._current
+
+    def _read_ahead(self, header: SegmentHeader) -> None:
+        following = self._reader.by_number(header.number + 1)
+        if self._tasks is not None and following is not None and header.segment_size <= MOST_AHEAD:
+            self._ahead = following.number, self._tasks.spawn(self._reader.read_segment(following), "log.ahead")
 
     def _first(self) -> SegmentHeader:
         header = self._reader.covering(self._from_lsn)

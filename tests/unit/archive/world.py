@@ -78,6 +78,7 @@ class MemoryStore:
 
     def __init__(self, place: str) -> None:
         self.place = place
+        self.request_bytes = 4 << 10
         self.objects: dict[str, bytes] = {}
         self.down = False
         self.lose_answers = 0
@@ -120,7 +121,7 @@ class MemoryStore:
         await self.put(key, data)
         return True
 
-    async def writer(self, key: str) -> StoreWriter:
+    async def writer(self, key: str, requests: int = 1) -> StoreWriter:
         raise NotImplementedError
 
     async def list(self, prefix: str = "") -> list[Stored]:
