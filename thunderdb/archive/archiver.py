@@ -1,7 +1,7 @@
 """The archiver: ships closed segments and the tail of the open one, and says how far the archive is.
 
     begin:  entrance checks, claim (start.py)                  refused ─▶ nothing is written, nothing of the log removed
-    step:   sample ─▶ closed segments, oldest first: read, check, put, read back, compare ─▶ hold moves ─▶ partial goes
+    step:   sample ─▶ closed segments, oldest first (shipping.py): read back, compare ─▶ hold moves ─▶ partial goes
             ─▶ close the open segment if it is due ─▶ tail ─▶ note "complete up to T"
     error:  event, back off (1 s … 60 s), the same step again
 
@@ -24,6 +24,7 @@ from thunderdb.archive.inherited import inherited, own_forks
 from thunderdb.archive.ledger import Ledger
 from thunderdb.archive.notes import Notes
 from thunderdb.archive.place import make_target
+from thunderdb.archive.shipping import Closed, ship
 from thunderdb.archive.start import Entrance, scan_segment
 from thunderdb.archive.status import ArchiveStatus
 from thunderdb.archive.tail_check import TailCheck
@@ -295,11 +296,10 @@ class Archiver:
     # -- Closed segments
 
     async def _ship_closed(self) -> None:
-        for number, start_lsn in self.ledger.pending:
-            await self._ship(number, start_lsn)
+        await ship(self._tasks, self.target, self.ledger.pending, self._load, self._counted)
 
-    async def _ship(self, number: int, start_lsn: int) -> None:
-        """Archive one segment and read it back; then its local file may go (A1)."""
+    async def _load(self, number: int, start_lsn: int) -> Closed:
+        """One segment, checked (A4)."""
         began_ns = self._clock.monotonic_ns()
         name = segment_name(self.timeline, number)
         raw = await self.db.ports.disk.read_file(f"{self.log.directory}/{name}")
@@ -312,13 +312,15 @@ class Archiver:
             )  # A4
         there = name if number in self.ledger.known and await self.target.has(name, raw) else ""
         there = there or await inherited(self.target, self._forks, self.timeline, number, raw, scanned.end_lsn, system_id)
-        size_bytes = 0 if there else await self.target.push(name, raw)
-        self.ledger.one_shipped(number, there or name, scanned.end_lsn, size_bytes)
+        return Closed(number, name, raw, scanned.end_lsn, began_ns, there)
+
+    async def _counted(self, closed: Closed, size_bytes: int) -> None:
+        """A segment was read back, and so were all before it: its local file may go (A1). 0 bytes: it was there."""
+        number, name, lsn = closed.number, closed.name, closed.end_lsn
+        self.ledger.one_shipped(number, closed.there or name, lsn, size_bytes)
         if size_bytes:
-            duration_ns = self._clock.monotonic_ns() - began_ns
-            self._events.emit(
-                "archive.pushed", segment=name, lsn=scanned.end_lsn, size_bytes=size_bytes, duration_ns=duration_ns
-            )
+            duration_ns = self._clock.monotonic_ns() - closed.began_ns
+            self._events.emit("archive.pushed", segment=name, lsn=lsn, size_bytes=size_bytes, duration_ns=duration_ns)
         self._release(self._segment_waiters, number)
         self._release(self._lsn_waiters, self.archived_lsn)
         await self._let_go(number)

@@ -18,7 +18,7 @@ from thunderdb.archive.codec import Codec
 from thunderdb.archive.identity import Archived, read_archived
 from thunderdb.archive.index import ArchiveIndex, Complete
 from thunderdb.archive.names import object_name
-from thunderdb.archive.target import different
+from thunderdb.archive.target import Placed, different
 from thunderdb.base.errors import ConfigError, StorageError
 from thunderdb.runtime.ports import Command, Disk, File, Offload
 from thunderdb.wal.segment import segment_name
@@ -170,7 +170,14 @@ class CommandTarget:
     async def has(self, name: str, raw: bytes) -> bool:
         return self.source is not None and await self.source.fetch(name) == raw
 
-    async def push(self, name: str, raw: bytes) -> int:
+    async def put(self, name: str, raw: bytes) -> Placed:
+        """All of it: a command is run for one file after the other, and what it did is looked at at once."""
+        return Placed(name, b"", False, await self._push(name, raw))
+
+    async def confirm(self, name: str, raw: bytes, placed: Placed) -> int:
+        return placed.size
+
+    async def _push(self, name: str, raw: bytes) -> int:
         key = self._codec.key(name)
         if self.source is not None:
             there = await self.source.fetch(name)  # M2

@@ -11,6 +11,7 @@ T6. Nothing is put into a directory that has lost the timeline's history file: w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from thunderdb.archive.codec import Codec
@@ -33,6 +34,16 @@ class TailConflict(Conflict):
 
 class ArchiveGone(StorageError):
     """The directory no longer has what this database claimed there: probably it is not mounted any more (T6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What was put under a key, and whether nothing was there before. `size`: what it takes, where that is known already."""
+
+    key: str
+    data: bytes
+    new: bool
+    size: int = 0
 
 
 class Target(Protocol):
@@ -62,8 +73,12 @@ class Target(Protocol):
         """Whether a file is archived with exactly these bytes; durably, if so (T5)."""
         ...
 
-    async def push(self, name: str, raw: bytes) -> int:
-        """Archive a closed segment and read it back; return the bytes that it takes there (T1, T2)."""
+    async def put(self, name: str, raw: bytes) -> Placed:
+        """Put a closed segment, which counts for nothing yet."""
+        ...
+
+    async def confirm(self, name: str, raw: bytes, placed: Placed) -> int:
+        """Read it back and compare; return the bytes that it takes there (T1, T2)."""
         ...
 
     async def claim(self, name: str, body: bytes) -> bytes | None:
@@ -144,13 +159,16 @@ class StoreTarget:
         own = (self.codec.compress, self.codec.cipher is not None)
         return [own, *(other for other in ((False, False), (True, False), (False, True), (True, True)) if other != own)]
 
-    async def push(self, name: str, raw: bytes) -> int:
+    async def put(self, name: str, raw: bytes) -> Placed:
         parsed = parse_segment_name(name)
         if parsed is not None:
             await self._check_mounted(parsed[0])
         key = self.codec.key(name)
         data = await self._offload.run(self.codec.encode, raw, name)
-        await self.store.put_new(key, data)
+        return Placed(key, data, await self.store.put_new(key, data))
+
+    async def confirm(self, name: str, raw: bytes, placed: Placed) -> int:
+        key, data = placed.key, placed.data
         stored = await self.store.get(key)
         if stored != data:  # it was there before, perhaps encoded in another way
             try:
@@ -160,6 +178,10 @@ class StoreTarget:
             if there != raw:
                 raise different(self.place, key, name)
         return len(stored)
+
+    async def push(self, name: str, raw: bytes) -> int:
+        """Both."""
+        return await self.confirm(name, raw, await self.put(name, raw))
 
     async def claim(self, name: str, body: bytes) -> bytes:
         await self.store.put_new(name, body)

@@ -127,7 +127,7 @@ class Config:
     )
     store_requests: int = _key(
         "backup", "count", 16,
-        "Requests to an object store that a backup, a restore or the archiver may have under way at once; 4 MB of memory each.",
+        "Requests to an object store that backup, verification and restore may each have under way; 4 MB of memory each.",
         least=1, most=128,
     )  # fmt: skip
     schedule_daily: str = _key("backup", "cron", "off", "When to take the daily full backup (cron expression, UTC).")
