@@ -222,6 +222,9 @@ class Rewriter:
         return None
 
     def _to_int4(self, node: exp.Expression) -> exp.Expression | None:
+        kind = self._typer.type_of(node.this) if isinstance(node, exp.Length) else None
+        if kind is not None and kind.name == "bytea":
+            node = exp.Anonymous(this="octet_length", expressions=[node.this.copy()])
         return _cast(node.copy(), "INTEGER")
 
     def _extract(self, node: exp.Extract) -> exp.Expression | None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
 
 _PAUSE_ROWS = 20_000
+_SLEEP_NS = 50_000_000
+LONGEST_SLEEP_S = 1e9
 
 
 class Context:
@@ -75,6 +77,15 @@ class Context:
         if self.session.cancel_requested:
             self.session.cancel_requested = False
             raise QueryCancelled("canceling statement due to user request")
+
+    async def sleep(self, seconds: float | None) -> None:
+        """Let time pass, a little at a time, so that a cancel or a time-out is noticed."""
+        left_ns = int(min(seconds, LONGEST_SLEEP_S) * 1e9) if seconds is not None and seconds > 0 else 0
+        tasks = self.db.access.tasks
+        while left_ns > 0:
+            await tasks.sleep(min(left_ns, _SLEEP_NS))
+            left_ns -= _SLEEP_NS
+            self.check()
 
     async def progress(self, count: int) -> None:
         """Account for rows worked on: notice a cancel, and let other sessions run now and then."""

@@ -7,7 +7,7 @@ E1. SQL's three-valued logic: NULL is None; a strict operator gives NULL for a N
 E2. A parameter or a string literal has type `unknown` until something beside it gives it one; what nothing types is text.
 E3. What this compiler does not know raises `Hard`: a query then goes to the analytic path, anything else is 0A000.
 E4. No closure suspends. What must wait (a scalar subquery, nextval) is found at compile time and evaluated before the row:
-    subqueries once a statement into `context.scalars`, sequences once a row into `context.sequences`.
+    subqueries once a statement into `context.scalars`, sequences once a row into `context.sequences`, pg_sleep before the row.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Compiler:
         self.slots = slots
         self.subqueries = subqueries or {}  # id(tree) -> (index into context.scalars, type)
         self.sequences: list[str] = []
+        self.sleeps: list[Fn] | None = None  # seconds to wait for before the row, where that is possible
         self.volatile = False
         self.used: set[int] = set()  # the columns that what was compiled looks at
 

@@ -364,7 +364,11 @@ def _trim(c: Compiler, node: exp.Trim) -> Expr:
 
 
 def _sleep(c: Compiler, trees: list[Any]) -> Expr:
-    raise Hard("pg_sleep")
+    if c.sleeps is None or len(trees) != 1:
+        raise Hard("pg_sleep")
+    c.volatile = True
+    c.sleeps.append(c.coerce(c.compile(trees[0]), "float8", "implicit").fn)
+    return Expr(lambda row, context: "", "void")
 
 
 def _fixed(value: Any, type_name: str) -> Callable[[Compiler, list[Any]], Expr]:

@@ -409,8 +409,11 @@ class ResultPlan(Plan):
         self.compiler = Compiler([], env.slots, subqueries)
         if tree.args.get("order") is not None:
             raise Hard("ORDER BY")
+        if all(isinstance(item.unalias(), exp.Anonymous) for item in tree.expressions):  # not within a CASE, say
+            self.compiler.sleeps = []
         self.projection = Projection(self.compiler, tree.expressions)
         self.columns = tuple(self.projection.columns)
+        self.sleeps, self.compiler.sleeps = self.compiler.sleeps, None
         where = tree.args.get("where")
         self.condition = self.compiler.condition(where.this).fn if where is not None else None
         self.limit = _amount(self.compiler, tree.args.get("limit"))
@@ -423,6 +426,8 @@ class ResultPlan(Plan):
             return
         if self.sequences:
             await context.fill_sequences(self.sequences)
+        for seconds in self.sleeps or ():
+            await context.sleep(seconds(None, context))
         yield [[fn([], context) for fn in self.projection.fns]]
 
 

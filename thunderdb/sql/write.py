@@ -174,11 +174,28 @@ async def plan_insert(env: Environment, tree: Any) -> Plan:
         if tree.args.get("with_") is not None and source.args.get("with_") is None:
             source = source.copy()  # T3
             source.set("with_", tree.args["with_"].copy())
+        source = _typed(source, [plan.target.columns[position].type for position in positions], env.slots)
         plan.plan_query_source(await plan_query(inner, source), positions, bool(names))
     if tree.args.get("conflict") is not None:
         plan.plan_conflict(tree.args["conflict"], _alias(node, definition))
     plan.take_environment(env)
     return plan
+
+
+def _typed(source: Any, columns: list[str], slots: Slots) -> Any:
+    """A query whose NULLs and untyped literals have the types of the columns that they go to, as in PostgreSQL."""
+    if not isinstance(source, exp.Select) or source.args.get("distinct") or source.find(exp.Star):
+        return source
+    copy = source.copy()  # T3
+    for item, column in zip(copy.expressions, columns, strict=False):
+        value = item.unalias()
+        number = value.this.name if isinstance(value, exp.Parameter) else ""
+        if column in types.STRINGS:
+            continue  # it is text as it stands
+        free = number.isdigit() and slots.types[slots.index_of(int(number))] == "unknown"
+        if free or isinstance(value, exp.Null) or (isinstance(value, exp.Literal) and value.is_string):
+            value.replace(exp.cast(value.copy(), types.type_display(column), dialect="postgres"))
+    return copy
 
 
 class InsertPlan(WritePlan):

@@ -355,7 +355,8 @@ def test_a_type_with_a_length_is_never_part_of_a_template(client: Any) -> None:
     [
         ("substr('hello', -1, 3)", "h"), ("substr('hello', 0)", "hello"), ("substr('hello', -5, 2)", ""),
         ("substring('hello' from 2 for 3)", "ell"), ("substr('hello', 1 - 2, 4)", "he"), ("substr(v, k - 2, k + 2)", "h"),
-        ("to_hex(255)", "ff"), ("encode(y, 'hex')", "de0a"), ("v similar to '(h|x)%'", "t"), ("v similar to 'h_l'", "f"),
+        ("to_hex(255)", "ff"), ("encode(y, 'hex')", "de0a"), ("length(y)", "2"),
+        ("v similar to '(h|x)%'", "t"), ("v similar to 'h_l'", "f"),
         ("v similar to 'h_l+o'", "t"), ("'a.c' similar to 'a.c'", "t"), ("'abc' similar to 'a.c'", "f"),
         (r"'a%c' similar to 'a\%c'", "t"), (r"'abc' similar to 'a\%c'", "f"), ("'abc' similar to 'a[bx%]c'", "t"),
     ],
@@ -369,3 +370,15 @@ def test_what_duckdb_would_answer_otherwise_is_refused(client: Any) -> None:
     for expression in ("format('%s', 1)", "encode('abc', 'base64')", "decode('YQ', 'base64')", "regexp_matches('abc', 'b+')"):
         assert fails(client, f"select {expression}") == "0A000"
     assert fails(client, "select substr('hello', 2, -1), count(*)") == "22011"
+
+
+@pytest.mark.parametrize("source", ["", " from generate_series(1, 1) g", " from generate_series(1, 1) g group by g"])
+def test_untyped_values_of_a_query_have_the_types_of_the_columns_they_go_to(client: Any, source: str) -> None:
+    client.run("create table w (k int primary key, d date, c char(3), v varchar(3), n numeric(4, 1), y bytea, b bool)")
+    client.run(f"insert into w select 1, '2024-02-29', 'ab', null, null, '\\x00', 'yes'{source}")
+    client.run(f"insert into w (b, k, c) select null, '2', 'abc' as x{source}")
+    expected = [("1", "2024-02-29", "ab ", None, None, "\\x00", "t"), ("2", None, "abc", None, None, None, None)]
+    assert client.run("select * from w order by k") == expected
+    assert fails(client, f"insert into w select 3, '2024-02-30'{source}") == "22008"
+    assert fails(client, f"insert into w select 3, null, 'abcd'{source}") == "22001"
+    assert fails(client, f"insert into w select 3, 5{source}") == "42804"

@@ -67,3 +67,16 @@ def test_a_cancel_keeps_its_own_words(two: tuple[Any, Any]) -> None:
     other.world.scheduler.settle()
     with pytest.raises(SqlError, match="user request"):
         task.result()
+
+
+def test_pg_sleep_ends_with_a_cancel_and_with_a_time_out(database: Any) -> None:
+    client = database.client()
+    world, began = client.world, client.world.clock.monotonic_ns()
+    assert client.run("select pg_sleep(0.2), pg_sleep('0.1')") == [("", "")]
+    assert client.run("select pg_sleep(-1)") == [("",)]
+    assert 300_000_000 <= world.clock.monotonic_ns() - began < 400_000_000
+    client.run("set statement_timeout = 400")
+    began = world.clock.monotonic_ns()
+    with pytest.raises(SqlError, match="statement timeout"):
+        client.run("select pg_sleep(1000)")
+    assert world.clock.monotonic_ns() - began < 500_000_000
