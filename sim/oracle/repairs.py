@@ -8,6 +8,7 @@ others, and no longer than that.
 R1. A failed fsync excuses no page that is *older* than what the log says (`recovery.lost_write`): the node has been told, so it
     may not have forgotten that these pages are not on disk (W4, W6). It does excuse one that is torn.
 R2. What is torn by a kill or a power cut alone is never read: its image comes first (W3).
+R3. A read that the disk refused needs no place that was hurt: in here only an injected fault refuses one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from sim.world.image import DiskImage
 from thunderdb.storage.files import FILE_LIMIT, page_file_name
+from thunderdb.storage.page import Damage
 
 OLDER, CORRUPT = "recovery.lost_write", "pool.page_corrupt"
 TOLD = "sync_error"
@@ -40,6 +42,8 @@ class Repairs:
         if fault and (fault != TOLD or name == CORRUPT):
             return
         older = name == OLDER
+        if not older and fields["error"].startswith(f"page {page_no}: {Damage.UNREADABLE}"):
+            return  # R3
         what = f"is at {fields['page_lsn']}, not {fields['expected_lsn']}" if older else f"is damaged ({fields['error']})"
         self.unexplained.append(f"page {page_no} {what}, though no fault has hurt it")
 
