@@ -26,7 +26,7 @@ from sim.scenario.scenario import ScenarioError
 from sim.sweep import parse_seeds
 from sim.twin import Twin, same, serve
 
-KINDS = {"all": None, "copies": history.COPIES, "retention": history.RETENTION}
+KINDS = {"all": None, "copies": history.COPIES, "retention": history.RETENTION, "requests": history.REQUESTS}
 Job = tuple[str, str, int]
 """(kind, operation to be killed in or empty, seed)"""
 

@@ -30,6 +30,7 @@ from sim.clients.workload import (
 from sim.history.checks import HistoryChecks
 from sim.history.targets import latest, restore_to
 from sim.history.vault import KEY_FILE, Vault, back_up, clean_up, draw_vault
+from sim.incident import commands
 from sim.incident.copying import HandCopy, copy_by_hand, put_file
 from sim.oracle.oracle import Violation
 from sim.oracle.truth import Recorder
@@ -80,6 +81,8 @@ class Shape:
     steps: tuple[int, int] = (6, 12)
     weights: dict[str, int] = field(default_factory=lambda: dict(STEPS))
     vault: bool = True
+    stores: bool = False
+    """Archive and backups are in object stores, never in directories."""
     aims: tuple[int, int] = (1, 3)
     accounts: int = 6
     items: int = 16
@@ -98,6 +101,10 @@ RETENTION = Shape(
     work_ns=(2 * MS, 20 * MS),
 )  # fmt: skip
 """Many backups, and much time in which they grow old."""
+REQUESTS = Shape(
+    steps=(8, 12), weights={**STEPS, "outage": 8, "copy": 0}, stores=True,
+)  # fmt: skip
+"""Object stores, also behind commands, whose requests fail, time out, lose their answers and show old listings."""
 
 
 @dataclass(slots=True)
@@ -146,6 +153,7 @@ class History(HistoryChecks):
         self.stream = self.world.streams.stream("history")
         profile = DeviceProfile(sync_ns=self.stream.choice((100_000, 300_000, 2 * MS)))
         self.node: SimNode = self.world.node(NODE, profile=profile)
+        self.node.on_command = commands.handler(self.node, self.node.stream("commands"))
         self.lives: list[tuple[int, list[int]]] = []
         """Where the log went on in each attempt since the last one that succeeded, and what it wrote."""
         self.home = 0
@@ -157,7 +165,7 @@ class History(HistoryChecks):
         self.clients: list[Client] = []
         self.calls: list[Future[Any]] = []
         self.copies: list[HandCopy] = []
-        self.vault: Vault | None = draw_vault(self.stream) if shape.vault else None
+        self.vault: Vault | None = draw_vault(self.stream, self.world.streams.stream("vault"), shape.stores) if shape.vault else None
         self.archiver: Archiver | None = None
         self.life = 0
         self.stopped = False
@@ -187,6 +195,8 @@ class History(HistoryChecks):
     # -- The course
 
     async def course(self) -> None:
+        if self.vault is not None and self.vault.command:
+            self.outcome.counts["archives behind commands"] += 1
         if self.vault is not None and self.vault.encrypted:
             put_file(self.node.image, KEY_FILE, bytes(range(32)))
         await self._open()
@@ -297,10 +307,10 @@ class History(HistoryChecks):
             return
 
         async def outage() -> None:
-            vault.outage(self.node, True)
+            self.outcome.counts[vault.outage(self.node, self._fresh("outage"))] += 1
             vault.outages += 1
             await self.sleep(self.stream.between(10 * MS, 300 * MS))
-            vault.outage(self.node, False)
+            vault.heal(self.node)
 
         self.world.tasks.spawn(outage(), "outage")
 
@@ -309,7 +319,7 @@ class History(HistoryChecks):
         vault, recorder = self.vault, self.recorder
         if vault is None:
             return
-        vault.outage(self.node, False)
+        vault.heal(self.node)
         if self.stream.random() < 0.5:
             await self._stop_clean()
         else:
@@ -357,7 +367,7 @@ class History(HistoryChecks):
         vault = self.vault
         if vault is None:
             return
-        vault.outage(self.node, False)
+        vault.heal(self.node)
         await self._stop_clean()
         await self.sleep(self.stream.choice((20, 50, 90, 150)) * 60 * SECOND_NS)
         await self._open()

@@ -3,6 +3,7 @@
 T1. An aim says exactly which commits are there afterwards. `sure` ones must be restored; the others may be refused, in words,
     but what is restored is exact in any case.
 T2. A restore that was interrupted anywhere is run again, with the same command, and gives the same result.
+T4. A store whose requests fail may fail a restore, in words; what it does not fail is exact, and the same command ends well later.
 T3. The other machine sees the archive and the backups as they were left (a copy of them), so targets do not disturb each other.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from sim.clients.engine_session import EngineSession, SimDatabase, read_state
 from sim.clients.workload import PROBE, Client
 from sim.history.vault import Taken, Vault, cipher_of
+from sim.incident import commands
 from sim.oracle.oracle import Violation, differences
 from sim.oracle.truth import Commit, Line, Recorder, before_txn, before_verb, below, cut_after, state_of, until_time, verbs
 from sim.scenario.scenario import Workload
@@ -26,7 +28,7 @@ from thunderdb.backup.restore import RestoreReport, restore
 from thunderdb.backup.scan import KEEP_BYTES
 from thunderdb.backup.verify import verify_backup
 from thunderdb.base.config import Config
-from thunderdb.base.errors import Refused
+from thunderdb.base.errors import Refused, StorageError
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
 from thunderdb.engine.check import check_database
@@ -147,14 +149,21 @@ async def restore_to(
     async def once() -> RestoreReport:
         ports, cipher = node.ports, await cipher_of(node, config)
         plan = await plan_restore(
-            ports, config, parse_target(aim.text), place, vault.archive, no_archive=no_archive, cipher=cipher,
+            ports, config, parse_target(aim.text), place, vault.named, no_archive=no_archive, cipher=cipher,
             timeline=wish, keep_bytes=KEPT[aim.cut_lsn % len(KEPT)],
         )  # fmt: skip
         return await restore(ports, config, plan, events, no_archive, database=database)
 
+    weather = node.world.streams.stream("restore.weather")
+    if vault.in_store and weather.random() < 0.4:
+        counts[f"restores under {vault.outage(node, weather)}"] += 1
+    else:
+        vault.heal(node)
     for attempt in range(TRIES):
         if not node.alive:
             node.restart()
+        if attempt == TRIES - 2:
+            vault.heal(node)
         if attempt < strikes:
             node.crash_at(int(stream.random() ** 2 * 160) + 1, stream.random() < 0.6)
         try:
@@ -163,13 +172,20 @@ async def restore_to(
             counts["restores struck"] += 1
             node.world.bury()
             continue
-        except Refused as error:
+        except (Refused, StorageError) as error:
             node.set_boundary(None)
+            if node.world.store.faults.any:  # T4: what failed is done again, once the store is well
+                counts["restores that a store failed"] += 1
+                vault.heal(node)
+                continue
+            if not isinstance(error, Refused):
+                raise
             if aim.sure and not (not wish and "timeline" in error.message):  # which of two is for the user to say
                 raise Violation(f"restore of {aim.text} from {place} is refused: {error} {error.hint}") from error
             counts["refused"] += 1
             return None
         node.set_boundary(None)
+        vault.heal(node)
         if aim.forbidden:
             raise Violation(f"{aim.text} is a time that never was, and was restored")
         return report
@@ -185,8 +201,10 @@ class Elsewhere:
         self.counts = counts
         self.log: Callable[[str], None] | None = None
         if source is not None:
-            self.world.store.objects = dict(source.store.objects)
+            # Put there long before this world's first moment, so that no listing is behind them.
+            self.world.store.objects = {url: (data, -3600 * SECOND_NS) for url, (data, _) in source.store.objects.items()}
         self.node = self.world.node("elsewhere", image)
+        self.node.on_command = commands.handler(self.node, self.node.stream("commands"))
 
     def close(self) -> None:
         self.world.close()

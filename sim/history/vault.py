@@ -26,7 +26,10 @@ from thunderdb.base.errors import NodeStopped, Refused, StorageError
 from thunderdb.engine.database import Database
 
 KEY_FILE = "/etc/thunderdb/backup.key"
+MS_NS = 1_000_000
 HOUR_US = 3_600_000_000
+REQUEST_FAULTS = ("error_before", "error_after", "truncated", "timeout", "lag_ns")
+"""Errors and throttling, lost replies, bodies cut short, requests that time out, listings that are behind."""
 CONFIG_TEXT = "[storage]\n"
 
 
@@ -44,12 +47,14 @@ class Taken:
 
 @dataclass(slots=True)
 class Vault:
-    """Drawn per history. `place` is a directory of the node's disk, or a bucket."""
+    """Drawn per history. `archive` and `backups` are directories of the node's disk, or in a bucket; with `command`, the node
+    knows its archive by two commands only."""
 
     archive: str
     backups: str
     settings: dict[str, Any]
     encrypted: bool
+    command: bool = False
     taken: list[Taken] = field(default_factory=list)
     archived: dict[int, int] = field(default_factory=dict)
     """By timeline: how far its archiver said that the archive is (V2)."""
@@ -64,19 +69,40 @@ class Vault:
         return [taken for taken in self.taken if fits(taken, line)]
 
     @property
+    def named(self) -> str:
+        """The archive as a restore is told of it: one behind commands is in the configuration only."""
+        return "" if self.command else self.archive
+
+    @property
     def in_store(self) -> bool:
         return "://" in self.archive
 
-    def outage(self, node: SimNode, down: bool) -> None:
-        """The archive cannot be written for a while."""
-        if self.in_store:
-            node.world.store.faults.down = down
-        else:
-            node.set_faults(DiskFaults({"write_error": 1.0}, self.archive) if down else DiskFaults())
+    def outage(self, node: SimNode, stream: Stream) -> str:
+        """The archive cannot be written for a while, or each request may fail; what it is called."""
+        if not self.in_store:
+            node.set_faults(DiskFaults({"write_error": 1.0}, self.archive))
+            return "outage"
+        faults = node.world.store.faults
+        kinds = ["down", *REQUEST_FAULTS]
+        kind = stream.choice((*kinds, "all of them"))
+        if kind == "down":
+            faults.down = True
+        for name in REQUEST_FAULTS if kind == "all of them" else (kind,):
+            if name == "lag_ns":
+                faults.lag_ns = stream.choice((MS_NS, 200 * MS_NS, 5_000 * MS_NS))
+            elif name != "down":
+                setattr(faults, name, stream.choice((0.02, 0.2, 0.6)))
+        return f"store {kind}"
+
+    def heal(self, node: SimNode) -> None:
+        node.world.store.faults.clear()
+        node.set_faults(DiskFaults())
 
 
-def draw_vault(stream: Stream) -> Vault:
-    url = stream.random() < 0.35
+def draw_vault(stream: Stream, extra: Stream, stores: bool = False) -> Vault:
+    """`extra` decides what came to be drawn later, so that the seeds keep the rest; `stores`: nothing is
+    kept in a directory."""
+    url = stream.random() < 0.35 or stores
     encrypted = stream.random() < 0.15
     settings: dict[str, Any] = {
         "wal_archive_enabled": True,
@@ -90,9 +116,15 @@ def draw_vault(stream: Stream) -> Vault:
     }
     if encrypted:
         settings["backup_key_file"] = KEY_FILE
-    place = "s3://bucket/backups" if stream.random() < 0.25 else "/mnt/backups"
+    place = "s3://bucket/backups" if stream.random() < 0.25 or stores else "/mnt/backups"
     settings["destination"] = place
-    return Vault(settings["wal_archive_dir"], place, settings, encrypted)
+    archive, command = settings["wal_archive_dir"], extra.random() < (0.4 if stores else 0.2)
+    if command:
+        archive = "s3://bucket/wal"
+        del settings["wal_archive_dir"]
+        settings["wal_archive_command"] = f"put {archive} %f %n"
+        settings["wal_restore_command"] = f"get {archive} %n %f"
+    return Vault(archive, place, settings, encrypted, command)
 
 
 async def cipher_of(node: SimNode, config: Config) -> Cipher | None:

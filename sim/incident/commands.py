@@ -39,10 +39,15 @@ def handler(node: SimNode, stream: Stream) -> Callable[[str], tuple[int, str]]:
             return UNREACHABLE, "connection refused"
         if fails(url, "error_before"):
             return UNREACHABLE, "503 Slow Down"
+        if fails(url, "timeout"):
+            return UNREACHABLE, "timed out"
         if verb == "get":
             found = server.objects.get(f"{url}/{first}")
             if found is None:
                 return 1, "no such object"
+            if fails(url, "truncated"):
+                put_file(node.image, second, found[0][: len(found[0]) // 2])
+                return UNREACHABLE, "the body ended early"
             put_file(node.image, second, found[0])
             return 0, ""
         path = clean(first)

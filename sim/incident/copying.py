@@ -58,6 +58,9 @@ async def _copy_dir(node: SimNode, directory: str, part: str, copy: HandCopy, st
     if stream.random() < 0.5:
         stream.shuffle(names)  # rsync goes by name; a parallel copy does not
     for name in names:
+        if await disk.is_dir(f"{directory}/{name}"):
+            await _copy_dir(node, f"{directory}/{name}", f"{part}/{name}", copy, stream, pace_ns)
+            continue
         try:
             file = await disk.open(f"{directory}/{name}", writable=False)
         except FileNotFoundError:

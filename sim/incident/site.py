@@ -567,9 +567,7 @@ class Site:
                 node.ports.disk.armed.clear()
                 node.resume()
         for bucket in self.world.store.buckets.values():
-            faults = bucket.faults
-            faults.down, faults.lag_ns = False, 0
-            faults.error_before = faults.error_after = faults.truncated = 0.0
+            bucket.faults.clear()
 
 
 async def _load(session: EngineSession, keys: range, stream: Stream) -> None:

@@ -7,8 +7,8 @@ S1. A put is atomic: a crash of the client during it leaves the object as it was
 S2. `put_new` has one winner.
 S3. Requests of a node share its bandwidth; each alone is no faster than one stream. At a scale, a request stands for as
     many as the large body would take, one after the other, each with its latency. Only what the engine has under way overlaps.
-S4. Faults answer as real stores do: an error before or *after* the change was made (the client cannot tell), a body cut
-    short, a listing that lags behind, an outage.
+S4. Faults answer as real stores do: an error before or *after* the change was made (the client cannot tell), one that comes
+    late, a body cut short, a listing that lags behind, an outage.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from thunderdb.runtime.sync import Future, Tasks
 
 MS = 1_000_000
 LEAST_REQUEST_BYTES = 8 << 10
+TIMEOUT_NS = 10_000 * MS
 
 
 @dataclass(slots=True)
@@ -47,8 +48,18 @@ class StoreFaults:
     error_before: float = 0.0
     error_after: float = 0.0
     truncated: float = 0.0
+    timeout: float = 0.0
     lag_ns: int = 0
     down: bool = False
+
+    @property
+    def any(self) -> bool:
+        return self.down or bool(self.lag_ns or self.error_before or self.error_after or self.truncated or self.timeout)
+
+    def clear(self) -> None:
+        """Heal everything."""
+        self.error_before = self.error_after = self.truncated = self.timeout = 0.0
+        self.lag_ns, self.down = 0, False
 
 
 @dataclass(slots=True)
@@ -213,6 +224,9 @@ class SimStore:
         if self._bucket.faults.down:
             self._server.struck("down")
             raise StorageError(f"{self.place}: {what}: connection refused")
+        if self._fires("timeout"):
+            await self._pause(TIMEOUT_NS)
+            raise StorageError(f"{self.place}: {what}: timed out")
         if self._fires("error_before"):
             raise StorageError(f"{self.place}: {what}: 503 Slow Down")
 

@@ -6,7 +6,8 @@ M1. Paths and names that are put into a command are made of safe characters only
 M2. With a restore command a file is fetched before it is stored: identical is success, for some stores refuse to overwrite.
 M3. Without one, exit status 0 is all that is known: `verified` is false.
 M4. A command that fails may mean that the file is not there, or that the store is out of reach: the exit status does not tell.
-    So that a log ends here is believed only if a file that was fetched before can be fetched once more: see `confirm`.
+    So that a log ends here is believed only if, several times in turn, a file that was fetched before can be fetched once more
+    and what is missing cannot: see `confirm`.
 M5. Commands may hold secrets: errors name the configuration key and what the command said on stderr, never the command.
 """
 
@@ -28,6 +29,8 @@ SAFE = re.compile(r"[A-Za-z0-9_./+@:=,-]+", re.ASCII)
 NOT_FOUND_MAX = 125
 """A shell's own failures (no such command, killed) have a higher exit status than what a command says itself."""
 _MISSES = 3
+_TURNS = 4
+"""A command that fails now and then, one time in five, hides what is there in one of 10,000 restores."""
 
 
 def expand(command: str, path: str, name: str) -> str:
@@ -56,6 +59,7 @@ class CommandSource:
         self.place = "wal_restore_command"
         self.last_error = ""
         self._fetched = ""
+        self._missed: dict[str, None] = {}
         self._disk = disk
         self._command = command
         self._restore_command = restore_command
@@ -66,10 +70,7 @@ class CommandSource:
 
     async def fetch(self, name: str) -> bytes | None:
         """A file by its own name, however it was stored; None if the command says that it is not there."""
-        own = (self._codec.compress, self._codec.cipher is not None)
-        encodings = [own, *(other for other in ((False, False), (True, False)) if other != own)]
-        for compressed, encrypted in encodings:
-            key = object_name(name, compressed, encrypted)
+        for key in self._keys(name):
             stored = await self.fetch_key(key)
             if stored is not None:
                 return await self._offload.run(self._codec.decode, stored, key)
@@ -84,6 +85,7 @@ class CommandSource:
             self._command, "wal_restore_command", expand(self._restore_command, path, key), self._timeout_s
         )
         if status != 0:
+            self._missed[key] = None
             self.last_error = stderr.strip()
             await self._remove(path)
             if status > NOT_FOUND_MAX or status < 0:
@@ -94,16 +96,34 @@ class CommandSource:
         except FileNotFoundError:
             return None
         await self._remove(path)
+        self._missed.pop(key, None)
         self._fetched = key
         return data
 
-    async def confirm(self) -> None:
-        """Make sure that what could not be fetched is not there (M4). Raises: StorageError if nothing can be fetched now."""
-        if self._fetched and await self.fetch_key(self._fetched) is None:
-            raise StorageError(
-                f"wal_restore_command no longer fetches {self._fetched}, which it has fetched before{_said(self.last_error)}",
-                "Run it by hand, and then the restore again.",
-            )
+    async def confirm(self, *names: str) -> None:
+        """Make sure that what could not be fetched is not there (M4): `names` above all. Raises: StorageError if nothing can be
+        fetched now, or one of them can."""
+        missed = [key for name in names for key in self._keys(name) if key in self._missed]
+        for _ in range(_TURNS if missed else 1):
+            if self._fetched and await self.fetch_key(self._fetched) is None:
+                raise StorageError(
+                    f"wal_restore_command no longer fetches {self._fetched}, which it has fetched before{_said(self.last_error)}",
+                    "Run it by hand, and then the restore again.",
+                )
+            for key in missed:
+                if await self.fetch_key(key) is not None:
+                    raise StorageError(
+                        f"wal_restore_command fetches {key}, and did not a moment ago",
+                        "Run the restore again; a command that fails for a while should try again by itself.",
+                    )
+
+    def _keys(self, name: str) -> list[str]:
+        """How a file may be stored, the likeliest first."""
+        if name.endswith(".history"):
+            return [name]
+        own = (self._codec.compress, self._codec.cipher is not None)
+        forms = [own, *(other for other in ((False, False), (True, False)) if other != own)]
+        return [object_name(name, compressed, encrypted) for compressed, encrypted in forms]
 
     async def segment(self, timeline: int, number: int) -> bytes | None:
         return await self.fetch(segment_name(timeline, number))
@@ -115,15 +135,15 @@ class CommandSource:
     async def timelines(self) -> list[int]:
         """Those that have a history file, found by asking for one after the other."""
         found: list[int] = []
-        timeline, misses = 1, 0
-        while misses < _MISSES:
+        timeline, missed = 1, list[str]()
+        while len(missed) < _MISSES:
             if await self.history(timeline) is None:
-                misses += 1
+                missed.append(history_name(timeline))
             else:
                 found.append(timeline)
-                misses = 0
+                missed.clear()
             timeline += 1
-        await self.confirm()
+        await self.confirm(*missed)
         return found
 
     async def _remove(self, path: str) -> None:

@@ -234,7 +234,7 @@ class LineReader:
                     if await source.segment(timeline, number) is not None:
                         numbers.add(number)
                 if isinstance(source, CommandSource):
-                    await source.confirm()
+                    await source.confirm(segment_name(timeline, around))
         return sorted(numbers)
 
     async def complete(self) -> Complete | None:

@@ -209,6 +209,29 @@ def test_a_source_by_command_finds_segments_histories_and_timelines() -> None:
     world.close()
 
 
+def test_what_a_command_missed_once_is_not_taken_for_the_end_of_the_log() -> None:
+    """A store that throttles: the command fails once for a file that is there, and fetches the others."""
+    world, bucket = bucket_world()
+    bucket.objects = {FIRST: b"one", segment_name(1, 2): b"two"}
+    source = command_source(world, world.config, None)
+    assert world.run(source.segment(1, 1)) == b"one"
+    bucket.answer = (7, "503 Slow Down")
+    assert world.run(source.segment(1, 2)) is None
+    bucket.answer = None
+    with pytest.raises(StorageError, match=f"fetches {segment_name(1, 2)}, and did not a moment ago"):
+        world.run(source.confirm(segment_name(1, 2)))
+
+
+def test_what_is_not_there_is_asked_for_again_and_then_believed() -> None:
+    world, bucket = bucket_world()
+    bucket.objects = {FIRST: b"one"}
+    source = command_source(world, world.config, None)
+    world.run(source.segment(1, 1))
+    assert world.run(source.segment(1, 2)) is None
+    world.run(source.confirm(segment_name(1, 2)))
+    assert sum(segment_name(1, 2) in command for command in bucket.commands) > 4
+
+
 def test_an_owner_is_refused_through_a_command_too() -> None:
     world, bucket = bucket_world()
     bucket.objects["00000001.history"] = f"# system {1:016x}\n# owner {2:032x}\n".encode()
