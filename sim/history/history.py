@@ -165,7 +165,8 @@ class History(HistoryChecks):
         self.clients: list[Client] = []
         self.calls: list[Future[Any]] = []
         self.copies: list[HandCopy] = []
-        self.vault: Vault | None = draw_vault(self.stream, self.world.streams.stream("vault"), shape.stores) if shape.vault else None
+        extra = self.world.streams.stream("vault")
+        self.vault: Vault | None = draw_vault(self.stream, extra, shape.stores) if shape.vault else None
         self.archiver: Archiver | None = None
         self.life = 0
         self.stopped = False

@@ -3,7 +3,7 @@
 T1. An aim says exactly which commits are there afterwards. `sure` ones must be restored; the others may be refused, in words,
     but what is restored is exact in any case.
 T2. A restore that was interrupted anywhere is run again, with the same command, and gives the same result.
-T4. A store whose requests fail may fail a restore, in words; what it does not fail is exact, and the same command ends well later.
+T4. A store whose requests fail may fail a restore, in words; what it does not fail is exact. The same command ends well later.
 T3. The other machine sees the archive and the backups as they were left (a copy of them), so targets do not disturb each other.
 """
 

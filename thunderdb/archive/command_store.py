@@ -106,8 +106,9 @@ class CommandSource:
         missed = [key for name in names for key in self._keys(name) if key in self._missed]
         for _ in range(_TURNS if missed else 1):
             if self._fetched and await self.fetch_key(self._fetched) is None:
+                said = _said(self.last_error)
                 raise StorageError(
-                    f"wal_restore_command no longer fetches {self._fetched}, which it has fetched before{_said(self.last_error)}",
+                    f"wal_restore_command no longer fetches {self._fetched}, which it has fetched before{said}",
                     "Run it by hand, and then the restore again.",
                 )
             for key in missed:
