@@ -7,7 +7,8 @@ others, and no longer than that.
 
 R1. A failed fsync excuses no page that is *older* than what the log says (`recovery.lost_write`): the node has been told, so it
     may not have forgotten that these pages are not on disk (W4, W6). It does excuse one that is torn.
-R2. What is torn by a kill or a power cut alone is never read: its image comes first (W3).
+R2. Nor does a write that a power cut has torn: it excuses a page that is damaged, and no other. Such a page is read where its
+    image is older than its rec_lsn: it had been written whole since, and what was written next was torn.
 R3. A read that the disk refused needs no place that was hurt: in here only an injected fault refuses one.
 """
 
@@ -16,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sim.world.image import DiskImage
+from sim.world.image import TORN, DiskImage
 from thunderdb.storage.files import FILE_LIMIT, page_file_name
 from thunderdb.storage.page import Damage
 
 OLDER, CORRUPT = "recovery.lost_write", "pool.page_corrupt"
-TOLD = "sync_error"
+TORN_ONLY = ("sync_error", TORN)
+"""What may leave a page damaged, but not old."""
 
 
 class Repairs:
@@ -39,7 +41,7 @@ class Repairs:
             return
         page_no: int = fields["page_no"]
         fault = self._fault(page_no)
-        if fault and (fault != TOLD or name == CORRUPT):
+        if fault and (fault not in TORN_ONLY or name == CORRUPT):
             return
         older = name == OLDER
         if not older and fields["error"].startswith(f"page {page_no}: {Damage.UNREADABLE}"):

@@ -28,6 +28,7 @@ SECTOR = 512
 SECTORS_PER_BLOCK = BLOCK // SECTOR
 ZEROS = bytes(BLOCK)
 LARGE = 16 * BLOCK
+TORN = "torn"
 
 Blocks = dict[int, bytes]
 
@@ -231,6 +232,9 @@ class Inode:
         if end == 0 and operation.end > self.device_size and fates.size():
             end = operation.end
         self.device_size = max(self.device_size, end)
+        if landed and landed != (1 << count) - 1:
+            for sector in range(first, last + 1):
+                self.hurt.setdefault(sector, TORN)
 
 
 class DiskImage:

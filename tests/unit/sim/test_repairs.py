@@ -130,3 +130,17 @@ def test_a_file_cut_and_written_anew_is_as_good_as_new() -> None:
     sync(image, number)
     assert corrupt(image, 3)
     assert not corrupt(fork, 3)
+
+
+def test_a_torn_write_excuses_damage_and_no_old_page() -> None:
+    class Torn(AllLanded):
+        def sectors(self, count: int) -> int:
+            return 0b101
+
+    image, number = files()
+    image.write(number, 3 * PAGE, b"2" * PAGE)
+    image.owned(number).power_cut(Torn())
+    assert not corrupt(image, 3) and older(image, 3) and corrupt(image, 4)
+    image.write(number, 3 * PAGE, b"3" * PAGE)
+    sync(image, number)
+    assert corrupt(image, 3)
