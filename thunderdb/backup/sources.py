@@ -32,6 +32,8 @@ from thunderdb.wal.timeline import Fork, parse_history, parse_history_name
 CONTROL = "data/control"
 _PAGES = "data/pages."
 READ_BYTES = 1 << 20
+HEAD_BYTES = 4 << 10
+"""What is asked for where only a file's header is wanted, if the file is stored as it is."""
 
 
 class Unusable(Refused):
@@ -131,7 +133,8 @@ class BackupSource:
             return await self.store.get_range(file.path, offset, size)
 
         if self.requests == 1 or not ahead:
-            return FrameReader(self.ports, read_range, file.path, file.size, self.cipher, file.zeros)
+            head = 0 if ahead or file.path != file.plain else HEAD_BYTES
+            return FrameReader(self.ports, read_range, file.path, file.size, self.cipher, file.zeros, 0, head)
         piece_bytes = self.store.request_bytes
         return FrameReader(
             self.ports, read_range, file.path, file.size, self.cipher, file.zeros, self.requests - 1, piece_bytes

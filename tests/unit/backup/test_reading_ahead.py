@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from backports import zstd
 from xxhash import xxh3_128_hexdigest
 
 from thunderdb.archive.codec import Codec
@@ -10,8 +11,10 @@ from thunderdb.archive.index import StoreSource
 from thunderdb.archive.requests import Requests
 from thunderdb.backup.frames import FrameReader
 from thunderdb.backup.segments_ahead import SegmentsAhead
+from thunderdb.backup.sources import BackupSource, StoredFile
 from thunderdb.base.errors import Corruption, StorageError
 from thunderdb.runtime.inline import InlineWorld
+from thunderdb.storage.control import ControlState
 from thunderdb.wal.segment import segment_name
 
 from tests.unit.archive.world import MemoryStore  # isort: skip
@@ -138,3 +141,22 @@ def test_with_one_request_at_a_time_nothing_is_fetched_ahead() -> None:
 
 async def wait(task: object) -> object:
     return await task  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("path", "asked"), [("wal/0", 4096), ("wal/0.zst", 0)])
+def test_for_a_header_only_the_beginning_is_asked_for(path: str, asked: int) -> None:
+    """Found by point_in_time, seed 21: a whole piece of each of the backup's segments came over one slow stream."""
+    world, sizes = InlineWorld(), []
+
+    class Sized(MemoryStore):
+        async def get_range(self, key: str, offset: int, size: int) -> bytes:
+            sizes.append(size)
+            return await super().get_range(key, offset, size)
+
+    store = Sized("s3://b")
+    store.objects[path] = zstd.compress(DATA) if path.endswith(".zst") else DATA
+    stored = StoredFile(path, len(store.objects[path]), len(DATA))
+    control = ControlState(0, 0, 0, 0)
+    source = BackupSource(world, "s3://b", store, None, control, b"", [stored], None, 0, 0, 0, 0, (), 8)  # type: ignore[arg-type]
+    head = world.run(source.read_head(stored))
+    assert head[:4096] == DATA[:4096] and sizes == [asked or len(store.objects[path])]
