@@ -127,6 +127,7 @@ class Actions:
             site.phase = before
         self.places[name], self.manifests[name] = args["to"], manifest
         self.archived_at[name] = frozenset([*site.world.store.objects, *site.node.image.names])
+        site.happened("sim.backup_complete", {"place": args["to"]})
         site.note(f"backup {name} completed", "backup")
         if site.damaged and base is None:
             began_ns = site.world.now_ns

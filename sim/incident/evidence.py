@@ -4,13 +4,15 @@ The log tells when it closes a segment, the archiver when it has shipped one; th
 directories' files, never from what a restore says.
 
 E1. An object of a store is intact if it has its first bytes, those between a segment's header and its records apart, which mean
-    nothing; a file of a directory, if nobody damaged it and it is there.
+    nothing; a file of a directory, if nobody damaged it, and it has the bytes with which it was said to be archived, or its
+    backup to be complete.
 E2. What retention has removed is gone by right: it is not missed here, but nothing is promised of it either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +44,8 @@ class Evidence:
         self.ends: dict[tuple[int, int], int] = {}
         """(timeline, number) → where that segment ended."""
         self.pushed: set[str] = set()
+        self.first: dict[str, bytes] = {}
+        """Path → digest, for files of directories outside of the database."""
         self.refused = ""
         """The archiver has stopped for good, and says why."""
 
@@ -54,6 +58,9 @@ class Evidence:
             self.site.spoiled = [
                 one for one in self.site.spoiled if not one.startswith(again) or ".partial" in one or self._hurt_meanwhile(one)
             ]
+            self.keep(name for name in self.names(self.archive) if name.startswith(again) and ".partial" not in name)
+        elif name == "sim.backup_complete":
+            self.keep(self.names(fields["place"]))
         elif name == "archive.refused":
             self.refused = fields["message"]
 
@@ -76,7 +83,18 @@ class Evidence:
         if "://" in name:
             found, first = self.site.world.store.objects.get(name), self.site.world.store.first.get(name)
             return found is not None and first is not None and _meaning(name, found[0]) == _meaning(name, first)
-        return name in self.site.node.image.names and name not in self.site.spoiled
+        if name not in self.site.node.image.names or name in self.site.spoiled:
+            return False
+        return self.first.get(name) in (None, self._digest(name))
+
+    def keep(self, paths: Iterable[str]) -> None:
+        """These have just been said to be complete: what files of directories are now is what they have to be (E1)."""
+        image = self.site.node.image
+        self.first.update({path: self._digest(path) for path in paths if path in image.names and path not in self.first})
+
+    def _digest(self, path: str) -> bytes:
+        image = self.site.node.image
+        return hashlib.blake2b(_meaning(path, image.inodes[image.names[path]].read(0, 1 << 62)), digest_size=16).digest()
 
     def _hurt_meanwhile(self, name: str) -> bool:
         """Whether an object was damaged or lost after it was stored, and before the archiver was told so."""

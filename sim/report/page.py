@@ -107,7 +107,8 @@ def page(data: Data) -> str:
     events = sum(row.events for row in data.rows)
     unreached = [row for row in data.rows if row.unreached]
     verdict = "every promise held" if ok else f"{data.violations} promises broken"
-    wanting = f", but <b class=bad>{len(unreached)} do not promise yet what the specification wants</b>" if unreached else ""
+    who = "scenario does" if len(unreached) == 1 else "scenarios do"
+    wanting = f", but <b class=bad>{len(unreached)} {who} not yet reach what the specification wants</b>" if unreached else ""
     tiles = [
         (str(len(data.rows)), "scenarios"), (f"{data.runs:,}", f"runs, seeds {data.seeds}"),
         (f"{data.violations}", "promises broken"),
