@@ -14,6 +14,7 @@ G4. A process crash keeps the cache; a power cut leaves only the device.
 G5. After a failed sync the operations it would have covered are pending no more: the cache still has them, the device may not.
 G6. `fork` costs O(files), not O(bytes): contents are shared until one side writes.
 G7. Each sector that a fault took away, or put wrong, is known by that fault's name until something lands on it whole.
+    (Zeros make nothing good: with them a file that was cut is made long enough again.)
 """
 
 from __future__ import annotations
@@ -186,7 +187,9 @@ class Inode:
         """G7: these sectors are what was written."""
         if self.hurt:
             for sector in range(first, last + 1):
-                self.hurt.pop(sector, None)
+                block, at = divmod(sector, SECTORS_PER_BLOCK)
+                if any(self.device[block][at * SECTOR : (at + 1) * SECTOR]):
+                    self.hurt.pop(sector, None)
             self.hurt.update((sector, fault) for sector, fault in operation.wrong if first <= sector <= last)
 
     def power_cut(self, fates: Fates) -> None:
