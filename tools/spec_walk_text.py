@@ -335,6 +335,11 @@ TAIL = """
 
 An archive by command cannot be listed, so retention does not touch it: let the store's own lifecycle rules remove what is old.
 
+Nor can a timeline be claimed by command when a restore begins: a command that copies a file has no "only if it is not there". The
+claim is made at the first start of the recovered database, by looking, storing and looking again. With a restore command another
+database's timeline is refused by name then (nothing is archived, the database serves; a restore into empty directories takes the next
+number), unless both came in the same moment. Without one nothing is seen: give each database, and each drill, a prefix of its own.
+
 ## What is never removed
 
 - the newest good backup, and the newest `minimum_redundancy` full ones; what an incremental backup stands on
