@@ -279,3 +279,19 @@ def test_a_page_with_many_changes_is_taken_apart_for_them_and_is_the_same_afterw
         found.append({page.page_no: encode_page(page, PAGE) for page in pages})
         assert held(world) == wanted
     assert found[0] == found[1] and len(found[0]) > 3 and len(apart) == len(set(apart)) > 3
+
+
+@pytest.mark.parametrize("more", range(-1, 4))
+def test_the_image_of_a_page_that_changes_often_has_all_its_changes(more: int) -> None:
+    """A crash just before and just after that image: no change is behind it in the log and missing in it."""
+    world = EngineWorld()
+    db = world.start()
+    table = world.table(types=("int4", "int4"))
+    world.insert(table, [1, 0])
+    world.run(db.checkpoint())
+    count = db.access.image_after + more
+    for number in range(1, count + 1):
+        world.update(table, [1, number])
+    db = world.restart()
+    assert world.rows(db.catalog.table("t")) == [[1, count]]  # type: ignore[arg-type]
+    assert db.deferred is not None and (db.deferred.applied < db.access.image_after) == (more > 0)
