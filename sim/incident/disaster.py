@@ -104,7 +104,7 @@ class Incident:
         if self.scenario.backups is not None:
             self.schedule = site.world.tasks.spawn(self._scheduled())
         since = 0
-        for step in self.steps:
+        for done, step in enumerate(self.steps, 1):
             mark = len(site.events)
             if (step.if_up and not site.up) or (step.if_down and site.up):
                 continue
@@ -116,12 +116,19 @@ class Incident:
             await self._do(step)
             self._check_schedule()
             if self.actions.over or site.diverged:
+                self._cut_short(len(self.steps) - done)
                 break
         for step, task in self.background:
             await self._join(step, task)
         self._check_schedule()
         self.schedule = None
         await self._end()
+
+    def _cut_short(self, left: int) -> None:
+        """Nothing can be said from here on: a run whose later steps never came says so, as a mark and among its faults."""
+        if left and self.site.diverged:
+            self.site.note(f"cut short, {left} steps before its end: the disk took back what was archived", "event")
+            self.site.world.fired["cut_short"] += 1
 
     def _check_schedule(self) -> None:
         """What a backup by schedule has found ends the run as anything else does (N1)."""

@@ -136,6 +136,8 @@ class Site:
         self.spoiled: list[str] = []
         self.retired: set[str] = set()
         """What retention has removed: names of objects, places of backups."""
+        self.known_before = 0
+        """How many of the recorder's commits are of earlier starts."""
         self.diverged = False
         """A disk that lied has taken back what was archived already: nothing can be said of the archive any more."""
         self.damaged = False
@@ -292,6 +294,7 @@ class Site:
             node.ports.disk.set_faults(node.faults)
         self.fatal = None
         node.ports.disk.log_lives = self.log_lives
+        self.known_before = len(self.recorder.records)
         events = self.new_events()
         await self.call(node.ports.tasks.work("process.start", 1))
         db = await self.call(HistoryDatabase.open(node.ports, self.config, events))
@@ -450,7 +453,9 @@ class Site:
         self.log_lives.clear()
         kept = [commit for commit in recorder.records if commit.lsn < first_end_lsn]
         gone = recorder.records[len(kept) :]
-        self.diverged = self.diverged or bool(gone and self.troubled)  # backups and archive may have what is gone here
+        # Backups and archive may have what is gone here. (What this start itself has written since lies behind its end, too.)
+        before = recorder.records[len(kept) : self.known_before]
+        self.diverged = self.diverged or bool(before and self.troubled)
         observed = await self._compare(recorder.line.path() + kept, end_lsn)
         recorder.line.commits += kept
         recorder.line.end_lsn = end_lsn

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sim.incident.play import play
 from sim.scenario.coverage import never_fired, total
 from sim.scenario.scenario import load
 
@@ -61,3 +62,11 @@ def test_twenty_seeds_of_every_incident() -> None:
 @pytest.mark.long
 def test_the_days() -> None:
     swept([file for file in INCIDENTS if file not in QUICK], "0..1")
+
+
+@pytest.mark.parametrize("name", ["rot_beyond_repair", "rot_repaired_by_query", "rot_found_by_scrub"])
+def test_a_damaged_database_that_starts_again_does_not_end_its_incident(name: str) -> None:
+    """What the start itself had written was taken for lost, and the later steps never came."""
+    result = play(load(str(ROOT / f"scenarios/corruption/{name}.yaml")), 0)
+    assert not result.violations
+    assert "cut_short" not in result.faults
