@@ -61,7 +61,8 @@ class Pending:
     blocks: Blocks
     truncate: bool = False
     wrong: tuple[tuple[int, str], ...] = ()
-    """Sectors that are hurt once it lands, by which fault (G7): it rots on its way, or was meant for another place."""
+    """Sectors that are hurt once it lands, by which fault (G7): it rots on its way, or was meant for another place. Of a
+    truncate: those that it cuts off, hurt if it does not land."""
 
 
 @dataclass(slots=True)
@@ -144,7 +145,10 @@ class Inode:
     def truncate(self, number: int, size: int) -> None:
         _cut(self.cache, self.cache_size, size)
         self.cache_size = size
-        self.pending.append(Pending(number, size, size, size, {}, truncate=True))
+        cut_off = tuple((sector, fault) for sector, fault in self.hurt.items() if sector * SECTOR >= size)
+        for sector, _ in cut_off:  # now, not when it lands: what is written after it may be hurt anew
+            del self.hurt[sector]
+        self.pending.append(Pending(number, size, size, size, {}, True, cut_off))
 
     def sync(self, below: int) -> None:
         """G1: what is numbered below the mark reaches the device."""
@@ -204,8 +208,6 @@ class Inode:
         if operation.truncate:
             _cut(self.device, self.device_size, operation.size)
             self.device_size = operation.size
-            if self.hurt:
-                self.hurt = {sector: fault for sector, fault in self.hurt.items() if sector * SECTOR < operation.size}
         else:
             self.device.update(operation.blocks)
             self.device_size = max(self.device_size, operation.end)
@@ -215,6 +217,8 @@ class Inode:
         if operation.truncate:
             if fates.size():
                 self._land(operation)
+            else:
+                self.hurt = dict(operation.wrong) | self.hurt
             return
         first, last = operation.start // SECTOR, (operation.end - 1) // SECTOR
         count = last - first + 1
