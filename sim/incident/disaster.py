@@ -194,7 +194,12 @@ class Incident:
         phase = site.phase
         before = len(site.marks)
         opinion = self.judge.before(step)
-        outcome = await self.actions.carry_out(step)
+        try:
+            outcome = await self.actions.carry_out(step)
+        except Violation as error:
+            if opinion.must is False:
+                raise Violation(f"{error}; impossible: {opinion.why}") from None  # not only its author's word
+            raise
         self.judge.ended(step, opinion, outcome)
         served = [mark for mark in site.marks[before:] if mark.kind == "service"]
         if step.args.get("expect") in ("refused", "problems", "failed") and self.fault_ns < 0:

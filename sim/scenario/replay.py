@@ -33,6 +33,8 @@ def document_of(raw: Document, scenario: Scenario, seed: int) -> Document:
     found["workload"] = {**{name: value for name, value in given.items() if name not in (*_COUNTS, "script")}, **changed}
     if work.script is not None:
         found["workload"]["script"] = dump(work.script)
+    if not scenario.sizes.data_bytes and "sizes" in found:
+        found["sizes"] = {name: value for name, value in found["sizes"].items() if name != "data"}
     if not scenario.incident:
         found["plan"] = asdict(scenario.plan or draw(scenario, seed))
         found["plan"]["outages"] = list(found["plan"]["outages"])

@@ -2,6 +2,8 @@
 
 I1. What a scenario's author expects of a step (`restore ended ok, expected refused`) goes by the steps before it. Where that is
     what failed, no step is left out: without its fault the right engine would fail as well.
+I2. Where a refusal was expected, the work stays, too: damage to a log that nobody needs any more is refused by nobody. Unless
+    the judge said that it was impossible, and says so of what is left.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ CEILINGS = (1, 3, 5, 10, 25, 50, 100, 200)
 def passes(search: Search) -> bool:
     """All that can be left out; return whether anything was."""
     before = search.scenario
+    if not _may_work_less(search):
+        _sooner(search)
+        return search.scenario != before
     if search.scenario.workload.script is None:
         _less_work(search)
     if not _expected(search):
@@ -39,6 +44,13 @@ def _expected(search: Search) -> bool:
     """I1."""
     words = search.kind.split()
     return words[:2] in (["it", "was"], ["the", "timeline"]) or "says" in words or ("ended" in words and "expected" in words)
+
+
+def _may_work_less(search: Search) -> bool:
+    """I2."""
+    violation = search.played.violations[0]
+    refused = _expected(search) and "expected" in search.kind and ", expected ok" not in violation
+    return not refused or "impossible" in search.kind.split()
 
 
 def _timeline(search: Search, steps: tuple[Any, ...]) -> bool:
@@ -63,6 +75,8 @@ def _sooner(search: Search) -> None:
 
 def _less_work(search: Search) -> None:
     changes: dict[str, Any]
+    if search.scenario.sizes.data_bytes:  # as much is loaded in the set-up, in as many transactions
+        search.better(replace(search.scenario, sizes=replace(search.scenario.sizes, data_bytes=0)), "little data")
     for name in ("transactions", "items", "accounts"):
         for ceiling in CEILINGS:
             work = search.scenario.workload

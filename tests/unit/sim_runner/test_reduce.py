@@ -79,3 +79,11 @@ def test_other_failures_are_others() -> None:
         "InvariantViolated: page 17: damaged (pool.py:57 get < redo.py:40 redo)",
     ]
     assert len({signature(text) for text in texts}) == len(texts)
+
+
+def test_what_the_judge_calls_impossible_is_another_failure() -> None:
+    """Less work may make a refusal unnecessary; its author's word alone does not say so."""
+    text = "Violation: line 31: restore ended ok, expected refused: "
+    judged = signature(f"{text}; impossible: 000000010000000000000003 is not in the archive as it was")
+    assert judged == signature(f"{text}; impossible: 000000010000000000000001 is not in the archive as it was")
+    assert judged != signature(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_outages_drawn_by_weight_shrink_to_a_few_transactions(tmp_path: Path, wr
     compile(test.read_text(), str(test), "exec")
 
 
-def test_where_an_expectation_failed_the_steps_stay(tmp_path: Path) -> None:
+def test_where_a_refusal_was_expected_the_steps_and_the_work_stay(tmp_path: Path) -> None:
     """It goes by them; and the file that is written names another line, which is no other failure."""
     file = tmp_path / "expected.yaml"
     file.write_text(
@@ -108,7 +109,7 @@ def test_where_an_expectation_failed_the_steps_stay(tmp_path: Path) -> None:
     found = shrink(str(file), 1, 5.0, lambda _: None)
     assert found.kind.startswith("Violation line start ended ok expected"), found.kind
     assert [step.verb for step in found.scenario.timeline] == ["checkpoint", "serve", "fsync_lies", "power_cut", "start"]
-    assert found.small and found.transactions < found.first[1]
+    assert found.scenario.workload.script is None and found.transactions > 10
 
 
 def test_what_does_not_fail_cannot_be_shrunk(tmp_path: Path) -> None:
@@ -138,3 +139,12 @@ def test_wrong_usage_is_said(arguments: list[str], words: str) -> None:
 def test_a_plan_that_is_none_is_refused_by_line() -> None:
     with pytest.raises(ScenarioError, match=r"x.yaml:2: plan: this is no plan"):
         parse("seed: 3\nplan: {outages: 4}", "x.yaml")
+
+
+def test_a_size_that_was_left_out_is_not_in_the_file() -> None:
+    """A database that stands for 100 GB is loaded in dozens of transactions; a small one may do."""
+    text = LIES + "scale: 10\nsizes: {data: 4MB, log: 2MB}\n"
+    scenario = parse(text, "x.yaml")
+    little = replace(scenario, sizes=replace(scenario.sizes, data_bytes=0))
+    document = document_of(parse_yaml(text, "x.yaml").plain(), little, 1)
+    assert document["sizes"] == {"log": "2MB"} and build(wrap(document, "x")).sizes == little.sizes
