@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
 
 _PAUSE_ROWS = 20_000
+CHANGES_A_TURN = 256
+"""After so many changed rows, counted in `changes`, a statement calls `breathe`."""
 _SLEEP_NS = 50_000_000
 LONGEST_SLEEP_S = 1e9
 
@@ -18,7 +20,9 @@ LONGEST_SLEEP_S = 1e9
 class Context:
     """One execution of one statement. Compiled expressions get it as their second argument."""
 
-    __slots__ = ("db", "rows", "txn", "session", "params", "scalars", "sequences", "statement_us", "_rows_since_pause")
+    __slots__ = (
+        "db", "rows", "txn", "session", "params", "scalars", "sequences", "statement_us", "changes", "_rows_since_pause",
+    )  # fmt: skip
 
     def __init__(self, session: SqlSession, txn: Any, params: Sequence[Any]) -> None:
         self.db = session.db
@@ -30,6 +34,7 @@ class Context:
         self.sequences: list[int] = []
         self.statement_us: int | None = None
         self._rows_since_pause = 0
+        self.changes = 0
 
     def time(self, which: str) -> int:
         """Microseconds since 2000: of the "transaction"'s start, this "statement"'s first look, or the "clock" now."""
@@ -86,6 +91,13 @@ class Context:
             await tasks.sleep(min(left_ns, _SLEEP_NS))
             left_ns -= _SLEEP_NS
             self.check()
+
+    async def breathe(self) -> None:
+        """In the middle of many changes: let others run, and the log reach the disk. Raises: DiskFull, QueryCancelled."""
+        self.changes = 0
+        await self.db.access.log.wait_for_room()
+        await self.db.access.tasks.yield_now()
+        self.check()
 
     async def progress(self, count: int) -> None:
         """Account for rows worked on: notice a cancel, and let other sessions run now and then."""

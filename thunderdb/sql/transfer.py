@@ -16,7 +16,7 @@ from thunderdb.base.errors import QueryCancelled, SqlError
 from thunderdb.runtime.sync import Future, Task
 from thunderdb.sql import types
 from thunderdb.sql.binary import binary_encoder, decode_binary
-from thunderdb.sql.context import Context
+from thunderdb.sql.context import CHANGES_A_TURN, Context
 from thunderdb.sql.copy import CopyColumn
 from thunderdb.sql.copy import CopyIn as CopyReader
 from thunderdb.sql.copy_out import CopyOut as CopyWriter
@@ -90,6 +90,9 @@ class CopyInto:
         context, target = self.context, self.target
         await context.progress(len(rows))
         for given in rows:
+            context.changes += 1
+            if context.changes >= CHANGES_A_TURN:
+                await context.breathe()
             values: list[Any] = [None] * len(target.columns)
             for position, value in zip(self.positions, given, strict=True):
                 values[position] = value

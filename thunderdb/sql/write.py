@@ -16,7 +16,7 @@ from sqlglot import exp
 from thunderdb.base.errors import InvariantViolated, SqlError, UniqueViolation
 from thunderdb.engine.rows import WouldWait
 from thunderdb.sql import types
-from thunderdb.sql.context import Context
+from thunderdb.sql.context import CHANGES_A_TURN, Context
 from thunderdb.sql.expr import Compiler, Expr, Fn, Hard, Slots, constant
 from thunderdb.sql.parse import ident, parse_expression
 from thunderdb.sql.path import choose
@@ -330,6 +330,9 @@ class InsertPlan(WritePlan):
         target, definition, rows, txn = self.target, self.definition, context.rows, context.txn
         if self.query is None and self.conflict is None:
             for fns, sequences in self.row_fns:
+                context.changes += 1
+                if context.changes >= CHANGES_A_TURN:
+                    await context.breathe()
                 if sequences:
                     await context.fill_sequences(sequences)
                 values = [fn(None, context) for fn in fns]
@@ -355,6 +358,9 @@ class InsertPlan(WritePlan):
                     changed = await self._resolve(context, self.conflict, violated, key, values, touched)
             if changed is not None:
                 count += 1
+                context.changes += 1
+                if context.changes >= CHANGES_A_TURN:
+                    await context.breathe()
                 if emit is not None:
                     emit(changed)
         return count
@@ -524,6 +530,9 @@ class _Changing(WritePlan):
         """Lock each row, look whether it still matches (W1), change it."""
         decode, condition, rows, count = self.target.table.row.decode, self.filter, context.rows, 0
         for key in keys:
+            context.changes += 1
+            if context.changes >= CHANGES_A_TURN:
+                await context.breathe()
             payload = await rows.lock_row(context.txn, self.definition, key)
             context.check()  # it may have waited for a page
             if payload is None:

@@ -15,7 +15,7 @@ from sqlglot import exp
 from thunderdb.base.errors import SqlError
 from thunderdb.sql import types
 from thunderdb.sql.casts import find_cast
-from thunderdb.sql.context import Context
+from thunderdb.sql.context import CHANGES_A_TURN, Context
 from thunderdb.sql.parse import ident
 from thunderdb.sql.plan import Environment
 from thunderdb.sql.write import Emit, WritePlan
@@ -90,6 +90,9 @@ class _HardPlan(WritePlan):
     async def change(self, context: Context, emit: Emit | None) -> int:
         count = 0
         for key, payload, values in await self._locked(context):
+            context.changes += 1
+            if context.changes >= CHANGES_A_TURN:
+                await context.breathe()
             row = self.target.table.row.decode(payload)
             if isinstance(self, HardDeletePlan):
                 await context.rows.delete(context.txn, self.definition, key, payload)

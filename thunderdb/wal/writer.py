@@ -71,6 +71,8 @@ SEAL_AFTER_NS = 100_000_000
 BUFFER_SIZE = 4 << 20
 GATHER_TURNS = 4
 GATHER_NS = 1_000_000
+_ROOM_NS = 100_000_000
+"""So often who waits for room looks whether the disk is full."""
 _SEAL = int(RecordKind.SEAL)
 _ONE_CHANGE_SIZE = HEADER_SIZE + CHANGE_SIZE
 
@@ -392,11 +394,12 @@ class LogWriter:
         self._wake.set()
 
     async def wait_for_room(self) -> None:
-        """Hold the caller back while more than twice `buffer_size` is waiting for the disk."""
+        """Hold the caller back while more than twice `buffer_size` is waiting for the disk. Raises: DiskFull (W10)."""
         while self.buffered_bytes > 2 * self._buffer_size and self._failure is None and not self._stopping:
+            self.admit()
             self.flush_soon()
             self._flushed.clear()
-            await self._flushed.wait()
+            await self._flushed.wait_timeout(_ROOM_NS)
 
     async def _run(self) -> None:
         """The flusher: the only code that writes records."""

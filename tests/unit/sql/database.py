@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from thunderdb.base.config import Config
@@ -62,9 +63,9 @@ class TestDatabase:
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.world = InlineWorld()
-        self.db = self.world.run(Database.open(self.world, make_config(), Events()))
+        self.db = self.world.run(Database.open(self.world, replace(make_config(), **settings), Events()))
 
     def client(self, **settings: str) -> Client:
         return Client(SqlSession(self.db, "admin", self.world.clock, settings, 7), self.world)
