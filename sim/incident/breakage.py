@@ -23,6 +23,7 @@ from sim.world.disk import DiskFaults
 from sim.world.image import DiskImage
 from sim.world.rand import Stream
 from thunderdb.archive.names import parse_object_name
+from thunderdb.base.errors import ThunderError
 from thunderdb.storage.control import SLOT_OFFSETS
 
 SECTOR = 512
@@ -234,6 +235,13 @@ class Breakage:
         session = EngineSession(site.db, site.recorder)
 
         async def mistake() -> None:
+            try:
+                await make_it()
+            except ThunderError:
+                await session.rollback()  # nobody else would let its locks go
+                raise
+
+        async def make_it() -> None:
             await session.begin(False, True)
             if verb == "drop_table":
                 await session.drop_table(name)
