@@ -126,12 +126,14 @@ class Kernel(simpy.Environment):
                     scheduler.enter(timer, function)
         return True
 
+LONGEST_TURN_NS = 1_000_000_000
+
 
 class SimScheduler:
     """What one life of a node (or the harness) stands on; `kill` ends that life."""
 
-    __slots__ = ("kernel", "trace", "node", "alive", "held", "costs_ns", "on_crashed", "_busy_ns", "_order", "_ready", "_armed",
-                 "_turn")  # fmt: skip
+    __slots__ = ("kernel", "trace", "node", "alive", "held", "costs_ns", "on_crashed", "_busy_ns", "_long_ns", "_order",
+                 "_ready", "_armed", "_turn")  # fmt: skip
 
     def __init__(
         self, kernel: Kernel, trace: Trace, node: int, order: Stream, costs_ns: dict[str, float] | None = None
@@ -143,7 +145,7 @@ class SimScheduler:
         self.held: list[SimTimer] | None = None  # paused: what came due meanwhile
         self.costs_ns = {} if costs_ns is None else costs_ns
         self.on_crashed: Callable[[BaseException], None] | None = None
-        self._busy_ns = 0
+        self._busy_ns = self._long_ns = 0
         self._order = order
         self._ready: list[tuple[int, Callable[..., None], tuple[Any, ...]]] = []
         self._armed = False
@@ -179,11 +181,18 @@ class SimScheduler:
         return timer
 
     def work(self, kind: str, count: int) -> int:
-        """How long to wait for work of a kind. One thread runs the engine: what two tasks charge takes the sum of both."""
+        """How long to wait for work of a kind. One thread runs the engine: what two tasks charge takes the sum of both.
+
+        What takes longer than any turn does stands, at scale, for very many turns, between which others get theirs: it waits
+        for its like only, and nobody else for it.
+        """
         cost_ns = int(self.costs_ns.get(kind, 0) * count)
         if not cost_ns:
             return 0
         now_ns = self.kernel._now
+        if cost_ns > LONGEST_TURN_NS:
+            self._long_ns = max(now_ns, self._long_ns) + cost_ns
+            return self._long_ns - now_ns
         self._busy_ns = max(now_ns, self._busy_ns) + cost_ns
         return self._busy_ns - now_ns
 
