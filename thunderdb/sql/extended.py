@@ -268,7 +268,9 @@ class ExtendedProtocol:
         planned = prepared.planned
         if planned is not None and planned.fits(session.db.catalog_for(session.txn)):
             return planned
-        fresh, _ = await session.shared.plan(session.environment(prepared.declared), prepared.sql, template=False)
+        # The types that the client was told of: parameters that are bound already are values of these, and of no others.
+        declared = prepared.declared if planned is None else planned.param_types
+        fresh, _ = await session.shared.plan(session.environment(declared), prepared.sql, template=False)
         if fresh.plan.columns != prepared.columns and planned is not None:
             old, new = planned.plan.columns or (), fresh.plan.columns or ()
             if [(c.name, c.type_oid) for c in old] != [(c.name, c.type_oid) for c in new]:

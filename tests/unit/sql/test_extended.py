@@ -61,6 +61,28 @@ def test_a_plan_outlives_a_change_of_the_catalog_only_by_being_made_again(t: Any
     assert decode_rows(t.world.run(go())) == [("two",)]
 
 
+def test_parameters_keep_their_types_when_the_table_becomes_another_one(client: Any) -> None:
+    """Else what the client sent as one type would be stored as if it were another one's value (5 as microseconds, say)."""
+    session = client.session
+    client.run("create table t (a int primary key, v bigint)")
+    client.world.run(session.parse("p", "insert into t values ($1, $2)"))
+    client.run("drop table t")
+    client.run("create table t (a int primary key, v timestamp)")
+
+    async def go() -> None:
+        session.bind("", "p", (), (b"1", b"5"), ())
+        await session.execute("")
+        await session.sync()
+
+    with pytest.raises(SqlError) as caught:
+        client.world.run(go())
+    assert caught.value.sqlstate == "42804" and client.run("select v from t") == []
+    client.run("drop table t")
+    client.run("create table t (a bigint primary key, v numeric)")  # where one goes into the other, it does
+    client.world.run(go())
+    assert client.run("select * from t") == [("1", "5")]
+
+
 def test_describe(t: Any) -> None:
     t.world.run(t.session.parse("d", "select a, b from t where n > $1"))
     parameters, columns = t.session.describe_statement("d")
