@@ -21,12 +21,13 @@ from typing import Any
 import click
 
 from sim.history import every_io, history
+from sim.history.shape import COPIES, REQUESTS, RETENTION
 from sim.measure import commit, one_collection
 from sim.scenario.scenario import ScenarioError
 from sim.sweep import parse_seeds
 from sim.twin import Twin, same, serve
 
-KINDS = {"all": None, "copies": history.COPIES, "retention": history.RETENTION, "requests": history.REQUESTS}
+KINDS = {"all": None, "copies": COPIES, "retention": RETENTION, "requests": REQUESTS}
 Job = tuple[str, str, int]
 """(kind, operation to be killed in or empty, seed)"""
 

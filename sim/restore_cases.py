@@ -24,8 +24,9 @@ from typing import Any
 from sim.case_bench import where
 from sim.clients.history_database import HistoryDatabase
 from sim.history import every_io
-from sim.history.history import COPIES, LIMIT_NS, RETENTION, History
+from sim.history.history import LIMIT_NS, History
 from sim.history.history import run as run_history
+from sim.history.shape import COPIES, RETENTION
 from sim.history.targets import Aim, Elsewhere, restore_to
 from sim.history.vault import CONFIG_TEXT
 from sim.incident.copying import HandCopy, copy_tree, files_below, put_file

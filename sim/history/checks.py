@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from sim.clients.history_database import HistoryDatabase
+from sim.history.shape import Outcome, Shape
 from sim.history.targets import Aim, Elsewhere, aims, at_end, latest, seed_of, serves
 from sim.history.vault import Vault
 from sim.incident.copying import HandCopy
@@ -25,9 +25,6 @@ from sim.world.world import SimNode, World
 from thunderdb.backup.manifest import MANIFEST_NAME
 from thunderdb.base.config import Config
 from thunderdb.base.ids import format_lsn
-
-if TYPE_CHECKING:
-    from sim.history.history import Outcome, Shape
 
 
 class HistoryChecks(ABC):

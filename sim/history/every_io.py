@@ -25,7 +25,8 @@ from typing import Any
 from sim.clients.engine_session import read_state
 from sim.clients.history_database import HistoryDatabase
 from sim.clients.workload import PROBE
-from sim.history.history import History, Shape
+from sim.history.history import History
+from sim.history.shape import Shape
 from sim.history.targets import Aim, Elsewhere
 from sim.history.vault import CONFIG_TEXT, Vault
 from sim.oracle.oracle import Violation, differences

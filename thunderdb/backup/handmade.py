@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from thunderdb.access.apply import PageOp
 from thunderdb.backup.pages import bad_pages, is_zero, owned, page_lsn_of, what_is_wrong
-from thunderdb.backup.verify import VerifyReport
+from thunderdb.backup.verify_report import VerifyReport
 from thunderdb.base.errors import Corruption, Refused, StorageError, ThunderError
 from thunderdb.base.ids import format_lsn
 from thunderdb.runtime.ports import ObjectStore, Ports

@@ -10,71 +10,25 @@ V4. A copy made by hand has no manifest to compare with: handmade.py says what i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from thunderdb.archive.directory import is_url, open_store
 from thunderdb.backup import incremental
 from thunderdb.backup.frames import FileCipher, FrameReader, parse_stored_name
+from thunderdb.backup.handmade import verify_copy
 from thunderdb.backup.log import LogCopy
 from thunderdb.backup.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
 from thunderdb.backup.pages import bad_pages, is_zero, page_lsn_of, what_is_wrong
 from thunderdb.backup.place import PARTIAL
+from thunderdb.backup.verify_report import Problem, VerifyReport
 from thunderdb.base.errors import Corruption, Refused, StorageError, ThunderError
-from thunderdb.base.ids import format_lsn
 from thunderdb.runtime.ports import ObjectStore, Ports
 from thunderdb.storage.control import FILE_SIZE, SLOT_OFFSETS, SLOT_SIZE, DatabaseState, decode_slot
 from thunderdb.storage.files import page_file_name
 from thunderdb.wal.segment import parse_segment_name
 from thunderdb.wal.timeline import parse_history, parse_history_name
 
-MAX_PROBLEMS = 1000
 Check = Callable[[FileEntry, FrameReader], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong. `page` and `lsn` where it has one."""
-
-    file: str
-    text: str
-    page: int | None = None
-    lsn: int | None = None
-
-    def __str__(self) -> str:
-        where = f"{self.file}: " if self.file else ""
-        page = f"page {self.page}: " if self.page is not None else ""
-        lsn = f" (at {format_lsn(self.lsn)})" if self.lsn is not None else ""
-        return f"{where}{page}{self.text}{lsn}"
-
-
-@dataclass(slots=True)
-class VerifyReport:
-    """What was found. `end_lsn`: the log reaches there. `links`: places of the chain, base first, the backup itself last.
-
-    `log_bytes` of log were read and checked in `log_ns`.
-    """
-
-    place: str
-    problems: list[Problem] = field(default_factory=list)
-    manifest: Manifest | None = None
-    backup_time: str = ""
-    end_lsn: int = 0
-    data_pages: int = 0
-    wal_segments: int = 0
-    bytes_read: int = 0
-    log_bytes: int = 0
-    log_ns: int = 0
-    notes: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        return not self.problems
-
-    def problem(self, file: str, text: str, page: int | None = None, lsn: int | None = None) -> None:
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(Problem(file, text, page, lsn))
 
 
 async def verify_backup(ports: Ports, place: str, cipher: FileCipher | None = None, requests: int = 1) -> VerifyReport:
@@ -120,8 +74,6 @@ async def _verify_one(ports: Ports, place: str, cipher: FileCipher | None, reque
         report.problem("", f"there is no backup at {place}")
         return report
     if MANIFEST_NAME not in listed:
-        from thunderdb.backup.handmade import verify_copy  # it stands on this module
-
         await verify_copy(ports, store, listed, report)
         return report
     try:

@@ -15,7 +15,7 @@ from thunderdb.archive.cipher import load_cipher
 from thunderdb.backup.chain import open_chain
 from thunderdb.backup.plan import plan_restore
 from thunderdb.backup.restore import RestoreReport, restore
-from thunderdb.backup.verify import VerifyReport
+from thunderdb.backup.verify_report import VerifyReport
 from thunderdb.base.config import Config
 from thunderdb.base.errors import ThunderError
 from thunderdb.base.events import Events

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from thunderdb.archive.cipher import load_cipher
-from thunderdb.backup.verify import Problem, VerifyReport, verify_backup
+from thunderdb.backup.verify import verify_backup
+from thunderdb.backup.verify_report import Problem, VerifyReport
 from thunderdb.base.config import Config
 from thunderdb.base.ids import format_lsn
 from thunderdb.runtime.real_ports import RealPorts, run_real

@@ -29,7 +29,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from thunderdb.backup.verify import VerifyReport, verify_backup
+from thunderdb.backup.verify import verify_backup
+from thunderdb.backup.verify_report import VerifyReport
 from thunderdb.runtime.real_ports import run_real
 from tools.bench.rows import Row
 from tools.bench.steps import BackupFailed, bytes_in, give_away, run, say, timed, warm

@@ -7,7 +7,8 @@ from typing import Any
 from tests.unit.engine.world import DATA, WAL, EngineWorld
 from thunderdb.backup.manifest import Manifest
 from thunderdb.backup.take import BackupRequest, Progress, take_backup
-from thunderdb.backup.verify import VerifyReport, verify_backup
+from thunderdb.backup.verify import verify_backup
+from thunderdb.backup.verify_report import VerifyReport
 from thunderdb.engine.catalog import TableDef
 
 WIDE = "x" * 300

@@ -11,7 +11,7 @@ import pytest
 from thunderdb.archive.retention import Decision
 from thunderdb.backup.expire import Expired
 from thunderdb.backup.inventory import Inventory
-from thunderdb.backup.verify import VerifyReport
+from thunderdb.backup.verify_report import VerifyReport
 from thunderdb.base.config import parse
 from thunderdb.base.errors import ConfigError, Refused, StorageError
 from thunderdb.server import remote, retaining, verifying
