@@ -143,11 +143,14 @@ class Actions:
     async def _verify(self, args: dict[str, Any]) -> str:
         site = self.site
         name = args["backup"]
+        before, site.phase = site.phase, "verify"
+        site.happened("verify.started", {})
         site.scale_store(self._place(name), True)
         try:
             report = await site.call(verify_backup(site.node.ports, self._place(name), requests=site.config.store_requests))
         finally:
             site.scale_store(self._place(name), False)
+            site.phase = before
         if report.passed:
             site.note(f"verify {name}: passed", "operator")
             return "passed"
@@ -163,6 +166,7 @@ class Actions:
         """Checkpoint with a hold, then copy data, then wal."""
         site = self.site
         await site.call(site.db.checkpoint(HOLD_NS))
+        site.happened("copy.started", {})
         copy = HandCopy(site.recorder.line)
         recorder = site.recorder
 

@@ -149,9 +149,16 @@ class Breakage:
         self._disk_fault(args["kind"], args.get("chance", 0.01), args, args["kind"])
 
     def _disk_fault(self, kind: str, chance: float, args: dict[str, Any], name: str) -> None:
-        node = self.site.node
-        node.set_faults(DiskFaults({kind: chance}, args.get("path", "")))
-        self._later(name, args, lambda: node.set_faults(DiskFaults()))
+        """Of the machine's own disk, or of another's that is mounted here: that one is no excuse for a database that stops."""
+        node, path = self.site.node, args.get("path", "")
+        node.set_faults(DiskFaults({kind: chance}, path))
+        mounted = any(path.startswith(place) for place in self.site.scenario.topology.stores)
+
+        def over() -> None:
+            node.set_faults(DiskFaults())
+            node.image.readable()
+
+        self._later(f"store_{name}" if mounted else name, args, over)
 
     # -- Stores
 
@@ -172,13 +179,13 @@ class Breakage:
 
     async def _store_errors(self, args: dict[str, Any]) -> None:
         faults = self._bucket(args).faults
-        names = ("error_before", "error_after", "truncated", "lag_ns")
+        names = ("error_before", "error_after", "truncated", "timeout", "lag_ns")
         for name in names:
             if name in args:
                 setattr(faults, name, args[name])
 
         def over() -> None:
-            faults.error_before = faults.error_after = faults.truncated = 0.0
+            faults.error_before = faults.error_after = faults.truncated = faults.timeout = 0.0
             faults.lag_ns = 0
 
         self._later("store_errors", args, over)
@@ -282,6 +289,7 @@ class Breakage:
                 self.site.damaged |= target.name.startswith((DATA_DIR, WAL_DIR))
             elif how != "duplicate":
                 continue  # zeros over zeros, or one object in the place of its equal
+            self.site.damages += 1
             self.site.world.fired[f"damage_{how}"] += 1
             self.site.fired(f"damage_{how}", target.kind)
             self.damaged.append(f"{how} {target.name}")
@@ -328,6 +336,8 @@ class Breakage:
                 at = SLOT_OFFSETS[self.stream.between(0, 1)] + self.stream.between(0, 63)
             elif what in ("page", "hot_page"):
                 at = self._in_a_page(data, what == "hot_page")
+            elif what == "map_page":
+                at = self.stream.between(0, PAGE_HEADER_BYTES + 100)
             else:
                 at = self.stream.between(0, max(0, len(data) - 1))
             if how in ("zero", "hole"):
@@ -350,27 +360,34 @@ class Breakage:
 
     def _targets(self, what: str, args: dict[str, Any]) -> list[Target]:
         site = self.site
-        if what in ("page", "hot_page", "page_file"):
+        if what in ("page", "hot_page", "page_file", "map_page"):
             return [one for one in self._files(DATA_DIR, "page") if "/pages." in one.name]
-        if what == "control":
-            return [one for one in self._files(DATA_DIR, "control") if one.name.endswith("/control")]
+        if what in ("control", "archived", "identity"):
+            return [one for one in self._files(DATA_DIR, what) if one.name.endswith(f"/{what}")]
+        if what == "written":
+            return [one for one in self._files(DATA_DIR, what) if "/written." in one.name]
+        if what == "local_history":
+            return [one for one in self._files(WAL_DIR, what) if one.name.endswith(".history")]
         if what == "segment":
             return [one for one in self._files(WAL_DIR, "segment") if len(one.name.rpartition("/")[2]) == 24]
-        if what in ("archive", "archive_tail", "history"):
+        if what in ("archive", "archive_tail", "history", "note"):
             place = site.config.wal_archive_dir
             found = []
             for one in self._at(place, what):
                 key = one.name[len(place) + 1 :]
                 parsed = parse_object_name(key)
-                if what == "history" and key.endswith(".history"):
+                if key.startswith("complete.") if what == "note" else what == "history" and key.endswith(".history"):
                     found.append(one)
-                elif parsed is not None and what != "history" and parsed.partial == (what == "archive_tail"):
+                elif parsed is not None and what in ("archive", "archive_tail") and parsed.partial == (what == "archive_tail"):
                     found.append(one)
             return found
         place = self.backups.get(args["backup"], "") if "backup" in args else next(reversed(self.backups.values()), "")
         if not place:
             return []
-        inside = {"backup": "/data/pages.", "manifest": "/backup_manifest.json", "backup_segment": "/wal/"}[what]
+        inside = {
+            "backup": "/data/pages.", "manifest": "/backup_manifest.json", "backup_segment": "/wal/",
+            "backup_control": "/data/control",
+        }[what]  # fmt: skip
         return [one for one in self._at(place, what) if one.name.startswith(place + inside)]
 
     def _at(self, place: str, kind: str) -> list[Target]:

@@ -63,7 +63,7 @@ class Incident:
         self.fault_ns = -1
         self.people_ns = 0
         self.result_ = Result(scenario.name, seed, driver="engine")
-        self.background: list[tuple[Step, Task[None]]] = []
+        self.background: list[Task[None]] = []
         self.served = False
         self.schedule: Task[None] | None = None
 
@@ -118,8 +118,7 @@ class Incident:
             if self.actions.over or site.diverged:
                 self._cut_short(len(self.steps) - done)
                 break
-        for step, task in self.background:
-            await self._join(step, task)
+        await self._join_all()
         self._check_schedule()
         self.schedule = None
         await self._end()
@@ -157,14 +156,15 @@ class Incident:
 
     async def _gather(self) -> None:
         """After a death: wait for what was done in the background."""
-        for step, task in self.background:
-            await self._join(step, task)
-        self.background.clear()
+        await self._join_all()
         await self.site.buried()
         self.site.phase = "down"
 
     async def _do(self, step: Step) -> None:
         site = self.site
+        if step.verb == "finish":
+            await self._join_all()
+            return
         if step.verb in ACTIONS:
             if step.verb == "stop" or (step.verb == "restore" and not step.args.get("drill")):
                 self._incident_begins()
@@ -174,7 +174,7 @@ class Incident:
             if step.wait:
                 await action
             else:
-                self.background.append((step, site.world.tasks.spawn(action)))
+                self.background.append(site.world.tasks.spawn(action))
             return
         site.note(step.note or step.verb.replace("_", " "), "fault")
         first = self.fault_ns < 0
@@ -284,8 +284,11 @@ class Incident:
                 raise
             self.site.note(f"{step.verb} fails: {error}", "event")
 
-    async def _join(self, step: Step, task: Task[None]) -> None:
-        await task
+    async def _join_all(self) -> None:
+        """Wait for what was begun with `wait: false`."""
+        background, self.background = self.background, []
+        for task in background:
+            await task
 
     async def _scheduled(self) -> None:
         """Backups by schedule, as the daemon takes them; one that death or a fault ends is not tried again."""

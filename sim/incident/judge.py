@@ -13,7 +13,7 @@ J6. A drill leaves no timeline in the archive.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sim.incident.evidence import Closed, Evidence
@@ -44,6 +44,8 @@ class Opinion:
     floor_lsn: int = 0
     """A restore that succeeds must bring back the log up to here."""
     began_ns: int = 0
+    damages: int = 0
+    """How much had been damaged by then."""
 
 
 class Judge:
@@ -77,7 +79,7 @@ class Judge:
             opinion = Opinion(True if self._sound() and self._archive_is_fine() else None)
         else:
             opinion = Opinion(True if self._sound() and step.verb in SIMPLE else None)
-        return Opinion(opinion.must, opinion.why, opinion.floor_lsn, self.site.world.now_ns)
+        return replace(opinion, began_ns=self.site.world.now_ns, damages=self.site.damages)
 
     def _histories(self) -> set[str]:
         archive = self.evidence.archive
@@ -256,7 +258,7 @@ class Judge:
             pass  # what it builds on was damaged meanwhile
         elif step.verb == "restore" and self.site.archiver is not None and CAME_MEANWHILE in said:
             pass  # beside a database at work, behind a command that cannot list: it is told to run again
-        elif opinion.must and outcome in ("refused", "failed", "problems") and self._calm(opinion.began_ns):
+        elif opinion.must and outcome in ("refused", "failed", "problems") and self._calm(opinion):
             self.problems.append(f"{line}: refused, although nothing is wrong: {said}")
         if self.strict and opinion.must and outcome == "ok" and self.actions.recovered_lsn < opinion.floor_lsn:
             self.problems.append(
@@ -265,9 +267,10 @@ class Judge:
         if self.strict and step.verb == "start" and opinion.must and outcome == "ok" and self.actions.loss.lost:
             self.problems.append(f"{line}: {self.actions.loss.lost} acknowledged transactions lost by a restart")
 
-    def _calm(self, began_ns: int) -> bool:
+    def _calm(self, before: Opinion) -> bool:
         """J2: no fault since then."""
-        return self._sound() and not self.site.trouble.since(began_ns) and self.site.fatal is None
+        quiet = not self.site.trouble.since(before.began_ns) and self.site.damages == before.damages
+        return self._sound() and quiet and self.site.fatal is None
 
     def recovered(self) -> None:
         """A recovery has ended with service: compare where it ended with what is promised."""

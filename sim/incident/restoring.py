@@ -71,7 +71,7 @@ class Restoring(Actions):
         archive = None if archive in ("none", "") else self._place(archive)
         if not drill:
             site.end_line()
-        before, site.phase = site.phase, "restore"
+        before, site.phase = site.phase, "drill" if drill else "restore"
         site.scale_bulk(True)
         site.note("restore begins", "restore")
         events = site.new_events()
@@ -87,7 +87,7 @@ class Restoring(Actions):
             if timeline.isdigit() and plan.line.timeline != int(timeline):
                 raise Violation(f"the restore follows timeline {plan.line.timeline}, though {timeline} was asked for")
             if not drill:
-                self.begun = Begun(plan.line.timeline, plan.stop.lsn, self._chosen(target, plan.line.timeline))
+                self.begun = Begun(plan.line.timeline, plan.stop.lsn, self._chosen(target, plan, plan.line.timeline))
             report = await site.call(
                 holding(node.ports, plan, events, lambda: restore(
                     node.ports, config, plan, events, drill, database=HistoryDatabase)), node
@@ -103,7 +103,7 @@ class Restoring(Actions):
                 raise Violation(f"timeline {report.timeline} is used a second time")
         self.report, self.recovered_lsn = report, report.stop_lsn
         site.note("restored", "restore")
-        chosen = self._chosen(target, report.parent_timeline)
+        chosen = self._chosen(target, plan, report.parent_timeline)
         if drill:
             await self._drilled(node, report, chosen)
             return
@@ -169,7 +169,7 @@ class Restoring(Actions):
             text = format_time(time_us, 6) if kind == "time" else f"lsn:{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
         return parse_target(text)
 
-    def _chosen(self, target: Target, timeline: int) -> list[Commit] | None:
+    def _chosen(self, target: Target, plan: Plan, timeline: int) -> list[Commit] | None:
         """A3: the commits that a target asks for; None for latest, where the log's end decides."""
         path = self.site.path_of(timeline)
         if target.kind is TargetKind.LATEST:
@@ -180,6 +180,8 @@ class Restoring(Actions):
             return [commit for commit in path if commit.lsn <= target.lsn]
         if target.kind is TargetKind.BEFORE_TXN:
             return before_txn(path, target.txn)
+        if self.site.trouble.ever_lied:  # log that has rotted was never shipped: of what is in there, nobody can know
+            path = [commit for commit in path if commit.order_us <= plan.newest_time_us]
         return before_verb(path, target.verb.name.lower() if target.verb else "", target.table)
 
 

@@ -140,6 +140,8 @@ class Site:
         """How many of the recorder's commits are of earlier starts."""
         self.diverged = False
         """A disk that lied has taken back what was archived already: nothing can be said of the archive any more."""
+        self.damages = 0
+        """How many files and objects were damaged so far."""
         self.damaged = False
         """Its own files were damaged: whether anybody notices is what the timeline asks."""
         self.began_work_ns = 0
@@ -565,6 +567,7 @@ class Site:
         self.trouble.clear()
         for node in self.world.nodes.values():
             node.set_faults(DiskFaults())
+            node.image.readable()
             node.image.capacity_bytes = 1 << 50
             node.image.away.clear()
             self.usual_speed(node)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 LYING = ("lost_write", "misdirected_write", "bit_rot", "fsync_lies")
-DISK = (*LYING, "read_error", "write_error", "sync_error")
+DISK = (*LYING, "read_error", "sticky_read_error", "write_error", "sync_error")
 """What a client may be told by name. (A full disk is told as what it is, and stops nobody.)"""
 CALM_NS = 2_000_000_000
 """An operation that met a fault may take as long as this to say so."""

@@ -56,7 +56,7 @@ def silent(enabled_in: Counter[str], coverage: Counter[str]) -> list[str]:
     for name, runs in sorted(enabled_in.items()):
         if name.startswith("damage "):
             kind = name.removeprefix("damage ")
-            kind = {"hot_page": "page", "page_file": "page"}.get(kind, kind)
+            kind = {"hot_page": "page", "page_file": "page", "map_page": "page"}.get(kind, kind)
             struck = any(key.startswith("damage_") and key.split("|")[1] == kind for key in coverage)
         else:
             struck = _struck(name, {key.partition("|")[0] for key in coverage})

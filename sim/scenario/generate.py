@@ -6,6 +6,8 @@ G1. Each part has its own stream, so that one more choice in one of them does no
 G2. Swarm: a coin decides for each class of faults whether a run has it at all, for faults hide each other (Groce et al., 2012).
 G3. Nothing is promised but what the judge (sim/incident/judge.py) says is possible; each step says `expect: any`.
 G4. Runs are small on purpose: dozens of transactions, tens of seconds, so that thousands fit into an hour of a core.
+G5. Seeds below NEWER draw what they always drew, so that the corpus keeps its meaning; faults in the middle of an action and
+    damage of the small files come from there on.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ COIN = {
 }  # fmt: skip
 """A disk that lies or fails excuses much: such runs are fewer."""
 DAMAGE_COIN, COIN_OF_THE_REST = 0.12, 0.4
+NEWER = 1_000_000
+"""G5."""
+NEWER_DAMAGES = ("map_page", "written", "archived", "identity", "local_history", "note", "backup_control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,9 @@ class Site:
     stores: tuple[str, ...]
     regions: tuple[str, ...]
     faults: frozenset[str] = field(default_factory=frozenset)
+    newer: frozenset[str] = field(default_factory=frozenset)
+    """G5."""
+    lasting: tuple[str, ...] = BACKGROUND
 
 
 def generated(seed: int) -> Scenario:
@@ -99,7 +107,7 @@ def _site(stream: Stream, seed: int) -> tuple[Site, Document]:
     urls = tuple(place for place in stores if "://" in place)
     topology = {"regions": list(regions), "nodes": [{"name": "a", "region": HOME}], "stores": stores}
     faults = _swarm(Stream(derive(seed, "generated.swarm")), archive, urls, regions)
-    return Site(archive, tuple(stores), urls, regions, faults), topology
+    return Site(archive, tuple(stores), urls, regions, faults, _newer(seed, archive)), topology
 
 
 def _swarm(stream: Stream, archive: str, urls: tuple[str, ...], regions: tuple[str, ...]) -> frozenset[str]:
@@ -111,6 +119,16 @@ def _swarm(stream: Stream, archive: str, urls: tuple[str, ...], regions: tuple[s
     if archive == "none":
         without |= {"damage archive", "damage archive_tail", "damage history"}
     return frozenset(name for name in found if name not in without)
+
+
+def _newer(seed: int, archive: str) -> frozenset[str]:
+    """G5."""
+    if seed < NEWER:
+        return frozenset()
+    stream = Stream(derive(seed, "generated.newer"))
+    found = ["amid"] if stream.random() < 0.8 else []
+    found += [f"damage {what}" for what in NEWER_DAMAGES if stream.random() < DAMAGE_COIN]
+    return frozenset(name for name in found if archive != "none" or name not in ("damage archived", "damage note"))
 
 
 def _settings(stream: Stream, site: Site, topology: Document) -> Document:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sim.scenario.faults_plan import pick
+from sim.scenario.generate_amid import amid
 from sim.world.rand import Stream
 
 if TYPE_CHECKING:
@@ -29,9 +30,13 @@ HOW = {
     "page": ("flip", "zero"), "hot_page": ("flip",), "page_file": ("delete", "cut"), "control": ("flip",),
     "segment": ("flip", "hole", "delete", "cut"), "archive": ("delete", "flip", "zero", "cut", "stale", "duplicate"),
     "archive_tail": ("delete", "flip", "cut"), "history": ("delete", "flip"), "backup": ("flip", "zero", "cut", "delete"),
-    "manifest": ("delete", "flip"), "backup_segment": ("delete", "flip", "cut"),
+    "manifest": ("delete", "flip"), "backup_segment": ("delete", "flip", "cut"), "map_page": ("flip", "zero"),
+    "written": ("flip", "delete", "cut"), "archived": ("flip", "delete", "cut"), "identity": ("flip", "delete"),
+    "local_history": ("flip", "delete"), "note": ("flip", "delete", "cut"), "backup_control": ("flip", "delete"),
 }  # fmt: skip
-LOCAL = ("page", "hot_page", "page_file", "control", "segment")
+LOCAL = (
+    "page", "hot_page", "page_file", "control", "segment", "map_page", "written", "archived", "identity", "local_history",
+)  # fmt: skip
 HOME = "/var/lib/thunderdb"
 PATHS = (f"{HOME}/wal", f"{HOME}/data/pages.", f"{HOME}/data/control", HOME)
 """Of the machine's own disk: one that lies on another machine would be trouble of its own."""
@@ -50,6 +55,8 @@ class Teller:
         self.marks: list[str] = []
         self.number = 0
         self.faults = sorted(site.faults)
+        self.newer = sorted(site.newer)
+        self.paths = PATHS
         self.quiet = {name: weight for name, weight in QUIET.items() if stream.random() < 0.75}
         self.quiet["serve"] = 6
         if site.archive == "none":
@@ -133,6 +140,9 @@ class Teller:
     # -- Faults
 
     def _fault(self) -> None:
+        if self.newer and self.stream.random() < 0.5:
+            self._newer()
+            return
         if not self.faults:
             return
         name = self.stream.choice(self.faults)
@@ -147,6 +157,15 @@ class Teller:
             self._accident(name)
         else:
             self._background(name)
+
+    def _newer(self) -> None:
+        """What seeds below generate.NEWER do not have."""
+        lasting = [name for name in (*self.faults, *self.newer) if name in self.site.lasting or name.startswith("damage ")]
+        damages = [name for name in self.newer if name.startswith("damage ")]
+        if "amid" in self.newer and lasting and (not damages or self.stream.random() < 0.6):
+            amid(self, lasting)
+        elif damages:
+            self._damage(self.stream.choice(damages).removeprefix("damage "))
 
     def _outage(self, name: str) -> None:
         """At a random time, or in the middle of something."""
@@ -193,6 +212,16 @@ class Teller:
     def _background(self, name: str) -> None:
         """A fault that lasts for a while; people look after the machine then."""
         stream = self.stream
+        verb, args = self._background_args(name)
+        self._add(verb, args, if_up=True, after=self._ms(0, 800))
+        for _ in range(stream.between(0, 3)):
+            self._quiet()
+        if name in ("fsync_lies", "lost_write", "misdirected_write", "bit_rot", "write_error") and stream.random() < 0.6:
+            self._add("power_cut", {"fates": stream.choice(("none", "mixed"))}, if_up=True, after=self._ms(10, 800))
+        self._recover()
+
+    def _background_args(self, name: str) -> tuple[str, dict[str, Any] | None]:
+        stream = self.stream
         lasts = {"for": self._ms(50, 4000)}
         args: dict[str, Any] | None
         verb = name
@@ -219,12 +248,7 @@ class Teller:
             args = {"ppm": stream.choice((0, 200, 50_000, 300_000))}
         else:
             args = self._pause()
-        self._add(verb, args, if_up=True, after=self._ms(0, 800))
-        for _ in range(stream.between(0, 3)):
-            self._quiet()
-        if name in ("fsync_lies", "lost_write", "misdirected_write", "bit_rot", "write_error") and stream.random() < 0.6:
-            self._add("power_cut", {"fates": stream.choice(("none", "mixed"))}, if_up=True, after=self._ms(10, 800))
-        self._recover()
+        return verb, args
 
     def _pause(self) -> dict[str, Any]:
         return {"for": self._ms(20, 3000)}
@@ -232,10 +256,7 @@ class Teller:
     def _damage(self, what: str) -> None:
         """Of the machine's own files while it runs or is stopped, of backups and archive at any time."""
         stream = self.stream
-        args: dict[str, Any] = {"what": what, "how": stream.choice(HOW[what])}
-        args["which"] = stream.choice(("first", "second", "middle", "newest", "random"))
-        if what in ("backup", "manifest", "backup_segment") and self.backups:
-            args["backup"] = stream.choice(self.backups)
+        args = self._damage_args(what)
         if what in LOCAL and stream.random() < 0.7:
             self._add("stop" if stream.random() < 0.5 else "kill", None, if_up=True)
             if "stop" in self.steps[-1]:
@@ -246,6 +267,14 @@ class Teller:
         self._recover()
         if what not in LOCAL and stream.random() < 0.7:
             self._outage(stream.choice(("machine_lost", "kill")))
+
+    def _damage_args(self, what: str) -> dict[str, Any]:
+        stream = self.stream
+        args: dict[str, Any] = {"what": what, "how": stream.choice(HOW[what])}
+        args["which"] = stream.choice(("first", "second", "middle", "newest", "random"))
+        if what in ("backup", "manifest", "backup_segment", "backup_control") and self.backups:
+            args["backup"] = stream.choice(self.backups)
+        return args
 
     def _accident(self, name: str) -> None:
         """A mistake; then the database goes back to before it."""

@@ -38,7 +38,11 @@ from sim.scenario.schema import (
 FATE_NAMES = ("all", "none", "mixed")
 WHAT = (
     "page", "hot_page", "page_file", "control", "segment", "archive", "archive_tail", "history", "backup", "manifest",
-    "backup_segment",
+    "backup_segment", "map_page", "written", "archived", "identity", "local_history", "note", "backup_control",
+)  # fmt: skip
+DISK_ERRORS = (
+    "read_error", "sticky_read_error", "write_error", "sync_error", "disk_full", "lost_write", "misdirected_write", "bit_rot",
+    "stall",
 )  # fmt: skip
 EITHER = "ok or refused"
 ANY = "any"
@@ -104,6 +108,7 @@ ACTIONS: dict[str, tuple[str, dict[str, Key]]] = {
         "of": Key("of", Text(), "The place below which backups lie."),
         **_expect("ok", "died", "ok or died"),
     }),
+    "finish": ("Wait until everything that was begun with `wait: false` has ended.", {}),
     "end": ("Nothing is left that could be restored: the incident ends here.", {}),
     "scrub": ("Check the whole database.", _expect("clean", "problems", "refused", "clean or problems")),
     "query": ("Read every table.", _expect("ok", "refused", EITHER)),
@@ -148,7 +153,7 @@ FAULTS: dict[str, tuple[str, dict[str, Key]]] = {
         "path": Key("path", Text()), "chance": Key("chance", Chance()), **_FOR,
     }),
     "disk_errors": ("Chance per operation of a kind of disk fault.", {
-        "kind": Key("kind", OneOf(("read_error", "write_error", "lost_write", "misdirected_write", "bit_rot", "stall"))),
+        "kind": Key("kind", OneOf(DISK_ERRORS)),
         "chance": Key("chance", Chance()), "path": Key("path", Text()), **_FOR,
     }),
     "damage": ("Damage a file or object; which one exactly, the seed decides where `which` leaves a choice.", {
@@ -159,7 +164,8 @@ FAULTS: dict[str, tuple[str, dict[str, Key]]] = {
     "store_outage": ("A store answers nothing.", {"store": Key("store", Text()), **_FOR}),
     "store_errors": ("A store fails now and then: before a change, after it, or with a body cut short.", {
         "store": Key("store", Text()), "before": Key("error_before", Chance()), "after": Key("error_after", Chance()),
-        "truncated": Key("truncated", Chance()), "lag": Key("lag_ns", Duration()), **_FOR,
+        "truncated": Key("truncated", Chance()), "timeout": Key("timeout", Chance(), "No answer for ten seconds."),
+        "lag": Key("lag_ns", Duration()), **_FOR,
     }),
     "clock_jump": ("The wall clock jumps.", {"by": Key("by_ns", Duration(signed=True))}),
     "clock_drift": ("The clocks run fast or slow from now on, in parts per million.", {"ppm": Key("ppm", Count(0, 500_000))}),

@@ -453,6 +453,11 @@ class DiskImage:
         hurt = {} if number is None else self.inodes[number].hurt
         return next((hurt[one] for one in range(offset // SECTOR, (offset + size - 1) // SECTOR + 1) if one in hurt), "")
 
+    def readable(self) -> None:
+        """What could not be read can be read again."""
+        for number in [number for number, inode in self.inodes.items() if inode.bad]:
+            self.owned(number).bad.clear()
+
     def is_quiet(self) -> bool:
         """Whether a power cut could change nothing."""
         return not self.entries and not any(inode.pending for inode in self.inodes.values())

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from sim.cli import main
 from sim.incident.play import play
 from sim.scenario import coverage
-from sim.scenario.generate import BACKGROUND, DAMAGES, OUTAGES, document, generated, text
+from sim.scenario.generate import BACKGROUND, DAMAGES, NEWER, NEWER_DAMAGES, OUTAGES, document, generated, text
 from sim.scenario.replay import document_of
 from sim.scenario.scenario import ScenarioError, build, parse
 from sim.scenario.schema import wrap
+from sim.scenario.steps import ACTIONS, FAULTS
 from sim.sweep import read_corpus
 
 
@@ -30,7 +31,22 @@ def test_every_seed_is_a_scenario_and_all_classes_are_drawn() -> None:
     assert set(archives) == {"", "s3://", "/mnt/", "command"}
 
 
-@pytest.mark.parametrize("seed", [0, 3, 7])
+def test_seeds_from_a_million_on_damage_small_files_and_strike_in_the_middle_of_every_action() -> None:
+    found: Counter[str] = Counter()
+    for seed in range(NEWER, NEWER + 150):
+        scenario = generated(seed)
+        found.update(coverage.classes(scenario))
+        steps = scenario.timeline
+        for begun, fault in zip(steps, steps[1:], strict=False):
+            if not begun.wait and begun.verb in ACTIONS and fault.verb in FAULTS:
+                found[f"{fault.verb} amid {begun.verb}"] += 1
+    assert not {f"damage {what}" for what in NEWER_DAMAGES} - set(found)
+    actions = ("backup", "restore", "verify", "expire", "copy", "checkpoint")
+    assert all(any(key.endswith(f"amid {action}") for key in found) for action in actions)
+    assert found["disk_errors amid restore"] and found["store_errors amid backup"] and found["sync_error"]
+
+
+@pytest.mark.parametrize("seed", [0, 3, 7, NEWER + 53])
 def test_what_is_printed_is_the_same_run(seed: int) -> None:
     scenario = generated(seed)
     printed = parse(text(seed), "printed.yaml")

@@ -124,6 +124,7 @@ def test_a_fault_that_never_fires_is_named() -> None:
     [
         ("/var/lib/thunderdb/data/pages.000000", "page"), ("/var/lib/thunderdb/wal/000000010000000000000001", "segment"),
         ("/var/lib/thunderdb/data/control", "control"), ("/var/lib/thunderdb/wal", "directory"), ("", "any file"),
+        ("/var/lib/thunderdb/data/.archived.tmp", "archived"), ("/var/lib/thunderdb/data/restore.json", "marker"),
         ("/mnt/nas/nightly/data/pages.000000", "backup"), ("/mnt/nas/archive/000000010000000000000001", "archive"),
     ],
 )  # fmt: skip
