@@ -74,7 +74,7 @@ class Restoring(Actions):
         before, site.phase = site.phase, "drill" if drill else "restore"
         site.scale_bulk(True)
         site.note("restore begins", "restore")
-        events = site.new_events()
+        events, damages = site.new_events(), site.damages
         contents = _contents(node.image)
         timeline = args.get("timeline", "")
         timeline = str(site.recorder.line.number) if timeline == "own" else timeline
@@ -96,7 +96,7 @@ class Restoring(Actions):
             site.scale_bulk(False)
             site.phase = before
         if not drill:
-            site.damaged = False
+            site.damaged = site.damages != damages
             site.trouble.replaced()
             claimed = plan.archive is not None and not plan.no_archive and plan.archive_place == config.wal_archive_dir
             if claimed and where != "again" and report.timeline in site.lines:

@@ -1,8 +1,10 @@
 """Who writes: the instance's identity, and what it remembers of its archive. Two small files in data_dir.
 
-    identity    {"version": 1, "instance": 32 hex digits, "no_archive": bool}
-    archived    {"version": 1, "place": …, "timeline": …, "number": …, "history": bool, "size_bytes": …, "time_us": …,
-                 "noted_us": …}
+    identity    {"version": 2, "instance": 32 hex digits, "no_archive": bool, "checksum": …}
+    archived    {"version": 2, "place": …, "timeline": …, "number": …, "history": bool, "size_bytes": …, "time_us": …,
+                 "noted_us": …, "checksum": …}
+
+Version 1 has no checksum (base/document.py).
 
 I1. The identity is durable before anything is claimed with it. It is part of no backup; a restore makes a new one. So of two
     databases from one backup only one owns a timeline.
@@ -15,17 +17,17 @@ I4. No note in an archive says "complete up to T" before a commit later than T i
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from thunderdb.base.document import sealed, unsealed
 from thunderdb.base.errors import Corruption
 from thunderdb.runtime.ports import Disk, Random
 from thunderdb.runtime.replace import replace_file
 
 IDENTITY_FILE = "identity"
 ARCHIVED_FILE = "archived"
-VERSION = 1
+VERSION = 2
 DAMAGED_HINT = (
     "Remove it and archive to a new place, or write into it the owner that the archive's history file names: "
     '{"version": 1, "instance": "..."}.'
@@ -106,13 +108,13 @@ async def _read(disk: Disk, path: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        found = json.loads(data)
-    except ValueError:
-        raise Corruption(f"{path} is damaged: it is not JSON", DAMAGED_HINT) from None
-    if not isinstance(found, dict) or found.get("version") != VERSION:
+        found = unsealed(data, 2)
+    except ValueError as error:
+        raise Corruption(f"{path} is damaged: {error}", DAMAGED_HINT) from None
+    if found.get("version") not in (1, VERSION):
         raise Corruption(f"{path} is of another version", f"This program knows version {VERSION}.")
     return found
 
 
 async def _write(disk: Disk, directory: str, name: str, content: dict[str, Any]) -> None:
-    await replace_file(disk, directory, name, json.dumps(content).encode() + b"\n")
+    await replace_file(disk, directory, name, sealed(content))

@@ -9,7 +9,6 @@ X4. The database may be at work meanwhile: what was listed may be gone by now (a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -18,13 +17,14 @@ from thunderdb.archive.codec import Codec
 from thunderdb.archive.history import History, parse_claim
 from thunderdb.archive.names import complete_name, parse_complete_name, parse_object_name, plain_name
 from thunderdb.archive.requests import Requests
+from thunderdb.base.document import sealed, unsealed
 from thunderdb.base.errors import Corruption
 from thunderdb.base.ids import format_lsn, parse_lsn
 from thunderdb.runtime.ports import ObjectStore, Offload
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
 from thunderdb.wal.timeline import history_name, parse_history_name
 
-COMPLETE_VERSION = 1
+COMPLETE_VERSION = 2
 _LOOKS = 6
 
 
@@ -141,13 +141,13 @@ def encode_complete(timeline: int, complete: Complete) -> bytes:
         "version": COMPLETE_VERSION, "timeline": timeline, "lsn": format_lsn(complete.lsn), "time_us": complete.time_us,
         "segment": segment_name(timeline, complete.segment),
     }  # fmt: skip
-    return json.dumps(content).encode() + b"\n"
+    return sealed(content)
 
 
 def decode_complete(data: bytes, key: str) -> Complete:
     """Raises: Corruption."""
     try:
-        found = json.loads(data)
+        found = unsealed(data, 2)
         return Complete(parse_lsn(found["lsn"]), int(found["time_us"]), int(found["segment"][8:], 16))
     except (ValueError, KeyError, TypeError):
         raise Corruption(f"{key} in the archive is damaged", "Remove it; the archiver writes it anew.") from None

@@ -21,7 +21,7 @@ from thunderdb.runtime.ports import Disk
 from thunderdb.runtime.sync import Tasks
 from thunderdb.wal.record import H_KIND, RecordKind
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan, decode_segment_header, segment_name
-from thunderdb.wal.timeline import history_name, parse_history_name
+from thunderdb.wal.timeline import history_name, parse_history_name, seal_history
 from thunderdb.wal.writer import LogWriter
 
 SCAN_BATCH = 512
@@ -194,6 +194,7 @@ class Entrance:
             return  # there is no way to ask, and some commands refuse to store a file twice
         name = history_name(self.timeline)
         forks = await own_forks(self.disk, self.log.directory, self.timeline)
-        found = await self.target.claim(name, format_claim(forks, self.system_id, self.identity.instance).encode())
+        text = seal_history(format_claim(forks, self.system_id, self.identity.instance))
+        found = await self.target.claim(name, text.encode())
         if found is not None:
             self._check_owner(parse_claim(found.decode(errors="replace"), self.timeline), self.timeline)

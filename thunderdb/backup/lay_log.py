@@ -18,7 +18,7 @@ from thunderdb.base.events import Events
 from thunderdb.runtime.inflight import InFlight
 from thunderdb.runtime.ports import Ports
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentScan, decode_segment_header, encode_segment_header, segment_name
-from thunderdb.wal.timeline import Fork, format_history, history_name
+from thunderdb.wal.timeline import Fork, format_history, history_name, seal_history
 
 READ_AHEAD = 2
 MOST_AHEAD = 64
@@ -63,7 +63,7 @@ class LogLayer:
             await reading.settle()
             await writing.settle()
             raise
-        await self._write(history_name(timeline), (memoryview(format_history(forks).encode()),))
+        await self._write(history_name(timeline), (memoryview(seal_history(format_history(forks)).encode()),))
         await self.ports.disk.sync_dir(self.wal_dir)
 
     def _may_read(self, reading: InFlight[bytes], segments: Sequence[Segment], index: int) -> bool:

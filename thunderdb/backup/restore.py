@@ -44,7 +44,7 @@ from thunderdb.storage.control import FILE_SIZE, ControlFile, ControlState, Data
 from thunderdb.storage.files import page_file_name
 from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
-from thunderdb.wal.timeline import Fork, history_name
+from thunderdb.wal.timeline import Fork, history_name, seal_history
 
 if TYPE_CHECKING:
     from thunderdb.engine.database import Database
@@ -235,7 +235,7 @@ class _Restore:
         name = history_name(timeline)
         text = claimed_line(self.ports.clock.wall_ns() // 1000)
         text += format_claim(self._forks(), self.plan.backup.system_id, self.instance)
-        if await archive.store.put_new(name, text.encode()):
+        if await archive.store.put_new(name, seal_history(text).encode()):
             return True
         # Perhaps it is ours: an answer that was lost.
         return parse_claim((await archive.store.get(name)).decode(errors="replace"), timeline).owner == self.instance

@@ -3,6 +3,7 @@
 A history file, `<timeline, 8 hex digits>.history`, has one line for each ancestor, oldest first:
 
     timeline (decimal) TAB the LSN where its successor left it (0/1A3B4C5D) TAB why
+    # checksum <16 hex digits>                  XXH3-64 over all that comes before this line; older files have none
 
 T1. A timeline's ancestors are listed with increasing numbers and LSNs that do not decrease; the own number is above them all.
 """
@@ -12,9 +13,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from xxhash import xxh3_64_hexdigest
+
 from thunderdb.base.errors import Corruption
 from thunderdb.base.ids import format_lsn, parse_lsn
 
+_SEAL = re.compile(r"# checksum (.{16})\s*\Z", re.DOTALL)
 _NAME = re.compile(r"([0-9A-F]{8})\.history")
 
 
@@ -42,11 +46,24 @@ def format_history(forks: tuple[Fork, ...]) -> str:
     )  # fmt: skip
 
 
+def seal_history(text: str) -> str:
+    """A history file's text with its checksum: a digit that rots would name another place to leave a log at."""
+    return f"{text}# checksum {xxh3_64_hexdigest(text.encode())}\n"
+
+
+def _check_seal(text: str, timeline: int) -> None:
+    """Raises: Corruption."""
+    sealed = _SEAL.search(text)
+    if sealed is not None and sealed[1] != xxh3_64_hexdigest(text[: sealed.start()].encode()):
+        raise Corruption(f"timeline history {history_name(timeline)} is damaged: its checksum does not match")
+
+
 def parse_history(text: str, timeline: int) -> tuple[Fork, ...]:
     """Read the history file of `timeline`; empty lines and lines that begin with # are passed over.
 
     Raises: Corruption, naming the file and the line.
     """
+    _check_seal(text, timeline)
     forks: list[Fork] = []
     for index, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):

@@ -43,7 +43,9 @@ def test_the_timeline_is_claimed_with_owner_and_system() -> None:
     world.rest(1)
     text = bytes(world.disk.files[f"{ARCHIVE}/00000001.history"]).decode()
     identity = json.loads(bytes(world.disk.files[f"{DATA}/identity"]))
-    assert text.splitlines() == [f"# system {db.control.state.system_id:016x}", f"# owner {identity['instance']}"]
+    *claim, seal = text.splitlines()
+    assert claim == [f"# system {db.control.state.system_id:016x}", f"# owner {identity['instance']}"]
+    assert seal.startswith("# checksum ")
     history = world.index().histories[1]
     assert (history.system_id, history.owner) == (db.control.state.system_id, identity["instance"])
     world.close()
