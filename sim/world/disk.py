@@ -365,12 +365,14 @@ class SimDisk:
 
     async def lock(self, path: str) -> SimLock:
         path = self._enter(path)
-        if path in self.locks:
+        where = path if path in self.image.dirs else path.rpartition("/")[0]
+        if where in self.locks:
             raise Refused(f"{path} is locked by another process", "stop the other process first")
-        file = await self.open(path, create=True)
-        await file.close()
-        self.locks[path] = None
-        return SimLock(self, path)
+        if path != where:
+            file = await self.open(path, create=True)
+            await file.close()
+        self.locks[where] = None
+        return SimLock(self, where)
 
     def _enter(self, path: str) -> str:
         if not self.scheduler.alive:

@@ -263,6 +263,26 @@ def test_a_lock_excludes_until_released(world: Any) -> None:
     world.run(main)
 
 
+def test_a_lock_outlives_its_file_and_a_directory_is_locked_without_one(world: Any) -> None:
+    """Whoever removes a "stale" lock file would let a second database in."""
+
+    async def main(ports: Any) -> None:
+        lock = await ports.disk.lock(f"{world.dir}/lock")
+        await ports.disk.unlink(f"{world.dir}/lock")
+        for path in (f"{world.dir}/lock", world.dir):
+            with pytest.raises(Refused):
+                await ports.disk.lock(path)
+        await lock.release()
+        await ports.disk.make_dirs(f"{world.dir}/wal")
+        lock = await ports.disk.lock(f"{world.dir}/wal")
+        assert await ports.disk.list(f"{world.dir}/wal") == []
+        with pytest.raises(Refused):
+            await ports.disk.lock(f"{world.dir}/wal/lock")
+        await lock.release()
+
+    world.run(main)
+
+
 def test_free_space_is_told(world: Any) -> None:
     async def main(ports: Any) -> int:
         free: int = await ports.disk.free_bytes(world.dir)

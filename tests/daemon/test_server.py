@@ -229,6 +229,17 @@ def test_a_second_daemon_on_the_directory_is_refused(own: Thunder) -> None:
     assert thunderdb(own, "--check").returncode == 3
 
 
+def test_two_databases_on_one_log_directory_are_refused(own: Thunder, tmp_path: Path) -> None:
+    """A copy of data_dir, started with a configuration that still names the original's wal_dir: it wrote into that log."""
+    shutil.copytree(own.directory / "data", tmp_path / "copy")
+    (own.directory / "data" / "lock").unlink()
+    for data_dir in (tmp_path / "copy", own.directory / "data"):
+        ports = ["--pg-port", "0", "--http-port", "0"]
+        done = thunderdb(own, "--data-dir", str(data_dir), *ports)
+        assert done.returncode == 3, done.stderr
+        assert "is locked by" in done.stderr and "HINT: stop " in done.stderr
+
+
 def test_a_port_in_use_is_named(own: Thunder, tmp_path: Path) -> None:
     twin = Thunder(tmp_path / "twin")
     done = thunderdb(twin, "--pg-port", str(own.port))

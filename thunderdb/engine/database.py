@@ -3,11 +3,11 @@
     open:  lock ─▶ (make a new database) ─▶ control file ─▶ restart ─▶ catalog ─▶ checkpoint ─▶ background work
     close: stop background work ─▶ roll back what is open ─▶ write every page ─▶ checkpoint ─▶ CLEAN
 
-O1. A missing or empty data directory *and* log directory make a new database; exactly one of them empty is refused.
-O2. Making a new database is marked by a file, so that a crash in it starts over instead of looking like damage.
+O1. A missing or empty data directory *and* log directory make a new database; exactly one of them empty is refused (create.py).
 O3. After any failure of the log or of a sync, `failure` is set, `on_fatal` is called once, and nothing more is written.
 O4. Names in the data directory may be there, or gone, in the operating system's cache only, left so by a process that was
-    killed: they are made durable before anything rests on them. (A marker of O2 that a power cut brings back would cost all.)
+    killed: they are made durable before anything rests on them. (The marker of create.C2 would cost all.)
+O5. Both directories are locked as long as the database is open: two databases on one of them would destroy it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from thunderdb.access import btree
-from thunderdb.access.apply import GHOST, PageOp, image_payload
+from thunderdb.access.apply import GHOST
 from thunderdb.access.context import Access
-from thunderdb.access.garbage import GARBAGE_ROOT
 from thunderdb.base.config import Config
 from thunderdb.base.errors import NodeStopped, Refused, SqlError, StorageError, ThunderError
 from thunderdb.base.events import Events
-from thunderdb.base.ids import FIRST_LSN
 from thunderdb.engine.background import Background
 from thunderdb.engine.catalog import (
     CATALOG_ROOT,
@@ -37,28 +35,27 @@ from thunderdb.engine.catalog import (
     decode_entry,
     entry_key,
 )
+from thunderdb.engine.create import create, is_new, restore_goes_on
 from thunderdb.engine.ddl import Ddl
 from thunderdb.engine.rows import Rows
 from thunderdb.recovery.checkpoint import Checkpointer, Done
 from thunderdb.recovery.redo import Deferred
 from thunderdb.recovery.restart import Restart, Restarted
-from thunderdb.runtime.ports import DirLock, Disk, Ports
+from thunderdb.runtime.ports import DirLock, Ports
 from thunderdb.runtime.sync import Tasks
 from thunderdb.storage.control import ControlFile, ControlState, DatabaseState
 from thunderdb.storage.files import PageFiles, page_file_name
-from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE, LOST_AND_FOUND, MARKER_FILE, RESTORE_MARKER
-from thunderdb.storage.page import PAGE_HEADER_SIZE, VALUE_HEADER_SIZE, PageKind
+from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE
+from thunderdb.storage.page import VALUE_HEADER_SIZE
 from thunderdb.storage.pool import BufferPool
-from thunderdb.storage.spacemap import format_map, set_allocated
 from thunderdb.storage.written import WrittenFile
 from thunderdb.txn.manager import READ_COMMITTED, REPEATABLE_READ, Txn, TxnManager
-from thunderdb.wal.reader import LogReader, create_log
+from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import RecordKind
 from thunderdb.wal.writer import LogWriter
 
 T = TypeVar("T")
 
-FIRST_PAGES = 64
 LEAST_RECENT_LOG = 1 << 20
 """So many bytes of durable log stay in memory at least, for rollbacks and old row versions; a 16th of the pool otherwise."""
 SNAPSHOT_LOG_FACTOR = 4
@@ -81,7 +78,7 @@ class Database:
     """The simulator composes its own, which puts every append into the trace."""
 
     def __init__(
-        self, ports: Ports, config: Config, events: Events, state: ControlState, control: ControlFile, lock: DirLock
+        self, ports: Ports, config: Config, events: Events, state: ControlState, control: ControlFile, locks: list[DirLock]
     ) -> None:
         tasks: Tasks = ports.tasks
         self.ports = ports
@@ -91,7 +88,7 @@ class Database:
         self.failure: BaseException | None = None
         self.on_fatal: Callable[[BaseException], None] | None = None
         self.closing = False
-        self._lock = lock
+        self._locks = locks
         self.files = PageFiles(tasks, ports.disk, config.data_dir, state.page_size)
         self.files.on_failed = self._fatal
         self.log = self.log_writer(
@@ -133,25 +130,32 @@ class Database:
         disk = ports.disk
         await disk.make_dirs(config.data_dir)
         await disk.make_dirs(config.wal_dir)
-        lock = await disk.lock(f"{config.data_dir}/{LOCK_FILE}")
+        if await disk.resolve(config.wal_dir) == await disk.resolve(config.data_dir):
+            raise Refused(
+                f"wal_dir {config.wal_dir} is data_dir {config.data_dir} by another name", "Give each a directory of its own."
+            )
+        locks = [await disk.lock(f"{config.data_dir}/{LOCK_FILE}")]
         try:
+            # O5: a copy of data_dir whose configuration still names the original's wal_dir would write into that log.
+            locks.append(await disk.lock(config.wal_dir))
             await disk.sync_dir(config.data_dir)  # O4
-            if await _is_new(disk, config):
-                await _create(ports, config, events, cls.log_writer)
+            if await is_new(disk, config):
+                await create(ports, config, events, cls.log_writer)
                 events.emit("database.created", data_dir=config.data_dir)
             control = ControlFile(ports.tasks, disk, f"{config.data_dir}/{CONTROL_FILE}", events)
             state = await control.load()
             if state.state == DatabaseState.RESTORING:
-                raise _restore_goes_on(config)
+                raise restore_goes_on(config)
             if state.page_size != config.page_size:
                 raise Refused(
                     f"page_size is {config.page_size}, but the database was made with {state.page_size}",
                     f'Set page_size = "{state.page_size // 1024}KB" in [storage].',
                 )
-            db = cls(ports, config, events, state, control, lock)
+            db = cls(ports, config, events, state, control, locks)
             await db._start(state)
         except BaseException:
-            await lock.release()
+            for lock in locks:
+                await lock.release()
             raise
         return db
 
@@ -192,7 +196,8 @@ class Database:
                 trouble = error  # the files are let go of all the same; the next start recovers
         await self.files.close()
         await self.control.close()
-        await self._lock.release()
+        for lock in self._locks:
+            await lock.release()
         if trouble is not None:
             raise trouble
 
@@ -358,83 +363,3 @@ class Database:
         leaf, start, fence = btree.leaf_from(self.access, CATALOG_ROOT, low)
         rows = zip(leaf.keys[start:], leaf.vals[start:], strict=True)
         return [(key, value) for key, value in rows if not value[16] & GHOST], fence
-
-
-async def _is_new(disk: Disk, config: Config) -> bool:
-    """O1 and O2. Raises: Refused."""
-    data = [name for name in await disk.list(config.data_dir) if name not in (LOCK_FILE, LOST_AND_FOUND)]
-    wal = [name for name in await disk.list(config.wal_dir) if name != LOST_AND_FOUND]
-    if MARKER_FILE in data:
-        for directory, names in ((config.data_dir, data), (config.wal_dir, wal)):
-            for name in names:
-                if name != MARKER_FILE:
-                    await disk.unlink(f"{directory}/{name}")
-        return True
-    if not data and not wal:
-        return True
-    if RESTORE_MARKER in data and (not wal or CONTROL_FILE not in data):
-        raise _restore_goes_on(config)
-    if not data or not wal:
-        empty, full = (config.data_dir, config.wal_dir) if not data else (config.wal_dir, config.data_dir)
-        raise Refused(
-            f"{empty} is empty, but {full} is not: it is probably a disk that is not mounted",
-            "Mount it, or restore the missing directory from a backup; to start anew, empty both.",
-        )
-    if CONTROL_FILE not in data:
-        raise Refused(f"{config.data_dir} is not a ThunderDB data directory: it has no control file", "Check data_dir.")
-    return False
-
-
-def _restore_goes_on(config: Config) -> Refused:
-    return Refused(f"a restore into {config.data_dir} has not ended", "Run the same --restore-pitr command again; it goes on.")
-
-
-async def _create(ports: Ports, config: Config, events: Events, log_writer: type[LogWriter]) -> None:
-    """Make an empty database: space map, catalog and garbage trees, and its first log."""
-    disk, tasks = ports.disk, ports.tasks
-    marker = await disk.open(f"{config.data_dir}/{MARKER_FILE}", create=True)
-    await marker.close()
-    await disk.sync_dir(config.data_dir)
-    system_id = ports.random.bits(63) | 1
-    end = await create_log(disk, config.wal_dir, system_id, config.wal_segment_size, start_lsn=FIRST_LSN)
-    log = log_writer(
-        tasks, ports.clock, disk, config.wal_dir, events,
-        segment_size=config.wal_segment_size, system_id=system_id, seal_after_ns=0,
-    )  # fmt: skip
-    await log.resume(end)
-    files = PageFiles(tasks, disk, config.data_dir, config.page_size)
-    await files.open()
-    await files.grow(FIRST_PAGES)
-    pool = BufferPool(tasks, files, config.buffer_pool_size, config.page_size, log, events)
-    access = Access(tasks, pool, log, files, config.page_size)
-    _first_pages(access)
-    control = ControlFile(tasks, disk, f"{config.data_dir}/{CONTROL_FILE}", events)
-    await control.create(
-        ControlState(
-            system_id, config.page_size, config.wal_segment_size, 1, newest_segment=end.header.number,
-            created_wall_ns=ports.clock.wall_ns(),
-        )  # fmt: skip
-    )
-    written = WrittenFile(disk, config.data_dir, system_id, events)
-    checkpointer = Checkpointer(access, control, written, ports.clock, events, list, lambda: (1, 0), lambda: 0)
-    await checkpointer.run(flush_all=True)
-    await log.close()
-    await files.close()
-    await control.update(state=DatabaseState.CLEAN, wal_end_lsn=log.flushed_lsn)
-    await control.close()
-    await disk.unlink(f"{config.data_dir}/{MARKER_FILE}")
-    await disk.sync_dir(config.data_dir)
-
-
-def _first_pages(access: Access) -> None:
-    pool = access.pool
-    space_map = pool.create(0, PageKind.MAP)
-    format_map(space_map)
-    for page_no in (CATALOG_ROOT, GARBAGE_ROOT):
-        set_allocated(space_map, page_no)
-    pages = [space_map]
-    for root in (CATALOG_ROOT, GARBAGE_ROOT):
-        page = pool.create(root, PageKind.LEAF)
-        page.tree, page.used = root, PAGE_HEADER_SIZE
-        pages.append(page)
-    access.change(RecordKind.STRUCT, [(page, PageOp.IMAGE, image_payload(page, access.page_size)) for page in pages])

@@ -344,12 +344,14 @@ class MemoryDisk:
 
     async def lock(self, path: str) -> MemoryLock:
         path = _clean(path)
-        if path in self.locks:
+        where = path if path in self.dirs else _parent(path)
+        if where in self.locks:
             raise Refused(f"{path} is locked by another process", hint="stop the other process first")
-        self._require_dir(_parent(path))
-        self.locks[path] = None
-        self.files.setdefault(path, bytearray())
-        return MemoryLock(self, path)
+        self._require_dir(where)
+        self.locks[where] = None
+        if path not in self.dirs:
+            self.files.setdefault(path, bytearray())
+        return MemoryLock(self, where)
 
     def _require_dir(self, path: str) -> None:
         if path not in self.dirs:

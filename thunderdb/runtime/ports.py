@@ -150,7 +150,11 @@ class Disk(Protocol):
     async def free_bytes(self, path: str) -> int: ...
 
     async def lock(self, path: str) -> DirLock:
-        """Take an exclusive lock held until release or process death. Raises: Refused if another process holds it."""
+        """Take an exclusive lock held until release or process death: of a directory, or of the one in which this file is.
+
+        The file is made if it is absent, and names the holder; removing it does not let go of the lock.
+        Raises: Refused if another process holds it.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ R3. A descriptor is closed only after every thread and every sync that still use
 R4. Names made by `make_dirs` are durable when it returns, also those that a killed process had made but not synced.
 R5. `rename_new` links and unlinks; where a file system has no hard links (CIFS, exFAT), Linux's RENAME_NOREPLACE does it.
 R6. What cannot be looked at is an error, never taken for missing: a mount that does not answer is no empty directory.
+R7. A lock is the directory's, not its lock file's: whoever removes that file, as a stale one, lets no second process in.
 """
 
 from __future__ import annotations
@@ -170,17 +171,17 @@ class RealFile:
 
 
 class RealLock:
-    """A flock, held until release or the end of the process."""
+    """flocks, held until release or the end of the process."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fds",)
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fds: list[int]) -> None:
+        self._fds = fds
 
     async def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            os.close(fd)
 
 
 class RealDisk:
@@ -302,26 +303,42 @@ class RealDisk:
         return status.f_bavail * status.f_frsize
 
     async def lock(self, path: str) -> RealLock:
-        fd = _call("open lock", path, os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            os.close(fd)
-            by = f"process {holder}" if holder.isdigit() else "another process"
-            raise Refused(f"{path} is locked by {by}", f"stop {by} first, or use another directory") from None
-        except OSError as error:  # a file system without locks
-            os.close(fd)
-            raise translate(error, "lock", path) from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        return RealLock(fd)
+        """The directory itself is locked (R7); the lock file says by whom, and does it where a directory cannot be (NFS)."""
+        if os.path.isdir(path):
+            fd = _call("open directory", path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _flock(path, [fd], fd, "", must=False)
+            return RealLock([fd])
+        fds = [_call("open lock", path, os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)]
+        holder = os.pread(fds[0], 32, 0).decode(errors="replace").strip()
+        _flock(path, fds, fds[0], holder)
+        where = os.path.dirname(path) or "."
+        fds.append(_call("open directory", where, os.open, where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        _flock(path, fds, fds[1], "", must=False)
+        os.ftruncate(fds[0], 0)
+        os.pwrite(fds[0], b"%d\n" % os.getpid(), 0)
+        return RealLock(fds)
 
     def close(self) -> None:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
         self.threads.close()
+
+
+def _flock(path: str, fds: list[int], fd: int, holder: str, must: bool = True) -> None:
+    """Lock `fd`, or close all `fds`. Raises: Refused, StorageError (a file system without locks, if it `must` be)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if not must and not isinstance(error, BlockingIOError):
+            return
+        for each in fds:
+            os.close(each)
+        if not isinstance(error, BlockingIOError):
+            raise translate(error, "lock", path) from error
+        by = f"process {holder}" if holder.isdigit() else "another process"
+        found = "" if holder.isdigit() else f" (`fuser -v {path if os.path.isdir(path) else os.path.dirname(path)}` finds it)"
+        raise Refused(f"{path} is locked by {by}", f"stop {by} first{found}, or use another directory") from None
 
 
 def _call(action: str, path: str, function: Callable[..., T], *args: Any) -> T:

@@ -137,6 +137,24 @@ def test_a_crash_in_the_middle_of_making_a_database_starts_over() -> None:
     assert steps > 50
 
 
+@pytest.mark.parametrize("what", ["another database's log", "somebody's file", "a file beside the pages"])
+def test_starting_over_removes_only_what_the_first_start_has_made(what: str) -> None:
+    """It removed whatever lay in the wal_dir that the configuration named by then."""
+    world = EngineWorld(suspend=True)
+    world.tasks.spawn(Database.open(world, world.config, Events()))
+    while f"{DATA}/control" not in world.disk.files:
+        world.scheduler.turn()
+    world.crash(power=False)
+    if what == "another database's log":
+        world.disk.files[f"{DATA}/initialising"] = bytearray(b"%016x\n" % 7)
+    else:
+        world.disk.files[f"{WAL if 'some' in what else DATA}/letter.txt"] = bytearray(b"mine")
+    before = {path: bytes(data) for path, data in world.disk.files.items()}
+    with pytest.raises(Refused, match="was interrupted, and .* is not what it left there"):
+        world.start()
+    assert {path: bytes(data) for path, data in world.disk.files.items()} == before
+
+
 def test_both_control_slots_bad_is_corruption_and_one_bad_is_an_event() -> None:
     world = EngineWorld()
     world.start()
