@@ -8,6 +8,7 @@ O3. After any failure of the log or of a sync, `failure` is set, `on_fatal` is c
 O4. Names in the data directory may be there, or gone, in the operating system's cache only, left so by a process that was
     killed: they are made durable before anything rests on them. (The marker of create.C2 would cost all.)
 O5. Both directories are locked as long as the database is open: two databases on one of them would destroy it.
+O6. A stop does not wait for a full disk: what needs more log than there is room for is left to the next start's recovery.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from thunderdb.access import btree
 from thunderdb.access.apply import GHOST
 from thunderdb.access.context import Access
 from thunderdb.base.config import Config
-from thunderdb.base.errors import NodeStopped, Refused, SqlError, StorageError, ThunderError
+from thunderdb.base.errors import NodeStopped, Refused, StorageError, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.engine.background import Background
 from thunderdb.engine.catalog import (
@@ -49,7 +50,7 @@ from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE
 from thunderdb.storage.page import VALUE_HEADER_SIZE
 from thunderdb.storage.pool import BufferPool
 from thunderdb.storage.written import WrittenFile
-from thunderdb.txn.manager import READ_COMMITTED, REPEATABLE_READ, Txn, TxnManager
+from thunderdb.txn.manager import READ_COMMITTED, Txn, TxnManager, check_isolation
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import RecordKind
 from thunderdb.wal.writer import LogWriter
@@ -187,6 +188,7 @@ class Database:
         if self.closing:
             return
         self.closing = True
+        self.log.hurry()  # O6
         await self.background.stop()
         trouble: BaseException | None = None
         if self.failure is None:
@@ -237,8 +239,7 @@ class Database:
         """Begin a transaction. Raises: NodeStopped; SqlError 0A000 for SERIALIZABLE, which a later release brings."""
         if self.closing or self.failure is not None:
             raise NodeStopped("the database system is shutting down")
-        if isolation not in (READ_COMMITTED, REPEATABLE_READ):
-            raise SqlError("0A000", f"isolation level {isolation} is not supported yet", hint="Use REPEATABLE READ.")
+        check_isolation(isolation)
         return self.manager.begin(isolation, read_only, self.config.sync_commit if sync_commit is None else sync_commit)
 
     def catalog_for(self, txn: Txn | None) -> Catalog:

@@ -3,6 +3,7 @@
 U1. (W5) Each undone change writes a CLR whose undo_next_lsn is the prev_lsn of the record it undid; an undo is never undone,
     and a crash in the middle goes on where the last CLR points.
 U2. Undo is logical: the row is found by its key, wherever splits have moved it.
+U3. (W10) A full disk holds undo up and never ends it; what it has logged and not written stays bounded meanwhile.
 
 Source: ARIES (1992) sections 3 and 10.3.
 """
@@ -51,6 +52,7 @@ async def rollback(
             lsn = record.prev_lsn
             if undone % _CHANGES_A_TURN == 0:
                 await access.tasks.work("undo", _CHANGES_A_TURN)
+                await access.log.wait_written()  # U3
         elif record.kind == RecordKind.CLR:
             (lsn,) = UNDO_NEXT.unpack(record.extra)
         else:

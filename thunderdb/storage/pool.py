@@ -343,10 +343,7 @@ class BufferPool(WriteBack):
 
     async def _clean_some(self) -> bool:
         """Write back a few pages that could then be evicted, or wait for others' writes and loads; False if there are none."""
-        cold, self._cold = self._cold, []
-        victims = [page for page in cold if self._may_be_cleaned(page)]
-        if not victims:
-            victims = list(islice(filter(self._may_be_cleaned, self._dirty.values()), CLEAN_BATCH))
+        victims = self._victims()
         if victims:
             await self.write_back_all(victims)
             target = self.capacity_bytes - self.capacity_bytes // _SLACK
@@ -362,6 +359,18 @@ class BufferPool(WriteBack):
             await turn
             return True
         return False
+
+    def _victims(self) -> list[Page]:
+        """Pages to write back for room: cold ones, those first that need not wait for the log (B1), which may be held up."""
+        cold, self._cold = self._cold, []
+        victims = [page for page in cold if self._may_be_cleaned(page)]
+        flushed_lsn = self.log.flushed_lsn
+        ready = [page for page in victims if page.page_lsn < flushed_lsn]
+        if ready:
+            return ready
+        dirty = self._dirty.values()
+        logged = (page for page in dirty if page.page_lsn < flushed_lsn and self._may_be_cleaned(page))
+        return list(islice(logged, CLEAN_BATCH)) or victims or list(islice(filter(self._may_be_cleaned, dirty), CLEAN_BATCH))
 
     def _may_be_cleaned(self, page: Page) -> bool:
         return page.rec_lsn > 0 and not page.pins and page.page_no not in self._writing

@@ -5,6 +5,8 @@ C1. (W2) Appending the commit record takes the transaction out of the transactio
 C2. A transaction gets its id with its first change; one that changes nothing writes nothing.
 C3. A rollback goes through recovery's undo, ends with an ABORT record, and only then frees the locks.
 C4. From its commit record on a transaction ends as committed, whether or not anybody still waits for it.
+C5. A transaction is undone by one task at a time: two would each take the same change back, the slower one over what the other
+    has brought back.
 """
 
 from __future__ import annotations
@@ -30,12 +32,18 @@ REPEATABLE_READ = "repeatable read"
 ROLLBACK_RETRY_NS = 100_000_000
 
 
+def check_isolation(level: str) -> None:
+    """Raises: SqlError 0A000 for SERIALIZABLE, which a later release brings."""
+    if level not in (READ_COMMITTED, REPEATABLE_READ):
+        raise SqlError("0A000", f"isolation level {level} is not supported yet", hint="Use REPEATABLE READ.")
+
+
 class Txn:
     """One transaction: its log chain, its locks, its snapshot."""
 
     __slots__ = (
         "id", "first_lsn", "last_lsn", "locks", "waiting", "snapshot", "isolation", "read_only", "sync_commit",
-        "status", "manager", "ddl", "on_end", "ghosts", "durable_lsn",
+        "status", "manager", "ddl", "on_end", "ghosts", "durable_lsn", "undoing",
     )  # fmt: skip
 
     def __init__(self, manager: TxnManager, isolation: str, read_only: bool, sync_commit: bool) -> None:
@@ -54,6 +62,7 @@ class Txn:
         self.on_end: list[Callable[[bool], None]] = []
         self.ghosts: list[tuple[int, bytes]] = []
         self.durable_lsn = 0
+        self.undoing: Future[None] | None = None  # done when the undo that is at work has ended
 
     def new_snapshot(self) -> Snapshot:
         """The snapshot for the next statement: a new one at READ COMMITTED, the first one for ever at REPEATABLE READ."""
@@ -253,18 +262,38 @@ class TxnManager:
         """Undo everything and end. Waits, locks held, where the disk is full (W10)."""
         if txn.status != "active":
             return
+        txn.read_only = True  # a shutdown takes back what a statement of its session may still be at
         if txn.last_lsn:
             await self.undo(txn, 0)
+            if txn.status != "active":
+                return  # whoever was at it before has ended it
             self.access.log.append(RecordKind.ABORT, txn.id, txn.last_lsn, ())
             self.rollbacks += 1
         self._end(txn, "aborted")
 
     async def undo(self, txn: Txn, until_lsn: int) -> None:
+        """Take changes back: one at a time, for a shutdown may come to a transaction whose session is at it (C5)."""
+        while txn.undoing is not None:
+            await txn.undoing
+            if txn.status != "active":
+                return
+        undoing: Future[None] = self.access.tasks.future()
+        txn.undoing = undoing
+        try:
+            await self._undo(txn, until_lsn)
+        finally:
+            txn.undoing = None
+            undoing.set_result(None)
+
+    async def _undo(self, txn: Txn, until_lsn: int) -> None:
         while True:
             try:
                 await rollback(self.access, txn, until_lsn)
                 return
-            except DiskFull:
+            except DiskFull as error:
+                if self.access.log.hurried:
+                    txn.status = "unknown"
+                    raise NodeStopped(f"transaction {txn.id} is rolled back by the next start: {error}") from error
                 self.events.emit("txn.rollback_waits", txn=txn.id)
                 await self.access.tasks.sleep(ROLLBACK_RETRY_NS)
             except ThunderError as error:

@@ -8,6 +8,7 @@ A1. A spare counts only when its bytes *and* its name are durable: else a power 
 A2. The last `reserve` spares are for rollback, restart and checkpoints (W10): ordinary work stops at `admit` before that.
 A3. A full disk is no failure: the keeper tries again every `retry_ns`, and at once when `give_back` says that there is room.
 A4. Spares found at start are filled again before use: whether their bytes ever reached the disk is not known (W4).
+A5. A database that stops does not wait for room (`hurry`): who then needs a spare that is not there gets an error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from thunderdb.base.errors import DiskFull, NodeStopped, ThunderError
+from thunderdb.base.errors import DiskFull, NodeStopped, StorageError, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.runtime.ports import Disk
 from thunderdb.runtime.sync import Event, Tasks
@@ -24,6 +25,14 @@ from thunderdb.wal.segment import parse_spare_name, spare_name
 
 RESERVE = 2
 RETRY_NS = 1_000_000_000
+
+
+def no_room_to_stop() -> StorageError:
+    """What a stop on a full disk ends with, if it needs more log than there is room for."""
+    return StorageError(
+        "the disk is full: there is no room for the log that a clean stop writes",
+        "Nothing is lost. Free space on the log's disk and start again: the start ends what the stop could not.",
+    )
 
 
 class Spares:
@@ -56,6 +65,7 @@ class Spares:
         self._next_index = 0
         self._keeping = False
         self._stopped = False
+        self._hurried = False
         self._room = Event(tasks)
         self._more = Event(tasks)
 
@@ -91,11 +101,13 @@ class Spares:
     async def take(self) -> str:
         """Return the path of a spare that is the caller's from now on; waits while there is none (W10).
 
-        Raises: NodeStopped.
+        Raises: NodeStopped; StorageError (A5).
         """
         while not self._ready:
             if self._stopped:
                 raise NodeStopped("the log is closed")
+            if self._hurried and self.disk_full:
+                raise no_room_to_stop()
             self.keep()
             self._more.clear()
             await self._more.wait()
@@ -121,6 +133,11 @@ class Spares:
             self._events.emit("wal.segment_missing", path=path)
         self._room.set()
         return recycled
+
+    def hurry(self) -> None:
+        """A5."""
+        self._hurried = True
+        self._more.set()
 
     def stop(self) -> None:
         self._stopped = True

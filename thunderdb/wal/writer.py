@@ -15,7 +15,8 @@ F3. A batch whose last record does not yet say so is given a SEAL that says that
     moment of quiet a SEAL goes out alone. So damage anywhere but in the last batch is seen as a hole.
 F4. A failed sync is for ever: every waiter and every later call gets the error, nothing is written again (W4).
 F5. The control file names a segment (`on_new_segment`) before its first record is written (W8).
-F6. `append` never fails for want of disk space; `admit` is where ordinary work is turned away (W10).
+F6. `append` never fails for want of disk space; `admit` is where ordinary work is turned away (W10). Who must not be turned
+    away, undo, waits for the disk (`wait_written`), so that what it appends does not pile up in memory.
 F7. A batch is not taken while each turn of the scheduler still brings more log, for GATHER_TURNS turns and about GATHER_NS at
     most: a busy server gets more commits into a sync so, which costs as much as a statement; an idle one waits for one turn.
 """
@@ -65,7 +66,7 @@ from thunderdb.wal.segment import (
     max_record_size,
     segment_name,
 )
-from thunderdb.wal.spares import RESERVE, RETRY_NS, Spares
+from thunderdb.wal.spares import RESERVE, RETRY_NS, Spares, no_room_to_stop
 
 SEAL_AFTER_NS = 100_000_000
 BUFFER_SIZE = 4 << 20
@@ -144,6 +145,7 @@ class LogWriter:
         self._flusher: Task[None] | None = None
         self._failure: Exception | None = None
         self._stopping = False
+        self.hurried = False
         self._last_kind = 0
         self._last_stamp = 0  # flushed_lsn in the last record
 
@@ -395,11 +397,27 @@ class LogWriter:
 
     async def wait_for_room(self) -> None:
         """Hold the caller back while more than twice `buffer_size` is waiting for the disk. Raises: DiskFull (W10)."""
-        while self.buffered_bytes > 2 * self._buffer_size and self._failure is None and not self._stopping:
+        while self._crowded():
             self.admit()
-            self.flush_soon()
-            self._flushed.clear()
-            await self._flushed.wait_timeout(_ROOM_NS)
+            await self._some_written()
+
+    async def wait_written(self) -> None:
+        """`wait_for_room` for who is never turned away: while the disk is full, it takes as long as that takes (W10)."""
+        while self._crowded():
+            await self._some_written()
+
+    def _crowded(self) -> bool:
+        return self.buffered_bytes > 2 * self._buffer_size and self._failure is None and not self._stopping
+
+    async def _some_written(self) -> None:
+        self.flush_soon()
+        self._flushed.clear()
+        await self._flushed.wait_timeout(_ROOM_NS)
+
+    def hurry(self) -> None:
+        """From here on nobody waits for a full disk: where the log needs room that is not there, it fails (F4)."""
+        self.hurried = True
+        self.spares.hurry()
 
     async def _run(self) -> None:
         """The flusher: the only code that writes records."""
@@ -481,6 +499,8 @@ class LogWriter:
                 return
             except DiskFull as error:
                 self._events.emit("wal.write_waits", reason=error.message)
+                if self.hurried:
+                    raise no_room_to_stop() from None
                 await self._tasks.sleep(self._retry_ns)
                 if self._stopping:
                     raise

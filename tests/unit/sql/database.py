@@ -63,9 +63,14 @@ class TestDatabase:
 
     __test__ = False
 
-    def __init__(self, **settings: Any) -> None:
-        self.world = InlineWorld()
+    def __init__(self, world: InlineWorld | None = None, **settings: Any) -> None:
+        self.world = InlineWorld() if world is None else world
         self.db = self.world.run(Database.open(self.world, replace(make_config(), **settings), Events()))
+
+    @classmethod
+    def reopened(cls, other: TestDatabase, **settings: Any) -> TestDatabase:
+        """The database of a closed one, opened again."""
+        return cls(other.world, **settings)
 
     def client(self, **settings: str) -> Client:
         return Client(SqlSession(self.db, "admin", self.world.clock, settings, 7), self.world)
