@@ -26,6 +26,7 @@ from thunderdb.runtime.sync import Future
 from thunderdb.server import pgwire
 from thunderdb.server.copying import ClientGone, Copying
 from thunderdb.server.extended import ExtendedServing
+from thunderdb.server.idle import IdleWatch
 from thunderdb.server.quick import finished_reply, quick_query, quick_reply, ready
 from thunderdb.sql.quick import Later
 from thunderdb.sql.result import Result
@@ -50,7 +51,7 @@ class Session:
     __slots__ = (
         "peer", "pid", "secret", "sessions", "tasks", "_connection", "_decoder", "queue", "_queued_bytes", "_paused", "out",
         "_sql", "_serving", "_waited", "skipping", "_input", "_closed", "_terminating", "_timer", "_admitted",
-        "_stumbled", "_copying", "_extended", "_later",
+        "_stumbled", "_copying", "_extended", "_later", "_idle", "_why_terminating",
     )  # fmt: skip
 
     def __init__(self, sessions: Sessions, connection: Connection) -> None:
@@ -72,6 +73,8 @@ class Session:
         self._input: Future[None] | None = None
         self._closed = False
         self._terminating = False
+        self._why_terminating: SqlError | None = None
+        self._idle = IdleWatch(self)
         self._admitted = False
         self._copying = Copying(self)
         self._extended = ExtendedServing(self)
@@ -86,9 +89,14 @@ class Session:
         if self._sql is not None:
             self._sql.cancel()
 
-    def terminate(self) -> None:
-        """End this session at the next point between statements, cancelling what runs."""
+    @property
+    def sql(self) -> Any:
+        return self._sql
+
+    def terminate(self, error: SqlError | None = None) -> None:
+        """End this session at the next point between statements, cancelling what runs; `error` says why."""
         self._terminating = True
+        self._why_terminating = error
         if self._closed:
             return
         if self._sql is None:
@@ -169,6 +177,8 @@ class Session:
     # ---- bytes in, bytes out --------------------------------------------------------------------------------------------
 
     def _on_data(self, data: bytes) -> None:
+        if self._idle.timer is not None:
+            self._idle.end()
         if not (self._serving or self.skipping or self._closed or self._terminating):
             body = self._decoder.lone_query(data)
             if body is not None:
@@ -198,6 +208,8 @@ class Session:
         if reply.__class__ is bytes:
             self.sessions.statements += 1
             self._connection.write(reply)
+            if self._sql.settings.idle_limited:
+                self._idle.begin()
             return
         self.queue.append((pgwire.QUERY, body))
         if reply is None:
@@ -223,6 +235,8 @@ class Session:
             if not queue:
                 self._connection.write(out[0] if len(out) == 1 else b"".join(out))
                 out.clear()
+                if self._sql.settings.idle_limited:
+                    self._idle.begin()
                 return True
         return False
 
@@ -271,6 +285,7 @@ class Session:
     def _on_close(self, error: BaseException | None) -> None:
         by_us, self._closed = self._closed, True
         self._timer.cancel()
+        self._idle.end()
         if self._sql is None:
             self.sessions.forget(self)
         elif by_us:
@@ -313,6 +328,8 @@ class Session:
                 if self._waited:
                     self._resume()
                 self._serving = False
+                if self._sql.settings.idle_limited:
+                    self._idle.begin()
                 return
             handled += 1
             if handled % FAIR_MESSAGES == 0:
@@ -369,7 +386,8 @@ class Session:
     async def _end(self) -> None:
         """Say good-bye if anyone listens, roll back, and be forgotten (V5)."""
         if self._terminating and not self._closed:
-            self._report(SqlError("57P01", "terminating connection due to administrator command"), "FATAL")
+            by_hand = SqlError("57P01", "terminating connection due to administrator command")
+            self._report(self._why_terminating or by_hand, "FATAL")
         self.flush()
         self._closed = True
         self._later = None

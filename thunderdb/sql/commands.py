@@ -17,10 +17,12 @@ from thunderdb.sql.plan import AnalyticPlan, ConstantPlan, Plan, result_column
 from thunderdb.sql.prepare import Planned, plan_tree
 from thunderdb.sql.result import CopyOut, Notice, Result
 from thunderdb.sql.select import PointPlan, SelectPlan
+from thunderdb.sql.settings import checked
 from thunderdb.sql.simple import until_fresh
 from thunderdb.sql.utility import WORDS, Utility, first_word, parse_utility
 from thunderdb.sql.write import DeletePlan, UpdatePlan
 from thunderdb.txn.locks import Mode
+from thunderdb.txn.manager import READ_COMMITTED, check_isolation
 
 if TYPE_CHECKING:
     from thunderdb.sql.executor import SqlSession
@@ -122,11 +124,15 @@ async def _set_transaction(session: SqlSession, values: dict[str, Any]) -> Resul
         warn(session, "25P01", "SET TRANSACTION can only be used in transaction blocks")
         return Result("SET")
     txn = session.txn
-    if "isolation" in modes and modes["isolation"] != txn.isolation:
+    isolation = modes.get("isolation", txn.isolation)
+    if isolation == "read uncommitted":
+        isolation = READ_COMMITTED
+    check_isolation(isolation)
+    if isolation != txn.isolation:
         if txn.snapshot is not None or txn.id:
             raise SqlError("25001", "SET TRANSACTION ISOLATION LEVEL must be called before any query")
-        txn.isolation = modes["isolation"]
-        session.settings.values["transaction_isolation"] = modes["isolation"]
+        txn.isolation = isolation
+        session.settings.values["transaction_isolation"] = isolation
     if "read_only" in modes:
         if txn.read_only and not modes["read_only"] and txn.snapshot is not None:
             raise SqlError("25001", "transaction read-write mode must be set before any query")
@@ -141,8 +147,12 @@ async def _set_transaction(session: SqlSession, values: dict[str, Any]) -> Resul
 async def _set(session: SqlSession, values: dict[str, Any]) -> Result:
     if values["local"] and session.status == "I":
         warn(session, "25P01", "SET LOCAL can only be used in transaction blocks")
-    if values["name"] == "transaction_isolation" and values["value"] is not None:
-        return await _set_transaction(session, {"modes": {"isolation": values["value"].lower()}, "session": False})
+    name, value = values["name"], values["value"]
+    if value is not None and name == "transaction_isolation":
+        return await _set_transaction(session, {"modes": {"isolation": checked(name, name, value)}, "session": False})
+    if value is not None and name == "transaction_read_only":
+        read_only = checked(name, name, value) == "on"
+        return await _set_transaction(session, {"modes": {"read_only": read_only}, "session": False})
     session.set_parameter(values["name"], values["value"], values["local"])
     return Result("SET")
 

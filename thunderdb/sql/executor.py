@@ -42,7 +42,7 @@ from thunderdb.sql.plan import Environment
 from thunderdb.sql.prepare import Planned, Shared, shared_of
 from thunderdb.sql.quick import Later, QuickPath
 from thunderdb.sql.result import Notice, Result
-from thunderdb.sql.settings import SERVER_VERSION, Settings
+from thunderdb.sql.settings import LEVELS, SERVER_VERSION, Settings
 from thunderdb.sql.simple import SimpleProtocol
 from thunderdb.sql.timeouts import Timeouts
 from thunderdb.sql.utility import ALLOWED_IN_FAILED, Utility
@@ -120,6 +120,14 @@ class SqlSession:
         if self.txn is not None and self.txn.waiting is not None:
             error = QueryCancelled("canceling statement due to user request")
             self.db.manager.locks.cancel_wait(self.txn, error)
+
+    def idle_limit(self) -> tuple[int, SqlError]:
+        """How many milliseconds the client may take for its next message (0: as long as it likes), and what it is told then."""
+        if self.status == "I":
+            error = SqlError("57P05", "terminating connection due to idle-session timeout")
+            return self.settings.timeout_ms("idle_session_timeout"), error
+        error = SqlError("25P03", "terminating connection due to idle-in-transaction timeout")
+        return self.settings.timeout_ms("idle_in_transaction_session_timeout"), error
 
     async def close(self) -> None:
         """The client has gone: roll back whatever is open."""
@@ -361,7 +369,8 @@ class SqlSession:
     # -- what expressions and plans ask
 
     def add_notice(self, notice: Notice) -> None:
-        self._notices.append(notice)
+        if LEVELS.index(notice.severity.lower()) >= LEVELS.index(self.settings.values["client_min_messages"]):
+            self._notices.append(notice)
 
     def now_us(self) -> int:
         return int((self._clock.wall_ns() - EPOCH_2000_NS) // 1000)

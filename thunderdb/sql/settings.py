@@ -26,7 +26,8 @@ _DEFAULTS = {
     "default_transaction_isolation": "read committed", "transaction_isolation": "read committed",
     "transaction_read_only": "off",
     "synchronous_commit": "on", "extra_float_digits": "1", "client_min_messages": "notice", "statement_timeout": "0",
-    "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "bytea_output": "hex", "row_security": "on",
+    "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0",
+    "bytea_output": "hex", "row_security": "on",
     "escape_string_warning": "on", "lc_messages": "C", "lc_monetary": "C", "lc_numeric": "C", "lc_time": "C", "lc_collate": "C",
     "lc_ctype": "C", "max_connections": "200", "work_mem": "4MB", "maintenance_work_mem": "64MB", "xmloption": "content",
     "default_table_access_method": "heap", "default_tablespace": "", "check_function_bodies": "on",
@@ -41,20 +42,24 @@ _READ_ONLY = frozenset(
     "lc_collate lc_ctype max_identifier_length fsync wal_level block_size session_authorization".split()
 )
 _BOOLEANS = frozenset(
-    "default_transaction_read_only transaction_read_only escape_string_warning row_security standard_conforming_strings "
+    "default_transaction_read_only transaction_read_only escape_string_warning row_security "
     "check_function_bodies jit enable_seqscan enable_indexscan enable_bitmapscan geqo default_transaction_deferrable "
     "transaction_deferrable".split()
 )
+LEVELS = ("debug5", "debug4", "debug3", "debug2", "debug1", "debug", "log", "notice", "warning", "error")
+"""What client_min_messages may be, and so which notices a client gets."""
 _CHOICES = {
     "default_transaction_isolation": ("serializable", "repeatable read", "read committed", "read uncommitted"),
     "synchronous_commit": ("local", "remote_write", "remote_apply", "on", "off"),
-    "client_min_messages": ("debug5", "debug4", "debug3", "debug2", "debug1", "debug", "log", "notice", "warning", "error"),
+    "standard_conforming_strings": ("on",),
     "bytea_output": ("hex",), "intervalstyle": ("postgres",),
 }  # fmt: skip
+_CHOICES["client_min_messages"] = LEVELS
 _CHOICES["transaction_isolation"] = _CHOICES["default_transaction_isolation"]
 _TIME = re.compile(r"(\d+)\s*(us|ms|s|min|h|d)?")
 _TIME_MS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, None: 1}
-_TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+_IDLE = ("idle_in_transaction_session_timeout", "idle_session_timeout")
+_TIMEOUTS = ("statement_timeout", "lock_timeout", *_IDLE)
 
 
 class Settings:
@@ -64,6 +69,7 @@ class Settings:
         self.values: dict[str, str] = dict(_DEFAULTS)
         self.values["session_authorization"] = user
         self.changed: dict[str, None] = {}
+        self.idle_limited = False  # whether one of _IDLE is set
         self._at_begin: dict[str, str] | None = None  # of what has changed since, in a block
         self._local: dict[str, str] = {}
         for name, value in startup.items():
@@ -94,12 +100,12 @@ class Settings:
             raise SqlError("42704", f'unrecognized configuration parameter "{name}"')
         if key in _READ_ONLY and value is not None:
             raise SqlError("55P02", f'parameter "{name}" cannot be changed')
-        checked = self.initial.get(key, "") if value is None else _checked(key, name, value)
+        new = self.initial.get(key, "") if value is None else checked(key, name, value)
         if local and self._at_begin is not None:
             self._local.setdefault(key, self.values.get(key, ""))
         else:
             self._local.pop(key, None)
-        self._put(key, checked)
+        self._put(key, new)
 
     def _put(self, key: str, value: str) -> None:
         old = self.values.get(key)
@@ -108,6 +114,8 @@ class Settings:
                 self._at_begin.setdefault(key, old)
             self.values[key] = value
             self.changed[key] = None
+            if key in _IDLE:
+                self.idle_limited = any(self.values[name] != "0" for name in _IDLE)
 
     def reset_all(self) -> None:
         for key, value in self.initial.items():
@@ -147,7 +155,8 @@ def _bad(name: str, value: str, hint: str = "") -> SqlError:
     return SqlError("22023", f'invalid value for parameter "{name}": "{value}"', hint=hint)
 
 
-def _checked(key: str, name: str, value: str) -> str:
+def checked(key: str, name: str, value: str) -> str:
+    """A value in the form in which it is kept. Raises: SqlError 22023."""
     if key in _BOOLEANS:
         try:
             return "on" if parse_bool(value) else "off"

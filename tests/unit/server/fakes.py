@@ -12,6 +12,7 @@ from thunderdb.runtime.inline import InlineWorld
 from thunderdb.runtime.sync import Future
 from thunderdb.server.sessions import Sessions
 from thunderdb.sql.result import CopyOut, Notice, Result, ResultColumn, describe, row_encoder
+from thunderdb.sql.settings import Settings
 
 COLUMNS = (ResultColumn("value", "text", 25),)
 ROW = row_encoder([str.encode])
@@ -53,6 +54,7 @@ class FakeSql:
         self.changes: list[tuple[str, str]] = []
         self.notices: list[Notice] = []
         self.extended = self
+        self.settings = Settings({}, user)
 
     def parameter_statuses(self) -> dict[str, str]:
         return {"server_version": "15.0", "client_encoding": "UTF8"}
