@@ -7,7 +7,8 @@ M2. With a restore command a file is fetched before it is stored: identical is s
 M3. Without one, exit status 0 is all that is known: `verified` is false.
 M4. A command that fails may mean that the file is not there, or that the store is out of reach: the exit status does not tell.
     So that a log ends here is believed only if, several times in turn, a file that was fetched before can be fetched once more
-    and what is missing cannot: see `confirm`.
+    and what is missing cannot: see `confirm`. What has come meanwhile, beside a live archive, is read then (`CameSince`). And a
+    history file is written only where it was asked for as often: an overwritten one is a timeline with two owners.
 M5. Commands may hold secrets: errors name the configuration key and what the command said on stderr, never the command.
 """
 
@@ -29,6 +30,7 @@ SAFE = re.compile(r"[A-Za-z0-9_./+@:=,-]+", re.ASCII)
 NOT_FOUND_MAX = 125
 """A shell's own failures (no such command, killed) have a higher exit status than what a command says itself."""
 _MISSES = 3
+_LOOKS = 3
 _TURNS = 4
 """A command that fails now and then, one time in five, hides what is there in one of 10,000 restores."""
 
@@ -48,6 +50,10 @@ def expand(command: str, path: str, name: str) -> str:
         return values[match[1]]
 
     return re.sub(r"%(.?)", replaced, command, flags=re.DOTALL)
+
+
+class CameSince(StorageError):
+    """A file could not be fetched, and now can: it came in between, or the command fails now and then. Look again."""
 
 
 class CommandSource:
@@ -102,7 +108,7 @@ class CommandSource:
 
     async def confirm(self, *names: str) -> None:
         """Make sure that what could not be fetched is not there (M4): `names` above all. Raises: StorageError if nothing can be
-        fetched now, or one of them can."""
+        fetched now; CameSince."""
         missed = [key for name in names for key in self._keys(name) if key in self._missed]
         for _ in range(_TURNS if missed else 1):
             if self._fetched and await self.fetch_key(self._fetched) is None:
@@ -113,7 +119,7 @@ class CommandSource:
                 )
             for key in missed:
                 if await self.fetch_key(key) is not None:
-                    raise StorageError(
+                    raise CameSince(
                         f"wal_restore_command fetches {key}, and did not a moment ago",
                         "Run the restore again; a command that fails for a while should try again by itself.",
                     )
@@ -134,7 +140,15 @@ class CommandSource:
         return None if found is None else found.decode(errors="replace")
 
     async def timelines(self) -> list[int]:
-        """Those that have a history file, found by asking for one after the other."""
+        """Those that have a history file, found by asking for one after the other. Raises: StorageError."""
+        for _ in range(_LOOKS - 1):
+            try:
+                return await self._timelines()
+            except CameSince:
+                continue
+        return await self._timelines()
+
+    async def _timelines(self) -> list[int]:
         found: list[int] = []
         timeline, missed = 1, list[str]()
         while len(missed) < _MISSES:
@@ -222,8 +236,8 @@ class CommandTarget:
         return size
 
     async def claim(self, name: str, body: bytes) -> bytes | None:
-        if self.source is not None:
-            there = await self.source.fetch_key(name)
+        for _ in range(_TURNS if self.source is not None else 0):  # M4
+            there = None if self.source is None else await self.source.fetch_key(name)
             if there is not None:
                 return there
         failure = await self._run_with(name, body)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_128_hexdigest
 
-from thunderdb.archive.command_store import CommandSource
+from thunderdb.archive.command_store import CameSince, CommandSource
 from thunderdb.archive.index import ArchiveIndex, Complete, LogSource, StoreSource
 from thunderdb.backup.segments_ahead import SegmentsAhead
 from thunderdb.backup.sources import BackupLog
@@ -30,6 +30,8 @@ from thunderdb.runtime.ports import Ports
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentHeader, SegmentScan, decode_segment_header, segment_name
 from thunderdb.wal.timeline import Fork, parse_history, timeline_at
 
+COMMAND_LOOKS = 5
+"""So often a segment is looked for that a command does not fetch and then does, until the restore gives up."""
 PROBE_AHEAD = 4
 """Where segments cannot be listed (a restore command), so many numbers are tried behind a missing one."""
 _CLAIMED = re.compile(r"^# claimed ([0-9]+)$", re.MULTILINE)
@@ -187,15 +189,23 @@ class LineReader:
         if not piece.closed:
             return await self._gap(piece, piece.number, lsn, owner)
         gap: Gap | None = None
-        for again in (False, True):
-            if again:
+        looks, came = 0, 0
+        while looks < 2:
+            if looks or came:
                 await self._look_again()
             found = await self._best(piece.number + 1, lsn, piece.checksum, owner)
             if found is not None:
                 return found
-            gap = await self._gap(piece, piece.number + 1, lsn, owner)
+            try:
+                gap = await self._gap(piece, piece.number + 1, lsn, owner)
+            except CameSince:
+                came += 1
+                if came == COMMAND_LOOKS:
+                    raise
+                continue
             if gap is None or self._trouble:
                 break
+            looks += 1
         return gap
 
     async def _look_again(self) -> None:

@@ -19,7 +19,7 @@ from xxhash import xxh3_128_hexdigest
 
 from thunderdb.archive.cipher import Cipher, load_cipher
 from thunderdb.archive.codec import Codec
-from thunderdb.archive.command_store import CommandSource
+from thunderdb.archive.command_store import CameSince, CommandSource
 from thunderdb.archive.directory import is_url, open_store
 from thunderdb.archive.index import LogSource, StoreSource
 from thunderdb.archive.requests import Requests
@@ -43,6 +43,7 @@ from thunderdb.recovery.target import Stop, Target, TargetKind, TooEarly
 from thunderdb.runtime.ports import Ports
 from thunderdb.wal.timeline import history_name
 
+SCANS = 3
 SPARE_SEGMENTS = 4
 
 
@@ -234,6 +235,19 @@ async def _check_newest_line(
 
 
 async def _scan(
+    ports: Ports, request: Request, backup: BackupSource, survey: Survey, sources: list[LogSource], candidates: list[Line],
+    destination: Destination,
+) -> tuple[Scan, Stop]:  # fmt: skip
+    """N5, again where the log turned out to go on behind what was taken for its end, beside a live archive."""
+    for _ in range(SCANS - 1):
+        try:
+            return await _follow(ports, request, backup, survey, sources, candidates, destination)
+        except CameSince:
+            continue
+    return await _follow(ports, request, backup, survey, sources, candidates, destination)
+
+
+async def _follow(
     ports: Ports, request: Request, backup: BackupSource, survey: Survey, sources: list[LogSource], candidates: list[Line],
     destination: Destination,
 ) -> tuple[Scan, Stop]:  # fmt: skip

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 
 from thunderdb.runtime.real_tasks import AsyncioScheduler, from_asyncio
 
 STDERR_TAIL_BYTES = 4096
 CAPTURED_BYTES = 64 << 10
+CLOSING_S = 1
 
 
 class RealCommand:
@@ -45,15 +47,21 @@ async def _capture(command: str, timeout_s: float) -> tuple[int, bytes]:
 async def _ended(
     process: asyncio.subprocess.Process, stream: asyncio.StreamReader | None, most: int, timeout_s: float
 ) -> tuple[int, bytes]:
-    """Wait for the end of the process; return its status and the last bytes of one of its streams. Raises: TimeoutError."""
+    """Wait for the end of the process and of whoever holds its stream; return its status and the last bytes of the stream.
+
+    Raises: TimeoutError; then none of its process group is left, also where the shell itself has ended before.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             tail = await _tail(stream, most)
             status = await process.wait()
-    finally:
-        if process.returncode is None:
-            _kill_group(process.pid)
-            await process.wait()
+    except BaseException:
+        _kill_group(process.pid)
+        await process.wait()
+        with suppress(TimeoutError):  # who has left the group may hold the stream for ever
+            async with asyncio.timeout(CLOSING_S):
+                await _tail(stream, most)
+        raise
     return status, tail
 
 

@@ -243,6 +243,42 @@ def test_an_owner_is_refused_through_a_command_too() -> None:
     world.close()
 
 
+def test_a_store_that_answers_now_and_then_does_not_give_a_timeline_two_owners() -> None:
+    """One miss of the history file was believed, and `put`, which overwrites, took the timeline from its owner."""
+    world, bucket = bucket_world()
+    theirs = f"# owner {2:032x}\n".encode()
+    bucket.objects["00000001.history"] = theirs
+    left, run = [3], bucket.run
+
+    async def flaky(command: str, timeout_s: float) -> tuple[int, str]:
+        if command.startswith("get") and left[0]:
+            left[0] -= 1
+            return 1, "503 Slow Down"
+        return await run(command, timeout_s)
+
+    bucket.run = flaky  # type: ignore[method-assign]
+    world.start()
+    world.insert(world.table(), [1, "one"])
+    world.rest(3)
+    assert bucket.objects["00000001.history"] == theirs and world.archiver.status().refused
+    world.close()
+
+
+def test_timelines_are_looked_for_again_when_one_has_come_meanwhile() -> None:
+    world, bucket = bucket_world()
+    bucket.objects = {f"{number:08X}.history": b"" for number in (1, 2)}
+    source, run, asked = command_source(world, world.config, None), bucket.run, list[str]()
+
+    async def late(command: str, timeout_s: float) -> tuple[int, str]:
+        asked.append(command)
+        if asked.count(command) > 1 and "00000003" in command:
+            bucket.objects["00000003.history"] = b""
+        return await run(command, timeout_s)
+
+    bucket.run = late  # type: ignore[method-assign]
+    assert world.run(source.timelines()) == [1, 2, 3]
+
+
 def test_what_was_archived_is_written_down_before_the_log_goes() -> None:
     """Simulator, seed 18: killed in between, an archive that cannot be listed seemed to have a gap."""
     world, bucket = bucket_world(restore=False)

@@ -278,6 +278,37 @@ def test_a_restore_command_that_stops_working_is_not_the_end_of_the_log(answers:
     assert world.keys_in(config) == mark.keys
 
 
+@pytest.mark.parametrize("late", [2, 3, 4])
+def test_a_segment_that_comes_while_a_restore_by_command_looks_is_read(late: int) -> None:
+    """Beside a live archive. From segment `late` on, each is there only from the second time on that it is asked for; the
+    backup itself has 1, and 2 as far as it went."""
+    world = RestoreWorld()
+    world.commit(1)
+    world.switch()
+    world.backup("/b/one")
+    for _ in range(4):
+        mark = world.commit(2)
+        world.switch()
+    world.commit(1)  # in the open segment
+    world.ship()
+    asked: set[str] = set()
+
+    class Shell:
+        async def run(self, command: str, timeout_s: float) -> tuple[int, str]:
+            _, name, path = command.split(" ")
+            first = name not in asked and name >= f"{1:08X}{late:016X}" and not name.endswith("history")
+            asked.add(name)
+            if first or f"{ARCHIVE}/{name}" not in world.disk.files:
+                return 1, "not found"
+            world.disk.files[path] = bytearray(world.disk.files[f"{ARCHIVE}/{name}"])
+            return 0, ""
+
+    world.command = Shell()  # type: ignore[assignment]
+    config = replace(world.target_config(), wal_restore_command="get %n %f")
+    world.restore("latest", "/b/one", config, archive=None)
+    assert world.keys_in(config) == mark.keys
+
+
 def test_a_copy_made_by_hand_needs_its_floor() -> None:
     world = RestoreWorld()
     hand_copy(world, "/b/hand")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,3 +37,21 @@ def test_a_command_that_hangs_is_ended_with_its_children(how: str) -> None:
         run_real(main)
     assert time.monotonic() - begun < 10
     assert how == "run" or "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["run", "capture"])
+def test_what_a_command_left_behind_is_ended_too(how: str, tmp_path: Path) -> None:
+    """The shell has ended; its child holds on to what it says on, and is no less in the way of the next try."""
+
+    async def main(ports: Any) -> None:
+        await getattr(ports.command, how)(f"sleep 60 & echo $! > {tmp_path}/pid", 0.3)
+
+    with pytest.raises(TimeoutError, match="did not end within 0.3 s"):
+        run_real(main)
+    child = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child is still there")
