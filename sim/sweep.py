@@ -178,6 +178,9 @@ def _cover(scenarios: Sequence[Source], totals: Totals, err: TextIO) -> None:
     everything = coverage.total(totals.coverage.values())
     if everything:
         print(f"faults by file and phase:\n{coverage.text(everything)}", file=err, flush=True)
+    if None in scenarios and totals.runs >= coverage.MANY_RUNS:
+        missing = coverage.holes(everything)
+        print(f"not struck, though it matters there ({len(missing)}): {', '.join(missing) or '-'}", file=err, flush=True)
     for position, scenario in enumerate(scenarios):
         if totals.runs_of[position] < coverage.ENOUGH_RUNS or totals.interrupted:
             continue

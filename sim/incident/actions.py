@@ -175,7 +175,7 @@ class Actions:
 
         stream = site.world.streams.stream(f"copy.{len(self.copies)}")
         await site.call(copy_by_hand(site.node, DATA_DIR, WAL_DIR, copy, stream, before_wal))
-        copy.known = recorder.known()
+        copy.known, copy.damaged = recorder.known(), site.troubled
         self.copies[args.get("name", "copy")] = copy
         site.note("copied by hand", "backup")
 

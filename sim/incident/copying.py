@@ -31,6 +31,8 @@ class HandCopy:
     known: list[Commit] = field(default_factory=list)
     complete: bool = False
     vanished: int = 0
+    damaged: bool = False
+    """What was copied was damaged, or its disk lied."""
 
     def lay(self, image: DiskImage, targets: dict[str, str]) -> None:
         """Put the files onto a disk, durably: what lies below `data` to `targets["data"]`, and so on."""
@@ -39,6 +41,14 @@ class HandCopy:
         for path, content in self.files.items():
             part, _, rest = path.partition("/")
             put_file(image, f"{targets[part]}/{rest}", content)
+
+
+def copied_damage(image: DiskImage, data_dir: str) -> None:
+    """What a damaged copy was laid down to may be damaged in every page."""
+    for path in sorted(image.names):
+        if path.startswith(f"{data_dir}/pages."):
+            inode = image.owned(image.names[path])
+            inode.injure(0, inode.cache_size, "damage_copied")
 
 
 async def copy_by_hand(

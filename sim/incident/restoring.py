@@ -15,7 +15,7 @@ from sim.clients.history_database import HistoryDatabase
 from sim.clients.workload import PROBE
 from sim.incident.actions import Actions
 from sim.incident.breakage import empty_directories
-from sim.incident.copying import HandCopy, files_below
+from sim.incident.copying import HandCopy, copied_damage, files_below
 from sim.incident.site import DATA_DIR, WAL_DIR, Loss, Site
 from sim.oracle.oracle import Violation, differences
 from sim.oracle.truth import Commit, before_txn, before_verb, state_of, until_time
@@ -97,6 +97,9 @@ class Restoring(Actions):
             site.phase = before
         if not drill:
             site.damaged = site.damages != damages
+            if args.get("backup") in self.copies and self.copies[args["backup"]].damaged:
+                site.damaged = True
+                copied_damage(node.image, DATA_DIR)
             site.trouble.replaced()
             claimed = plan.archive is not None and not plan.no_archive and plan.archive_place == config.wal_archive_dir
             if claimed and where != "again" and report.timeline in site.lines:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from sim.scenario.places import matters
 from sim.scenario.scenario import Scenario, flat
 from sim.scenario.steps import FAULTS, Step
 
 ENOUGH_RUNS = 20
 """A swarm leaves kinds out, and some faults need luck: with fewer runs of a scenario nothing can be said."""
+
+MANY_RUNS = 500
+"""Of so many generated incidents it can be said where none of them has struck."""
 
 _SHOWN_AS = {
     "stop": ("clean_stop",), "kill_then_power_cut": ("power_cut",), "reset": ("connection_reset",),
@@ -74,6 +78,11 @@ def never_fired(scenario: Scenario, fired: Counter[str], coverage: Counter[str])
 def _struck(fault: str, seen: set[str]) -> bool:
     names = _SHOWN_AS.get(fault, (fault,))
     return any(one == name or one.startswith((f"{name}_", f"{name} ")) for one in seen for name in names)
+
+
+def holes(coverage: Counter[str]) -> list[str]:
+    """The places of places.MATTERS that nothing has struck."""
+    return [place for place in matters() if not coverage[place]]
 
 
 def table(coverage: Counter[str]) -> list[tuple[str, str, str, int]]:

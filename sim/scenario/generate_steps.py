@@ -160,7 +160,8 @@ class Teller:
 
     def _newer(self) -> None:
         """What seeds below generate.NEWER do not have."""
-        lasting = [name for name in (*self.faults, *self.newer) if name in self.site.lasting or name.startswith("damage ")]
+        amids = ("kill", "power_cut", *self.site.lasting)
+        lasting = [name for name in (*self.faults, *self.newer) if name in amids or name.startswith("damage ")]
         damages = [name for name in self.newer if name.startswith("damage ")]
         if "amid" in self.newer and lasting and (not damages or self.stream.random() < 0.6):
             amid(self, lasting)
