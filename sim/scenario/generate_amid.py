@@ -2,8 +2,8 @@
 
     the action begins, and goes on by itself ─▶ at an event, so many I/Os on: the fault ─▶ the action ends, however ─▶ recovery
 
-M1. Every fault that lasts, every damage, every failing disk and every crash meets every action: what strikes only what happens to be under
-    way when a time has come rarely strikes what is short.
+M1. Every fault that lasts, every damage, every failing disk and every crash meets every action: what strikes only what happens
+    to be under way when a time has come rarely strikes what is short.
 M2. A restore is struck on the machine that it restores to.
 """
 
@@ -85,7 +85,8 @@ def _start(teller: Teller, faults: list[str]) -> None:
     """The machine is down, and the fault is there when it comes back."""
     stream = teller.stream
     teller._add("power_cut" if stream.random() < 0.5 else "kill", None, if_up=True, after=teller._ms(10, 800))
-    verb, args = _args(teller, stream.choice([name for name in faults if name not in ("pause", "kill", "power_cut")] or ["disk_full"]))
+    lasting = [name for name in faults if name not in ("pause", "kill", "power_cut")]
+    verb, args = _args(teller, stream.choice(lasting or ["disk_full"]))
     teller._add(verb, args, optional=True)
     teller._recover()
 

@@ -1,4 +1,4 @@
-"""Where faults may do harm that they do nowhere else: fault, kind of file, phases. Generated incidents must be able to get there.
+"""Where faults may do harm that they do nowhere else: fault, kind of file, phases. Generated incidents must get there.
 
 P1. Each of these is struck by a seed of tests/corpus/generated.txt (tests/sim/test_generated.py); a sweep of many generated
     incidents names those that it has not struck.
