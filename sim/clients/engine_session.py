@@ -63,9 +63,13 @@ class TracedLog(LogWriter):
 
 
 class SimDatabase(Database):
-    """The database, composed for the simulator: appends are traced, and its small log keeps the page cleaner busy."""
+    """The database, composed for the simulator: appends are traced, and its small log keeps the page cleaner busy.
+
+    A restart keeps less of the log than in production, so that pages are also brought up from log that is read again.
+    """
 
     log_writer = TracedLog
+    kept_log_bytes = 1 << 20
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -52,3 +52,9 @@ class HistoryLog(TracedLog):
 class HistoryDatabase(SimDatabase):
     log_writer = HistoryLog
     log: HistoryLog
+
+
+class ScaledDatabase(HistoryDatabase):
+    """At a scale, memory for all of a small log would be memory for all of a large one: the newest segment, as in production."""
+
+    kept_log_bytes = 128 << 10

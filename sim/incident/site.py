@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sim.clients.engine_session import EngineSession, read_state
-from sim.clients.history_database import HistoryDatabase
+from sim.clients.history_database import HistoryDatabase, ScaledDatabase
 from sim.clients.probe import probe_write
 from sim.clients.scribe import Book, Scribe
 from sim.clients.workload import ITEMS, PROBE, Client, set_up
@@ -299,7 +299,8 @@ class Site:
         self.known_before = len(self.recorder.records)
         events = self.new_events()
         await self.call(node.ports.tasks.work("process.start", 1))
-        db = await self.call(HistoryDatabase.open(node.ports, self.config, events))
+        database = ScaledDatabase if self.scenario.scale > 1 else HistoryDatabase
+        db = await self.call(database.open(node.ports, self.config, events))
         db.background.redo_bytes_a_second = 20 << 20
         self.adopt(db)
         self.archiver = await self.call(Archiver.open(db, self.config, node.ports, events))

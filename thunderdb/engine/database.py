@@ -77,6 +77,8 @@ class Database:
 
     log_writer: type[LogWriter] = LogWriter
     """The simulator composes its own, which puts every append into the trace."""
+    kept_log_bytes = 64 << 20
+    """What a restart keeps of the log until its pages are brought up, within a quarter of the pool, which is empty then."""
 
     def __init__(
         self, ports: Ports, config: Config, events: Events, state: ControlState, control: ControlFile, locks: list[DirLock]
@@ -171,7 +173,10 @@ class Database:
             await self.written.remove()  # its page files are older than what was known of them
         else:
             self.pool.restore_written(await self.written.load())
-        reader = LogReader(self.ports.disk, self.config.wal_dir, state.system_id, state.timeline)
+        reader = LogReader(
+            self.ports.disk, self.config.wal_dir, state.system_id, state.timeline,
+            keep_bytes=min(self.kept_log_bytes, self.config.buffer_pool_size // 4),
+        )  # fmt: skip
         restart = Restart(self.access, reader, self.ports.clock, self.events, state)
         self.restarted = await restart.run()
         self.deferred = restart.deferred

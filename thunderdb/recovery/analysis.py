@@ -5,7 +5,8 @@ A2. A transaction is a loser unless its COMMIT or ABORT record is in the log.
 A3. A page may be dirty from the first record that names it; a rec_lsn from the tables is older and wins.
 A4. The tables may lie anywhere between begin and end; a checkpoint without its end record was never named by the control file.
 A5. Of a page's changes only the newest and the newest image are noted: redo finds the others by the page's chain, on demand.
-    So memory is bounded by the pages, whatever the length of the log.
+    So memory is bounded by the pages, whatever the length of the log; the end of it is kept as it was read, as far as there is
+    room, for that is where the chains of busy pages begin.
 A6. The log before the checkpoint that a page may still need is read and checked, too: what is not there is found now, not by
     the query that is the first to touch the page.
 
@@ -148,6 +149,7 @@ async def analyse(tasks: Tasks, reader: LogReader, checkpoint_lsn: int, newest_s
     async for segment in scan:
         records, from_lsn = state.records, segment.lsn
         state.segment(segment)
+        reader.keep(segment.header.number, segment.data)
         await tasks.work("recovery.scan", state.records - records)
         await tasks.work("log.byte", segment.lsn - from_lsn)
     scan.end.check()

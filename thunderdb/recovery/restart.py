@@ -1,6 +1,6 @@
 """Restart: analysis, redo, undo. After it the database is what its durable commits made it, and open for work.
 
-    control file ─▶ analysis ─▶ rewrite and zero the tail (W4, W8) ─▶ sync page files (W4) ─▶ log goes on
+    control file ─▶ analysis, page files synced beside it (W4) ─▶ rewrite and zero the tail (W4, W8) ─▶ log goes on
                  ─▶ redo, on demand from here on ─▶ undo ─▶ checkpoint
 
 Q1. Nothing is written before analysis has shown that the log ends in a tail, not in a hole.
@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from thunderdb.access.context import Access
-from thunderdb.base.errors import Corruption, LogHole, Refused
+from thunderdb.base.errors import Corruption, LogHole, Refused, ThunderError
 from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.analysis import Analysis, analyse, check_before
@@ -28,6 +28,7 @@ from thunderdb.recovery.dirty import DirtyColumns
 from thunderdb.recovery.redo import Deferred
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.recovery.undo import Loser, rollback
+from thunderdb.runtime.inflight import InFlight
 from thunderdb.runtime.ports import Clock
 from thunderdb.storage.control import ControlState, DatabaseState
 from thunderdb.storage.page import PAGE_HEADER, Page
@@ -61,13 +62,19 @@ class Restart:
         self.state = state
         self.crashed = state.state != DatabaseState.CLEAN
         self.deferred = Deferred(access, events, Chains(reader, events), DirtyColumns())
+        self._syncing: InFlight[None] = InFlight(access.tasks, 1, "restart.sync")
 
     async def run(self) -> Restarted:
         """Recover. Raises: LogHole, Corruption, Refused, DiskFull, SyncFailed. Crash: run it again (Q2)."""
         began_ns = self.clock.monotonic_ns()
         if self.crashed:
             self.events.emit("recovery.started", checkpoint_lsn=self.state.checkpoint_lsn)
-        analysis = await self._analyse()
+        self._syncing.begin(self.access.files.sync())
+        try:
+            analysis = await self._analyse()
+        except (ThunderError, OSError):
+            await self._syncing.settle()
+            raise
         await self._settle_log(analysis)
         self.access.pool.repair = self._repair()
         self.access.image_floor = self.state.checkpoint_lsn  # type: ignore[assignment]
@@ -77,6 +84,8 @@ class Restart:
         if self.crashed:
             self.events.emit("recovery.redo", redo_lsn=redo_lsn, records=analysis.changed)
         await self._undo(analysis)
+        if not len(self.deferred):
+            self.deferred.chains.forget()
         await self.access.tasks.work("recovery.settle", 1)  # the rest of it, once
         duration_ns = self.clock.monotonic_ns() - began_ns
         if self.crashed:
@@ -138,7 +147,7 @@ class Restart:
     async def _settle_log(self, analysis: Analysis) -> None:
         """Trust nothing that only the operating system's cache may hold (W4); then let the log go on behind its end (W8)."""
         await self.reader.rewrite(analysis.end)
-        await self.access.files.sync()
+        await self._syncing.drain()
         await self.reader.prepare_tail(analysis.end)
         await self.access.log.resume(analysis.end)
 

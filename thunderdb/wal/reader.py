@@ -87,13 +87,17 @@ class LogEnd:
 class LogReader:
     """The segments of one timeline in a directory."""
 
-    def __init__(self, disk: Disk, directory: str, system_id: int, timeline: int = 1) -> None:
+    def __init__(self, disk: Disk, directory: str, system_id: int, timeline: int = 1, keep_bytes: int = 0) -> None:
+        """`keep_bytes` of what a restart has read may stay in memory for the pages that it leaves for later."""
         self._disk = disk
+        self._keep_bytes = keep_bytes
         self.directory = directory
         self.system_id = system_id
         self.timeline = timeline
         self.segments: list[SegmentHeader] = []
         self.bad: dict[int, str] = {}
+        self.kept: dict[int, bytes] = {}
+        """Whole segments by number, the newest that were read."""
 
     def path(self, number: int) -> str:
         return f"{self.directory}/{segment_name(self.timeline, number)}"
@@ -127,6 +131,12 @@ class LogReader:
 
     async def read_segment(self, header: SegmentHeader) -> bytes:
         return await self._disk.read_file(self.path(header.number))
+
+    def keep(self, number: int, data: bytes) -> None:
+        """Hold on to a segment that was read, in order; older ones go where there is no room for them."""
+        self.kept[number] = data
+        while self.kept and sum(map(len, self.kept.values())) > self._keep_bytes:
+            del self.kept[next(iter(self.kept))]
 
     async def read_part(self, header: SegmentHeader, lsn: int, size: int) -> bytes:
         """Up to `size` bytes of a segment's records from `lsn` on, as they are. Raises: FileNotFoundError, StorageError."""

@@ -95,6 +95,13 @@ def test_log_is_kept_for_pages_that_are_not_brought_up_yet() -> None:
     world.check()
 
 
+@pytest.fixture
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restarts whose log is longer than what stays in memory of it."""
+    monkeypatch.setattr(Database, "kept_log_bytes", 0)
+
+
+@pytest.mark.usefixtures("nothing_kept")
 def test_log_that_is_gone_names_the_page_and_loses_no_other() -> None:
     world, wanted = crashed(count=4000)
     db = world.start()
@@ -114,6 +121,7 @@ def test_log_that_is_gone_names_the_page_and_loses_no_other() -> None:
     world.check()
 
 
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_read_of_the_log_that_fails_once_is_tried_again(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world, wanted = crashed()
@@ -139,6 +147,7 @@ def test_a_read_of_the_log_that_fails_once_is_tried_again(times: int, monkeypatc
     world.check()
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_page_made_anew_while_it_is_brought_up_is_the_new_one() -> None:
     world, _wanted = crashed(suspend=True)
     db = world.start()
@@ -155,6 +164,7 @@ def test_a_page_made_anew_while_it_is_brought_up_is_the_new_one() -> None:
     assert page.rec_lsn == rec_lsn and page_no not in db.deferred  # type: ignore[operator]
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_restart_reads_the_log_once_and_keeps_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each segment once (the rewrite of the tail apart), and no more in memory than three numbers a page."""
     world, wanted = crashed(count=4000, buffer_pool_size=8 << 20)
@@ -174,6 +184,36 @@ def test_a_restart_reads_the_log_once_and_keeps_none_of_it(monkeypatch: pytest.M
     world.rest()
     assert not len(db.deferred) and not db.deferred.chains._blocks and not db.deferred.dirty.rec_lsns
     assert held(world) == wanted
+
+
+def test_pages_are_brought_up_from_the_log_that_the_restart_has_just_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as there is room for its end, and from blocks before that; damage to what is kept would be read again."""
+    reads: list[int] = []
+    real = LogReader.read_part
+
+    async def read_part(self: LogReader, header: Any, lsn: int, size: int) -> bytes:
+        reads.append(header.number)
+        return await real(self, header, lsn, size)
+
+    monkeypatch.setattr(LogReader, "read_part", read_part)
+    for room, segments in ((64 << 20, 0), (1 << 20, 1)):
+        monkeypatch.setattr(Database, "kept_log_bytes", room)
+        world, wanted = crashed(count=4000, buffer_pool_size=16 << 20)
+        reads.clear()
+        db = world.start()
+        reader = db.deferred.chains._reader  # type: ignore[union-attr]
+        kept = list(reader.kept)
+        newest = reader.segments[-1].number
+        assert sum(map(len, reader.kept.values())) <= room
+        if segments:
+            assert kept == [newest] and newest > 1
+        else:
+            reader.kept[newest] = bytes(len(reader.kept[newest]))
+        world.rest()
+        assert not reader.kept and not len(db.deferred)  # type: ignore[arg-type]
+        assert bool(reads) and newest not in reads[:1] if segments else "recovery.log_unreadable" in world.names()
+        assert held(world) == wanted
+        world.check()
 
 
 def test_columns() -> None:
@@ -207,6 +247,7 @@ def test_a_pool_that_is_full_for_a_moment_holds_the_rest_up_and_does_not_stop_th
     world.check()
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_undo_reads_the_log_in_blocks_and_otherwise_as_a_rollback_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many records of a loser from few reads; where a block cannot be read, the log finds the record itself, or names it."""
     world = EngineWorld()

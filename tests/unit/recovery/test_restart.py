@@ -122,7 +122,7 @@ def test_a_restart_with_nothing_to_redo_keeps_no_log_in_memory() -> None:
             world.restart()
         world.rest()
         deferred = world.db.deferred
-        assert deferred is not None and not len(deferred) and not deferred.chains._blocks
+        assert deferred is not None and not len(deferred) and not deferred.chains._blocks and not deferred.chains._reader.kept
 
 
 def test_losers_are_rolled_back_once_and_a_second_restart_finds_none() -> None:
@@ -167,6 +167,7 @@ def test_the_numbers_of_transactions_go_on() -> None:
 @pytest.mark.parametrize("block_bytes", [100, 16 << 10])
 def test_redo_with_memory_for_little_of_the_log(kept_bytes: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records longer than a block, pages with more changes than are kept: the result is the same."""
+    monkeypatch.setattr(Database, "kept_log_bytes", 0)
     monkeypatch.setattr(chain, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(chain, "LONG_BLOCK_BYTES", 2 * block_bytes)
     monkeypatch.setattr(chain, "CACHE_BYTES", 3 * block_bytes)
@@ -271,6 +272,46 @@ def test_a_failed_sync_in_restart_stops_it_and_the_next_one_goes_through() -> No
         world.start()
         assert world.rows(world.db.catalog.table("t")) == [[1, "x"]]  # type: ignore[arg-type]
         world.check()
+
+
+def test_page_files_are_synced_while_the_log_is_analysed() -> None:
+    """After a kill the cache may hold hundreds of megabytes: whoever waits for service waits for the longer of the two."""
+    world = begun(suspend=True)
+    world.crash()
+    began: list[str] = []
+
+    async def hold(path: str) -> None:
+        if "pages." in path and "held" not in began:
+            began.append("held")
+            assert "recovery.analysis" not in world.names()
+            while "recovery.analysis" not in world.names():
+                await world.tasks.yield_now()
+            assert "recovery.redo" not in world.names()  # W4: and nothing goes on before it has ended
+            began.append("analysed meanwhile")
+
+    world.seen.clear()
+    world.disk.hold_sync = hold
+    world.start()
+    assert began == ["held", "analysed meanwhile"]
+    verify(world, [])
+
+
+def test_no_sync_is_left_running_by_a_restart_that_is_refused() -> None:
+    world = begun(suspend=True)
+    long_log(world)
+    world.crash()
+    missing(world)
+    ended: list[str] = []
+
+    async def hold(path: str) -> None:
+        for _ in range(50):
+            await world.tasks.yield_now()
+        ended.append(path)
+
+    world.disk.hold_sync = hold
+    with pytest.raises(LogHole):
+        world.start()
+    assert any("pages." in path for path in ended)
 
 
 def test_a_checkpoint_s_tables_of_many_records(monkeypatch: pytest.MonkeyPatch) -> None:
