@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 
 from thunderdb.runtime.real_tasks import AsyncioScheduler
 
@@ -60,13 +61,24 @@ class Meter:
         count = sum(count for found, count, _took in self.samples if found == kind)
         return self.seconds(kind) * 1e9 / count if count else 0.0
 
-    def redo_costs_ns(self) -> tuple[float, float]:
-        """Of a page that was brought up and of a change that was applied: redo charges for both after each batch of pages."""
+    def pages(self) -> list[tuple[int, int, float]]:
+        """(pages, changes, nanoseconds) of each batch that was brought up: redo charges for both, one after the other."""
         rows: list[tuple[int, int, float]] = []
         for (kind, pages, took_s), (then, changes, more_s) in zip(self.samples, self.samples[1:], strict=False):
             if (kind, then) == (PAGE, CHANGE) and pages:
                 rows.append((pages, changes, (took_s + more_s) * 1e9))
-        return least_squares(rows)
+        return rows
+
+
+def redo_costs_ns(meters: list[Meter]) -> tuple[float, float]:
+    """Of a page that was brought up and of a change that was applied.
+
+    Several meters of the same restart bring up the same pages: of each page the median counts, and one line is fitted.
+    """
+    rows = [meter.pages() for meter in meters]
+    if len({tuple(batch[:2] for batch in batches) for batches in rows}) == 1:
+        return least_squares([(*same[0][:2], median(took for _, _, took in same)) for same in zip(*rows, strict=True)])
+    return least_squares([batch for batches in rows for batch in batches])
 
 
 def beside(samples: list[Sample], costs_ns: dict[str, float]) -> float:

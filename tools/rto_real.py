@@ -8,7 +8,8 @@ U1. The clients' own log says what was acknowledged: pgbench writes a line for e
     each transaction enters its number into a ledger. What is in the log and not in the ledger is lost, counted one by one.
 U2. RTO runs from the fault to the first acknowledged write. What the harness itself does in between (copies for the simulator)
     is not in it. Phases are cut at the daemon's own log lines.
-U3. Files are warm: what was written a moment ago is in the cache of this machine.
+U3. Files are warm: what was written a moment ago is in the cache of this machine. How much of it only there is asked of the
+    kernel before each restart, which has to sync that; the copy for the simulator is synced, so that nobody else's is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import psycopg
 
 from tools.harness import pgbench
 from tools.harness.thunder import Thunder
+from tools.machine import sync_tree, unsynced_bytes
 from tools.pgbench_kill import LEDGER, SCRIPT, unexpected
 
 FAR_APART = {"checkpoint_interval": "1d", "max_wal_size": "64GB", "recovery_target": "off", "format": "json"}
@@ -45,10 +47,11 @@ class Lost(Exception):
 
 @dataclass(slots=True)
 class Round:
-    """One recovery. Phases in order, in seconds."""
+    """One recovery. Phases in order, in seconds. `unsynced`: of each data file, what only the cache had when it began."""
 
     rto_s: float
     phases: list[tuple[str, float]] = field(default_factory=list)
+    unsynced: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -61,6 +64,11 @@ class Measured:
     rpo_s: float = 0.0
     rounds: list[Round] = field(default_factory=list)
     target: str = ""
+
+    @property
+    def middle(self) -> Round:
+        """The round whose phases are told."""
+        return sorted(self.rounds, key=lambda one: one.rto_s)[len(self.rounds) // 2]
 
 
 @dataclass(slots=True)
@@ -218,11 +226,13 @@ def kill_rounds(bench: Bench, rounds: int, keep: Path) -> Measured:
         noticed_s = time.monotonic() - began_s
         if number == 0:
             copy_tree(server.directory, keep)
+            sync_tree(keep)
+        unsynced = unsynced_bytes(server.directory / "data")
         size, launched_wall_s, launched_s = server.log_size(), time.time(), time.monotonic()
         server.start(timeout_s=1800)
         ended_s, ended_wall_s = first_write(server)
         phases = [("noticed", noticed_s), *cut(launched_wall_s, server.log_since(size), ended_wall_s)]
-        found.rounds.append(Round(noticed_s + ended_s - launched_s, phases))
+        found.rounds.append(Round(noticed_s + ended_s - launched_s, phases, unsynced))
         for one, of in ((load, acknowledged), (bench.loads, more)):
             lost, oldest_s = settle(server, one, of)
             found.lost += lost

@@ -56,7 +56,7 @@ def measure(work: Path, transactions: int, scale: int, rounds: int, clients: int
     for measured in found:
         say(f"the simulator plays {measured.name}")
         if measured.name == "kill":
-            simulated["kill"] = killed(profile, left)
+            simulated["kill"] = killed(profile, left, measured.middle.unsynced)
         else:
             simulated[measured.name] = restored(profile, work, measured.target)
     return {
@@ -76,13 +76,14 @@ def measure(work: Path, transactions: int, scale: int, rounds: int, clients: int
 def entry(measured: Measured, simulated: Round) -> dict[str, Any]:
     """One scenario of the report; its phases are those of the round in the middle."""
     rtos = [one.rto_s for one in measured.rounds]
-    middle = sorted(measured.rounds, key=lambda one: one.rto_s)[len(rtos) // 2]
+    middle = measured.middle
     noticed_s = sum(took for what, took in middle.phases if what == "noticed")
     median_s, simulated_s = statistics.median(rtos), simulated.rto_s + noticed_s
     return {
         "name": measured.name, "about": ABOUT[measured.name], "acknowledged": measured.acknowledged, "lost": measured.lost,
         "rpo_s": round(measured.rpo_s, 3), "rto_s": round(median_s, 3), "rto_all_s": [round(rto_s, 3) for rto_s in rtos],
         "simulated_rto_s": round(simulated_s, 3), "difference_percent": round(100 * (simulated_s / median_s - 1), 1),
+        "unsynced_mb": round(sum(middle.unsynced.values()) / 1e6, 1),
         "phases": _phases(middle), "simulated_phases": [["noticed", round(noticed_s, 3)], *_phases(simulated)],
     }  # fmt: skip
 

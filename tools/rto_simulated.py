@@ -1,7 +1,8 @@
 """The simulator plays what real daemons have just been through: from the very bytes that they left, with measured costs.
 
 V1. Disk images are filled with the real files (the killed directories; backup and archive), so transactions, rows, pages and
-    log are the same to the byte. The simulator adds time: CPU by kind of work (sim/world/costs.py) and this disk's profile.
+    log are the same to the byte, and as much of them is not synced yet as the kernel said. The simulator adds time: CPU by kind
+    of work (sim/world/costs.py) and this disk's profile.
 V2. Costs were measured by tools.calibrate on other, smaller runs; nothing here is fitted to the RTO that it is compared with.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 from sim.incident.copying import put_file
 from sim.world.costs import COSTS_NS
 from sim.world.disk import DeviceProfile
+from sim.world.image import Pending
 from sim.world.world import SimNode, World
 from thunderdb.backup.plan import plan_restore
 from thunderdb.backup.restore import restore
@@ -83,9 +85,14 @@ class Played:
         return Round(rto_s, self.phases)
 
 
-def killed(profile: DeviceProfile, left: Path) -> Round:
-    """The restart of what a kill left."""
+def killed(profile: DeviceProfile, left: Path, unsynced: dict[str, int]) -> Round:
+    """The restart of what a kill left; `unsynced` bytes of files in data were in the cache only."""
     played = Played(profile, {"data": left / "data", "wal": left / "wal"})
+    for name, size in unsynced.items():
+        number = played.node.image.names.get(f"{BASE}/data/{name}")
+        if size and number is not None:
+            inode = played.node.image.inodes[number]
+            inode.pending.append(Pending(0, 0, min(size, inode.cache_size), inode.cache_size, {}))
     played.world.run(played.served())
     return played.result()
 

@@ -55,6 +55,6 @@ class HistoryDatabase(SimDatabase):
 
 
 class ScaledDatabase(HistoryDatabase):
-    """At a scale, memory for all of a small log would be memory for all of a large one: the newest segment, as in production."""
+    """At a scale, memory for all of a small log would be memory for all of a large one: so only for the newest segment."""
 
     kept_log_bytes = 128 << 10

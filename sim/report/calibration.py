@@ -14,7 +14,8 @@ LOG_BYTES, DATA_BYTES, PAGE_BYTES = 20_000_000_000, 100_000_000_000, 16_384
 RECORD_BYTES = 213
 """What a record of TPC-B takes: the log of 10,000 transactions, 12.9 MB, has 60,295 of them."""
 UNITS = {
-    "process.start": "a daemon’s process, until it opens the database", "process.command": "a restoring command’s process",
+    "process.start": "a daemon’s process and its first statement, beside what it opens",
+    "process.command": "a restoring command’s process",
     "recovery.settle": "a restart, beside all else", "recovery.scan": "a log record, analysed",
     "recovery.check": "a log record before the checkpoint, checked", "recovery.page": "a page brought up",
     "recovery.change": "a change applied",
@@ -48,7 +49,7 @@ def twenty_gigabytes() -> list[tuple[str, str, float]]:
 
 def _found() -> str:
     return (
-        f"Measured {costs.MEASURED_AT} on {costs.MEASURED_ON}; of several rounds the least. kill -9 with "
+        f"Measured {costs.MEASURED_AT} on {costs.MEASURED_ON}; of several rounds the median. kill -9 with "
         f"{costs.TRANSACTIONS:,} TPC-B transactions, then a restart in the same process: {seconds(costs.REAL_RTO_S)} real, "
         f"{seconds(costs.SIMULATED_RTO_S)} simulated ({costs.ERROR_PERCENT:+.0f} %)."
     )

@@ -8,6 +8,8 @@ D3. Every changing operation has a boundary before and after it, at which a hook
 D4. A fault is drawn from a stream of its own kind, and counted when it fires.
 D5. At a scale, a byte stands for many, and all that is read and written shares the bandwidth. Only the zeros at the end of a
     log segment, made ready beforehand, are as many as they are: a segment is no longer in a large database.
+D6. A profile that was measured (`tools.machine`) tells the cache from the device: writes share the one, syncs the other; and
+    what is too long to be read at once takes its time though it is cached, most of it for memory that nobody has used yet.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from thunderdb.base.errors import DiskFull, Refused, StorageError, SyncFailed
 from thunderdb.runtime.sync import Future
 
 BEFORE, AFTER = True, False
+SYNC = 1
+LONG_READ, FRESH_READ = 1 << 20, 8 << 20
 Boundary = Callable[[str, str, bool], None]
 
 FAULT_KINDS = (
@@ -55,6 +59,8 @@ class DeviceProfile:
     inline_writes: float = 0.5  # the share of writes that complete at once
     sync_bytes_per_s: int = 0  # what a sync has to bring to the device takes time, too; 0: it does not
     scale: int = 1  # D5
+    cached_bytes_per_s: int = 0  # D6: of reads of more than LONG_READ; 0: as above
+    fresh_bytes_per_s: int = 0  # of those of FRESH_READ and more
 
 
 @dataclass(slots=True)
@@ -107,6 +113,8 @@ class SimFile:
         profile = disk.profile
         if disk.latency.random() >= profile.cached_reads:
             await disk.delay(profile.read_ns, size if profile.scale == 1 else disk.scaled_read(self, offset, size))
+        elif profile.cached_bytes_per_s and size > LONG_READ:
+            await disk.cached_read(min(size, disk.image.inodes[self._inode].cache_size - offset))
         inode = disk.image.inodes[self._inode]
         if disk.faulty or inode.bad:
             disk.before_read(self.path, self._inode, offset, size)
@@ -166,7 +174,7 @@ class SimFile:
             await disk.cross("sync", self.path, BEFORE)
         mark = disk.image.mark()  # D2
         disk.log(Op.SYNC, self._inode, 0, b"")
-        await disk.delay(disk.profile.sync_ns, disk.unsynced(self._inode) * disk.profile.scale)
+        await disk.delay(disk.profile.sync_ns, disk.unsynced(self._inode) * disk.profile.scale, SYNC)
         if disk.faulty and disk.fires("sync_error", self.path):
             disk.image.owned(self._inode).fail_sync(mark, MixedFates(disk.stream("sync_error.fates")))
             raise SyncFailed(f"cannot sync {self.path}: Input/output error")
@@ -230,7 +238,7 @@ class SimDisk:
         self._trace: Trace = scheduler.trace
         self._in_flight: dict[int, tuple[int, int, bytes]] = {}
         self._astray: dict[tuple[int, int], None] = {}
-        self._busy_until_ns = 0  # D5
+        self._busy_until_ns = [0, 0]  # D5, D6
         self._ticket = 0
 
     def stream(self, kind: str) -> Stream:
@@ -420,14 +428,22 @@ class SimDisk:
     def scaled_read(self, file: SimFile, offset: int, size: int) -> int:
         return self.scaled(file.path, self.image.inodes[file._inode].read(offset, size))
 
-    async def delay(self, base_ns: int, size_bytes: int) -> None:
+    async def cached_read(self, size_bytes: int) -> None:
+        """D6: a thread copies it."""
+        rate = self.profile.fresh_bytes_per_s if size_bytes >= FRESH_READ else self.profile.cached_bytes_per_s
+        done: Future[None] = Future(self.scheduler)
+        self.scheduler.after(max(0, size_bytes) * 1_000_000_000 // rate, done.set_result, None)
+        await done
+
+    async def delay(self, base_ns: int, size_bytes: int, queue: int = 0) -> None:
         """Let a device's time pass."""
         transfer_ns = size_bytes * 1_000_000_000 // self.profile.bytes_per_s
         jitter = 0.5 + self.latency.random()
-        if self.profile.scale > 1:  # D5
-            now_ns = self.scheduler.kernel.now_ns
-            self._busy_until_ns = max(now_ns, self._busy_until_ns) + int(transfer_ns * jitter)
-            delay_ns = self._busy_until_ns - now_ns + int(base_ns * jitter)
+        measured = self.profile.cached_bytes_per_s > 0
+        if self.profile.scale > 1 or measured:  # D5, D6
+            now_ns, queue = self.scheduler.kernel.now_ns, queue if measured else 0
+            self._busy_until_ns[queue] = max(now_ns, self._busy_until_ns[queue]) + int(transfer_ns * jitter)
+            delay_ns = self._busy_until_ns[queue] - now_ns + int(base_ns * jitter)
         else:
             delay_ns = int((base_ns + transfer_ns) * jitter)
         if self.faulty and self.fires("stall", ""):

@@ -40,6 +40,7 @@ def test_real_and_simulated_side_by_side(pgbench: str, tmp_path: Path, capsys: p
     assert [one["name"] for one in (kill, pitr, lost)] == ["kill", "pitr", "lost"]
     assert kill["lost"] == pitr["lost"] == 0 and kill["acknowledged"] > 400 and pitr["acknowledged"] == 400
     # What was lost may have been acknowledged less than a millisecond before the kill.
+    assert kill["unsynced_mb"] >= 0
     assert lost["lost"] < lost["acknowledged"] and (lost["lost"] or lost["rpo_s"] == 0) and 0 <= lost["rpo_s"] < 30
     for one in (kill, pitr, lost):
         assert 1 / FACTOR < apart(one) < FACTOR, one

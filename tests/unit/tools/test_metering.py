@@ -8,7 +8,7 @@ import pytest
 
 from thunderdb.runtime.real_ports import RealPorts, run_real
 from thunderdb.runtime.real_tasks import AsyncioScheduler
-from tools.metering import Meter, beside, counted, least_squares, metering
+from tools.metering import Meter, beside, counted, least_squares, metering, redo_costs_ns
 
 
 def test_a_charge_gets_the_cpu_time_since_the_one_before() -> None:
@@ -30,8 +30,22 @@ def test_pages_and_changes_are_told_apart() -> None:
     meter = Meter()
     for pages, changes in ((1, 4), (1, 40), (2, 300), (3, 9)):
         meter.samples += [("recovery.page", pages, (pages * 90_000 + changes * 1_500) / 1e9), ("recovery.change", changes, 0.0)]
-    page, change = meter.redo_costs_ns()
+    page, change = redo_costs_ns([meter])
     assert page == pytest.approx(90_000) and change == pytest.approx(1_500)
+
+
+def test_a_round_that_was_disturbed_does_not_decide_what_a_page_costs() -> None:
+    """One fit over the medians: the least of each round's page and change was once a change for nothing."""
+    meters = [Meter() for _ in range(3)]
+    for number, meter in enumerate(meters):
+        for index, changes in enumerate((4, 40, 300, 9)):
+            disturbed_ns = 5_000_000 if number == index == 0 else 0
+            took_s = (90_000 + changes * 1_500 + disturbed_ns) / 1e9
+            meter.samples += [("recovery.page", 1, took_s), ("recovery.change", changes, 0.0)]
+    page, change = redo_costs_ns(meters)
+    assert page == pytest.approx(90_000) and change == pytest.approx(1_500)
+    del meters[0].samples[:2]  # another number of pages: all of them in one fit
+    assert min(redo_costs_ns(meters)) > 0
 
 
 def test_one_hot_page_does_not_decide_what_an_ordinary_one_costs() -> None:
