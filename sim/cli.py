@@ -24,8 +24,9 @@ from sim.runs import exhaustive
 from sim.scenario import generate
 from sim.scenario import scenario as scenarios
 from sim.scenario.scenario import Scenario, ScenarioError
+from sim.shrinking.reference import NoReference
 from sim.shrinking.shrink import shrink
-from sim.shrinking.shrunk import write
+from sim.shrinking.shrunk import JUDGED, write
 from sim.source import GENERATED
 from sim.sweep import parse_seeds, read_corpus, sweep
 from thunderdb import __version__
@@ -217,9 +218,13 @@ def report_command(
 @click.option("--record", "recorded", is_flag=True, help="Write the rows of planted bugs into tests/mutants/SHRUNK.md.")
 @click.option("--jobs", default=1, show_default=True, help="Planted bugs at a time.")
 @click.option("--out", default="shrunk", show_default=True, help="Folder for the replay file and its pytest file.")
+@click.option(
+    "--good", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None, metavar="DIR",
+    help="A source without the bug (an older release, say): asked where only the scenario's author says what is right.",
+)  # fmt: skip
 def shrink_command(
     file: str | None, seed: int | None, replay: str | None, generated_: bool, bug: str | None, time_s: float, recorded: bool,
-    jobs: int, out: str,
+    jobs: int, out: str, good: Path | None,
 ) -> None:  # fmt: skip
     """Reduce a failing run to the least that still fails in the same way."""
     if bug:
@@ -233,13 +238,16 @@ def shrink_command(
     if path is None:
         raise click.UsageError("which failure? Give a FILE and --seed, or --replay FILE.")
     try:
-        found = shrink(path, seed, time_s, lambda line: click.echo(line, err=True))
+        found = shrink(path, seed, time_s, lambda line: click.echo(line, err=True), good)
         written = write(found, Path(out), f"{Path(path).stem}_{found.document['seed']}")
     except ScenarioError as error:
         _leave(error)
+    except NoReference as error:
+        raise click.BadParameter(str(error), param_hint="--good") from None
     click.echo(
         f"{found.faults} faults, {found.transactions} transactions (of {found.first[0]} and {found.first[1]}), "
-        f"after {found.tried} runs, {found.cpu_s:.0f} s of CPU, from {found.start}: {found.violations[0][:200]}"
+        f"after {found.tried} runs, {found.cpu_s:.0f} s of CPU, from {found.start}"
+        f"{JUDGED if found.judged else ''}: {found.violations[0][:200]}"
     )
     for one in written:
         click.echo(one)

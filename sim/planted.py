@@ -5,6 +5,9 @@
 
 P1. The pytest file that shrinking writes must fail with the bug in the source, and pass without it.
 P2. What a seed is shrunk from is the first one that fails with the bug and passes without it, as for RESULTS.md.
+P3. The table says of which planted bugs it has no row, and why.
+P4. Where only the scenario's author says what is right, the unchanged source is asked (reference.py); the row says so.
+P5. The replay files are kept in tests/mutants/shrunk/: the source as it is passes each, and fails it with its bug (`checked`).
 """
 
 from __future__ import annotations
@@ -13,17 +16,22 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+import yaml
+
 from sim.mutant_patch import Mutant
-from sim.mutants import Controls, Copies, folder, hunt
+from sim.mutants import Controls, Copies, folder, hunt, load_all
+from sim.shrinking.reference import Reference
 from sim.shrinking.shrunk import FAULTS, TRANSACTIONS
 
 GENERATED = "--generated"
+CHECK_S = 60.0
 HEAD = (
     "| bug | found by | seed | faults | transactions | runs | CPU s | shrunk from | fails with it | passes without |",
     "|---|---|---:|---:|---:|---:|---:|---|---|---|",
@@ -49,6 +57,8 @@ class Outcome:
     fails: bool = False
     passes: bool = False
     said: str = ""
+    file: str = ""
+    """The replay file's text."""
 
     @property
     def small(self) -> bool:
@@ -96,18 +106,34 @@ def _shrink(copies: Copies, mutant: Mutant, seed: int, time_s: float) -> Outcome
     root = copies.make(mutant)
     try:
         command = ["-m", "sim.cli", "shrink", mutant.run, "--seed", str(seed), "--time", str(time_s)]
-        done = _python(root, [*command, "--out", str(root / "out")])
+        done = _python(root, [*command, "--out", str(root / "out"), "--good", str(copies.clean)])
         match = _END.search(done.stdout)
         if match is None:
             return Outcome(mutant.name, mutant.run, seed, said=" ".join(done.stderr[-200:].split()))
         test = next((root / "out").glob("test_*.py"))
+        file = test.with_name(test.stem.removeprefix("test_") + ".yaml")
+        text = file.read_text(encoding="utf-8").replace(file.name, f"tests/mutants/shrunk/{mutant.name}.yaml")
         run_it = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)]
         with_it, without = (_python(source, run_it).returncode for source in (root, copies.clean))
         faults, transactions = (int(match[3]), int(match[1])), (int(match[4]), int(match[2]))
         return Outcome(
             mutant.name, mutant.run, seed, faults, transactions, int(match[5]), int(match[6]), match[7], with_it == 1,
-            without == 0, match[8],
+            without == 0, match[8], text,
         )  # fmt: skip
+    finally:
+        copies.drop(mutant)
+
+
+def checked(copies: Copies, mutant: Mutant) -> tuple[list[str], list[str]]:
+    """What the kept replay file of a bug violates with the bug in the source, and without it (P5)."""
+    file = folder() / "shrunk" / f"{mutant.name}.yaml"
+    root = copies.make(mutant)
+    try:
+        with Reference(root) as with_it, Reference(copies.clean) as without:
+            document = yaml.safe_load(file.read_text(encoding="utf-8"))
+            found = [source.violations(document, document["seed"], CHECK_S) for source in (with_it, without)]
+        first, second = (["it does not end"] if one is None else one for one in found)
+        return first, second
     finally:
         copies.drop(mutant)
 
@@ -116,6 +142,33 @@ def summary(rows: list[str]) -> str:
     """How many of a table's rows are small enough and have a test that tells."""
     small = sum(_is_small(row) for row in rows)
     return f"{small} of {len(rows)} with at most {FAULTS} faults and {TRANSACTIONS} transactions, and a test that tells."
+
+
+def denominator(rows: list[str], mutants: list[Mutant]) -> list[str]:
+    """Of all planted bugs: those that random sweeps find, with how they shrank, and those that have nothing to shrink (P3)."""
+    cells = [[cell.strip() for cell in row.strip("| ").split("|")][:2] for row in rows]
+    done = {name: _is_small(row) for row, (name, place) in zip(rows, cells, strict=True) if place != "generated"}
+    swept = [mutant.name for mutant in mutants if not mutant.run.startswith("case ")]
+    small = [name for name in swept if done.get(name)]
+    found = f"{len(mutants)} planted bugs, random sweeps of a scenario find {len(swept)}"
+    lines = [f"Of {found}; of these {len(small)} shrink so far."]
+    for what, names in (
+        ("Without a row, not shrunk yet", [name for name in swept if name not in done]),
+        ("With a row, but larger, or without a test that tells", [name for name in swept if name in done and not done[name]]),
+    ):
+        lines += [f"{what}: {', '.join(names)}."] if names else []
+    classes = Counter(_class(mutant.run) for mutant in mutants if mutant.run.startswith("case "))
+    if classes:
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(classes.items()))
+        lines.append(f"The other {sum(classes.values())} are found otherwise, and there is no file to shrink: {shown}.")
+    return lines
+
+
+def _class(run: str) -> str:
+    name = run.removeprefix("case ")
+    if name == "history":
+        return "by random histories of backups and restores"
+    return "by a kill at every I/O" if name.startswith("kill_") else "by directed cases"
 
 
 def _is_small(row: str) -> bool:
@@ -127,8 +180,12 @@ def _is_small(row: str) -> bool:
 
 
 def record(outcomes: list[Outcome]) -> None:
-    """Write SHRUNK.md: these rows beside those that it has of other bugs."""
+    """Write SHRUNK.md: these rows beside those that it has of other bugs; and the replay files of those that are small (P5)."""
     path = folder() / "SHRUNK.md"
+    for outcome in outcomes:
+        if outcome.small and outcome.run != GENERATED:
+            (folder() / "shrunk").mkdir(exist_ok=True)
+            (folder() / "shrunk" / f"{outcome.name}.yaml").write_text(outcome.file, encoding="utf-8")
     rows = {(outcome.name, outcome.place): outcome.row() for outcome in outcomes}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -136,7 +193,8 @@ def record(outcomes: list[Outcome]) -> None:
             if line.startswith("| ") and line not in HEAD:
                 rows.setdefault((name, rest.partition(" | ")[0]), line)
     lines = [rows[name] for name in sorted(rows)]
-    path.write_text(_ABOUT + "\n".join([summary(lines), "", *HEAD, *lines]) + "\n", encoding="utf-8")
+    told = [summary(lines), "", *denominator(lines, load_all())]
+    path.write_text(_ABOUT + "\n".join([*told, "", *HEAD, *lines]) + "\n", encoding="utf-8")
 
 
 _ABOUT = """# How far failures of planted bugs shrink
@@ -145,7 +203,8 @@ Written by `thunderdb-sim shrink --planted all --record`: each bug is planted in
 that fails with it and passes without it is shrunk there, and the pytest file that this writes is run on the source with the bug
 and without it. Before → after; *transactions* are those of the clients, or those acknowledged with the three of the set-up,
 whichever are more; *CPU* includes every run. *Shrunk from* is the seed that was found, or a run with little work that fails in
-the same way.
+the same way; *judged by the good source*: only the scenario's author says that it is a failure, so each step of shrinking had
+to pass on the unchanged source (`--good`).
 
 """
 

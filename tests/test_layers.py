@@ -48,7 +48,7 @@ AMBIENT_BUILTINS = frozenset({"open", "input", "print", "breakpoint"})
 # The simulator's outer shell: it measures real time, reads scenario files and starts worker processes.
 SIM_DRIVERS = frozenset(
     "cli planted sweep twin diverge history_sweep mutants mutate measure gather exhaustive scenario __main__ "
-    "shrink shrunk search attempts".split()
+    "shrink shrunk search attempts reference".split()
 )
 
 

@@ -34,8 +34,10 @@ async def recite(client: Client, lines: tuple[Scripted, ...]) -> None:
             client.budget[0] -= 1
         if hasattr(session, "_stream"):
             session._stream = Told(one.habits)
+        client.asked_ns = session.oracle.now_ns()
         if not await client.turn(one.kind, one.cancel_ns, client.recited(one)):
             return
+        client.asked_ns = -1
 
 
 async def _idle(client: Client, one: Scripted) -> None:

@@ -97,6 +97,8 @@ class Client:
         self._scribe: Scribe | None = None
         self.script: tuple[Scripted, ...] | None = None
         """What to do instead of drawing it."""
+        self.asked_ns = self.refused_ns = -1
+        """Of a script: when it began the transaction that is under way; when it was refused one for want of room."""
         self._version = (life * 100 + number) * 1_000_000
         self._do: dict[str, Callable[[], Awaitable[None]]] = {
             "transfer": self._transfer, "insert": self._insert, "update": self._update, "delete": self._delete,
@@ -149,6 +151,7 @@ class Client:
                 raise Violation(f"{kind}: unexpected error {error.sqlstate}: {error}") from error
             session.oracle.counts[error.sqlstate] = session.oracle.counts.get(error.sqlstate, 0) + 1
             if isinstance(error, DiskFull):
+                self.refused_ns = session.oracle.now_ns()
                 await self._tasks.sleep(5_000_000)
         except Vanished:
             # The server notices later; until then the locks stay.

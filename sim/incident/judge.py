@@ -248,24 +248,38 @@ class Judge:
         left = sorted(self._histories() - self._timelines - ours) if step.args.get("drill") else []
         if left:
             self.problems.append(f"line {step.line}: the drill has left {left[0]} in the archive")
-        said = self.actions.refusals[-1] if self.actions.refusals else ""
         line = f"line {step.line}: {step.verb}"
         if opinion.must is False and outcome in ("ok", "passed"):
             self.problems.append(f"{line}: succeeded, although {opinion.why}")
-        elif step.verb in ASKED and self.site.shut_down_ns >= opinion.began_ns:
-            pass  # somebody shut the database down in the middle of it
-        elif opinion.must and step.verb == "backup" and "base" in step.args and self._chain_trouble(step.args["base"]) != "":
-            pass  # what it builds on was damaged meanwhile
-        elif step.verb == "restore" and self.site.archiver is not None and CAME_MEANWHILE in said:
-            pass  # beside a database at work, behind a command that cannot list: it is told to run again
-        elif opinion.must and outcome in ("refused", "failed", "problems") and self._calm(opinion):
-            self.problems.append(f"{line}: refused, although nothing is wrong: {said}")
+        elif outcome in ("refused", "failed", "problems") and self._possible(step, opinion):
+            self.problems.append(f"{line}: refused, although nothing is wrong: {self._said()}")
         if self.strict and opinion.must and outcome == "ok" and self.actions.recovered_lsn < opinion.floor_lsn:
             self.problems.append(
                 f"{line}: restored to {self.actions.recovered_lsn:#x}, but the archive was said to be at {opinion.floor_lsn:#x}"
             )
         if self.strict and step.verb == "start" and opinion.must and outcome == "ok" and self.actions.loss.lost:
             self.problems.append(f"{line}: {self.actions.loss.lost} acknowledged transactions lost by a restart")
+
+    def agrees(self, step: Step, opinion: Opinion, error: str) -> str:
+        """Where an expectation failed: whether that is more than its author's word."""
+        if ", expected words " in error:
+            return ""  # no judge knows which words a refusal should have
+        if opinion.must is False:
+            return f"; impossible: {opinion.why}"
+        return "; possible" if " ended refused, expected ok:" in error and self._possible(step, opinion) else ""
+
+    def _said(self) -> str:
+        return self.actions.refusals[-1] if self.actions.refusals else ""
+
+    def _possible(self, step: Step, opinion: Opinion) -> bool:
+        """Whether what was refused had to succeed, also by what has come meanwhile."""
+        if not opinion.must or step.verb in ASKED and self.site.shut_down_ns >= opinion.began_ns:
+            return False  # somebody shut the database down in the middle of it
+        if step.verb == "backup" and "base" in step.args and self._chain_trouble(step.args["base"]) != "":
+            return False  # what it builds on was damaged meanwhile
+        if step.verb == "restore" and self.site.archiver is not None and CAME_MEANWHILE in self._said():
+            return False  # beside a database at work, behind a command that cannot list: it is told to run again
+        return self._calm(opinion)
 
     def _calm(self, before: Opinion) -> bool:
         """J2: no fault since then."""

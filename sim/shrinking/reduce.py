@@ -1,8 +1,8 @@
 """What shrinking knows without a simulator: when two failures are the same, and how to leave out as much of a list as can be.
 
 R1. A signature has the kind of the error or oracle, the first words of what it says, whether the judge calls impossible what
-    went well, and the innermost functions of its traceback; never a number, a key, a table's name or an address: those change
-    with every transaction that is left out.
+    went well, or possible what was refused, and the innermost functions of its traceback; never a number, a key, a table's name
+    or an address: those change with every transaction that is left out.
 R2. `ddmin` asks about big pieces before small ones, twice as big after each that could go, from the front: what a failure
     needs is mostly what came last before it. It ends when no single entry can go (1-minimal), unless it is told to stop.
 
@@ -36,7 +36,7 @@ def signature(violation: str) -> str:
     words = [word for word in _WORD.findall(_TABLE.sub("TABLE", text)) if not _NUMBERED.match(word)]
     words = words[: 2 if words[:1] == ["isolation"] else WORDS]
     functions = [] if place is None else [one.split(" ", 1)[1] for one in place[1].split(" < ")[:FUNCTIONS] if " " in one]
-    judged = ["impossible"] if "; impossible: " in text else []
+    judged = ["impossible"] if "; impossible: " in text else ["possible"] if text.rstrip().endswith("; possible") else []
     return " ".join(words + judged) + (f" @ {' < '.join(functions)}" if functions else "")
 
 

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from sim.scenario.faults_plan import draw
 from sim.scenario.plan import fixed
@@ -24,7 +25,8 @@ from sim.scenario.schema import wrap
 from sim.shrinking import outages, timeline
 from sim.shrinking.attempts import Attempts, Played
 from sim.shrinking.reduce import signature
-from sim.shrinking.search import Search
+from sim.shrinking.reference import Reference
+from sim.shrinking.search import SLOWEST_S, Search
 from sim.shrinking.shrunk import Shrunk, read_document
 
 FIRST_LIMIT_S = 60.0
@@ -39,8 +41,13 @@ _LINE = re.compile(r"\bline \d+")
 """Where a step stands in its file, which is another one in the replay file."""
 
 
-def shrink(path: str, seed: int | None, limit_s: float, said: Callable[[str], None]) -> Shrunk:
-    """Shrink the failure of a file with a seed (of a replay file: with its own). Raises: ScenarioError if it does not fail."""
+def shrink(
+    path: str, seed: int | None, limit_s: float, said: Callable[[str], None], good: Path | None = None
+) -> Shrunk:  # fmt: skip
+    """Shrink the failure of a file with a seed (of a replay file: with its own). `good` is a source that passes it, if any is.
+
+    Raises: ScenarioError if it does not fail, or fails there as well; NoReference.
+    """
     raw, scenario = read_document(path)
     seed = scenario.seed if seed is None else seed
     with Attempts() as attempts:
@@ -52,10 +59,48 @@ def shrink(path: str, seed: int | None, limit_s: float, said: Callable[[str], No
         search = Search(attempts, first, seed, signature(played.violations[0]), played, limit_s, said)
         found = Shrunk(
             raw, first, seed, search.kind, played, first=(faults_in(first), played.transactions), start=f"seed {seed}"
-        )
-        _shrink(search, found, scenario)
+        )  # fmt: skip
+        if good is None:
+            _shrink(search, found, scenario)
+        else:
+            _shrink_against(search, found, scenario, good)
         _verified(found, attempts)
     return found
+
+
+def _shrink_against(search: Search, found: Shrunk, scenario: Scenario, good: Path) -> None:
+    """Shrink with a source at hand that passes: asked in the end, and each time where nobody else says what is right (Q5).
+
+    A run ends with its failure; what was left out behind that, a promise of the scenario may need where nothing fails.
+    Raises: ScenarioError; NoReference.
+    """
+    first, seed, played, start = found.scenario, found.seed, found.played, found.start
+    with Reference(good) as reference:
+        passes = _passing(search, reference, found)
+        if not passes(first, seed):
+            raise ScenarioError(f"{search.scenario.path}: seed {seed} fails with the source in {good}, too")
+        if not timeline.expected(search.kind):
+            _shrink(search, found, scenario)
+            if passes(found.scenario, found.seed):
+                return
+            search.said("what is left fails with the good source, too: once more, step by step")
+            found.scenario, found.seed, found.played, found.start = first, seed, played, start
+            search.begin_again(first, seed, played)
+        search.passes, found.judged = passes, True
+        _shrink(search, found, scenario)
+
+
+def _passing(search: Search, reference: Reference, found: Shrunk) -> Callable[[Scenario, int], bool]:
+    """Whether another source passes a run (Q5)."""
+
+    def passes(scenario: Scenario, seed: int) -> bool:
+        document = Shrunk(found.raw, scenario, seed, found.kind, search.played).document
+        before_s = reference.cpu_s
+        passed = reference.passes(document, seed, max(SLOWEST_S, 4 * search.played.cpu_s))
+        search.attempts.cpu_s += reference.cpu_s - before_s
+        return passed
+
+    return passes
 
 
 def _shrink(search: Search, found: Shrunk, scenario: Scenario) -> None:

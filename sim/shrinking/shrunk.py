@@ -18,6 +18,7 @@ from sim.shrinking.attempts import Played
 
 FAULTS, TRANSACTIONS = 5, 10
 """Small enough."""
+JUDGED = ", judged by the good source"
 _DRAWING = ("mix", "async_commit", "repeatable_read", "large")
 """What clients draw by, and nothing else goes by. (Who thinks for a minute, or has no `transactions` left, owes no service.)"""
 
@@ -37,6 +38,8 @@ class Shrunk:
     """Faults and transactions of the run that was found."""
     start: str = ""
     """Which run the smallest one was shrunk from."""
+    judged: bool = False
+    """Whether another source had to say that what is left is no failure of the scenario's author."""
 
     @property
     def document(self) -> Document:

@@ -1,9 +1,13 @@
 """What to leave out of an incident: steps of its timeline, waiting, transactions.
 
 I1. What a scenario's author expects of a step (`restore ended ok, expected refused`) goes by the steps before it. Where that is
-    what failed, no step is left out: without its fault the right engine would fail as well.
-I2. Where a refusal was expected, the work stays, too: damage to a log that nobody needs any more is refused by nobody. Unless
-    the judge said that it was impossible, and says so of what is left.
+    what failed, no step is left out: without its fault the right engine would fail as well. Unless the judge said that what was
+    refused was possible, or that what went well was not, and says so of what is left; or another source is at hand that is
+    right, and passes what is left (search.Q5).
+I2. Where a refusal was expected, the work stays, too: damage to a log that nobody needs any more is refused by nobody. With the
+    same exceptions.
+I3. A step that loads data by hundreds of transactions goes first: once the clients work less, its transactions may be those
+    that the failure needs.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ def passes(search: Search) -> bool:
     if not _may_work_less(search):
         _sooner(search)
         return search.scenario != before
+    if _steps_may_go(search):
+        _no_load(search)
     if search.scenario.workload.script is None:
         _less_work(search)
-    if not _expected(search):
+    if _steps_may_go(search):
         ddmin(search.scenario.timeline, lambda rest: _timeline(search, tuple(rest)), search.over)
     _sooner(search)
     if search.scenario.workload.script is None:
@@ -40,21 +46,33 @@ def passes(search: Search) -> bool:
     return search.scenario != before
 
 
-def _expected(search: Search) -> bool:
-    """I1."""
-    words = search.kind.split()
+def expected(kind: str) -> bool:
+    """Whether it is its author's expectation that failed, and nobody else's word: by the signature."""
+    words = kind.split()
+    if words[-1:] in (["possible"], ["impossible"]):
+        return False
     return words[:2] in (["it", "was"], ["the", "timeline"]) or "says" in words or ("ended" in words and "expected" in words)
+
+
+def _steps_may_go(search: Search) -> bool:
+    """I1."""
+    return search.passes is not None or not expected(search.kind)
 
 
 def _may_work_less(search: Search) -> bool:
     """I2."""
-    violation = search.played.violations[0]
-    refused = _expected(search) and "expected" in search.kind and ", expected ok" not in violation
-    return not refused or "impossible" in search.kind.split()
+    return _steps_may_go(search) or "expected" not in search.kind or ", expected ok" in search.played.violations[0]
 
 
 def _timeline(search: Search, steps: tuple[Any, ...]) -> bool:
     return bool(steps) and search.better(replace(search.scenario, timeline=steps), "steps")
+
+
+def _no_load(search: Search) -> None:
+    """I3."""
+    steps = tuple(step for step in search.scenario.timeline if step.verb != "load")
+    if steps != search.scenario.timeline:
+        _timeline(search, steps)
 
 
 def _sooner(search: Search) -> None:

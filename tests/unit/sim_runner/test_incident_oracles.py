@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from sim.incident.disaster import Incident
+from sim.incident.judge import Opinion
 from sim.runs.runner import Result
 from sim.scenario import coverage
 from sim.scenario.scenario import parse
@@ -75,6 +77,33 @@ def test_a_verify_that_dies_leaves_the_store_as_fast_as_it_was() -> None:
     assert result.violations == []
     speeds = {bucket.profile.bytes_a_second for bucket in found.site.world.store.buckets.values()}
     assert len(speeds) == 1
+
+
+def test_a_refusal_that_the_judge_calls_wrong_is_more_than_its_authors_word() -> None:
+    found, result = played("timeline: [{at: 1s, backup: {name: x, to: 's3://b/x'}}, {restore: {from: x}}]")
+    assert result.violations == []
+    step, refused = found.steps[-1], "line 7: restore ended refused, expected ok: no"
+    must = Opinion(True, began_ns=found.site.world.now_ns, damages=found.site.damages)
+    assert found.judge.agrees(step, must, refused) == "; possible"
+    assert found.judge.agrees(step, must, refused.replace("refused, expected ok", "ok, expected refused")) == ""
+    assert found.judge.agrees(step, Opinion(), refused) == ""
+    assert found.judge.agrees(step, Opinion(False, "it rots"), "any") == "; impossible: it rots"
+    assert found.judge.agrees(step, Opinion(False, "it rots"), "restore says 'no', expected words 'rot'") == ""
+    found.site.damaged = True
+    assert found.judge.agrees(step, must, refused) == ""
+
+
+@pytest.mark.parametrize(("sleeps", "violations"), [([], 0), ([["sleep", 20_000_000_000]], 1)])
+def test_a_script_is_owed_service_while_it_asks_for_some(sleeps: list[list[object]], violations: int) -> None:
+    """It shrinks to a transaction now and one much later; the time between them is no outage."""
+    change = ["modify", "items", 1, {"ver": 7}]
+    script = [
+        {"client": 0, "at_ns": at_ns, "kind": "update", "do": [["begin", False, True], change, *sleeps, ["commit"]]}
+        for at_ns in (0, 30_000_000_000)
+    ]
+    text = f"workload: {json.dumps({'clients': 1, 'items': 20, 'script': [script]})}\npromises: {{rpo: any, service: 2s}}\n"
+    found = Incident(parse(text + "timeline: [{checkpoint: }, {at: 15s, checkpoint: }]", "x.yaml"), 1)
+    assert [one.split(" for")[0] for one in found.result().violations] == ["Violation: no service"] * violations
 
 
 @pytest.mark.parametrize(("store", "struck"), [("s3://b", False), ("s3://a", True)])

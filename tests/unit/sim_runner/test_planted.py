@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sim import planted
-from sim.planted import GENERATED, HEAD, Outcome, record, summary
+from sim.mutant_patch import Mutant
+from sim.planted import GENERATED, HEAD, Outcome, denominator, record, summary
 
 POWER_CUT = "scenarios/power_cut.yaml"
 
@@ -36,3 +37,16 @@ def test_rows_of_other_bugs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     rows = [line for line in lines if line.startswith("| ") and line not in HEAD]
     assert rows == [outcome("a").row(), outcome("b", 3, run=GENERATED).row(), outcome("b", 2).row()]
     assert any(line.startswith("3 of 3 with at most") for line in lines)
+
+
+def test_bugs_without_a_row_are_named_or_counted_by_how_they_are_found() -> None:
+    runs = {"a": POWER_CUT, "b": POWER_CUT, "c": POWER_CUT, "d": "case history", "e": "case kill_backup", "f": "case splits"}
+    mutants = [Mutant(name, "", "", "", run, 0, 9, "", ()) for name, run in runs.items()]
+    rows = [outcome("a").row(), outcome("b", 9).row(), outcome("c", 2, run=GENERATED).row()]
+    assert denominator(rows, mutants) == [
+        "Of 6 planted bugs, random sweeps of a scenario find 3; of these 1 shrink so far.",
+        "Without a row, not shrunk yet: c.",
+        "With a row, but larger, or without a test that tells: b.",
+        "The other 3 are found otherwise, and there is no file to shrink: 1 by a kill at every I/O, 1 by directed cases, "
+        "1 by random histories of backups and restores.",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sim.shrinking.reduce import ddmin, signature
+from sim.shrinking.timeline import expected
 
 
 @pytest.mark.parametrize("needed", [{0}, {499}, {3, 250, 251, 498}, {7, 77, 177, 277, 377, 477}, set()])
@@ -79,6 +80,13 @@ def test_other_failures_are_others() -> None:
         "InvariantViolated: page 17: damaged (pool.py:57 get < redo.py:40 redo)",
     ]
     assert len({signature(text) for text in texts}) == len(texts)
+
+
+def test_what_the_judge_calls_possible_is_another_failure() -> None:
+    text = "Violation: line 31: restore ended refused, expected ok: segment 000000010000000000000003 is not there"
+    judged = signature(f"{text}; possible")
+    assert judged == signature(text.replace("line 31", "line 2") + "; possible") == f"{signature(text)} possible"
+    assert expected(signature(text)) and not expected(judged)
 
 
 def test_what_the_judge_calls_impossible_is_another_failure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from sim.scenario.replay import document_of
 from sim.scenario.scenario import ScenarioError, build, load, parse
 from sim.scenario.schema import parse_yaml, wrap
 from sim.shrinking.reduce import signature
+from sim.shrinking.reference import NoReference
 from sim.shrinking.shrink import shrink
 from sim.shrinking.shrunk import write
 
@@ -110,6 +112,30 @@ def test_where_a_refusal_was_expected_the_steps_and_the_work_stay(tmp_path: Path
     assert found.kind.startswith("Violation line start ended ok expected"), found.kind
     assert [step.verb for step in found.scenario.timeline] == ["checkpoint", "serve", "fsync_lies", "power_cut", "start"]
     assert found.scenario.workload.script is None and found.transactions > 10
+
+
+def test_with_a_good_source_at_hand_what_its_author_expected_shrinks_too(tmp_path: Path) -> None:
+    """The good one refuses to start after a power cut; its judge lets that pass where the disk may have lied."""
+    good = tmp_path / "good"
+    for name in ("thunderdb", "sim"):
+        shutil.copytree(ROOT / name, good / name, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    actions = good / "sim/incident/actions.py"
+    text = actions.read_text()
+    before = '            return "ok", await coro or ""\n'
+    assert before in text
+    refuses = "            if self.site.world.fired['power_cut']:\n                coro.close()\n"
+    actions.write_text(text.replace(before, refuses + "                raise Refused('no')\n" + before))
+    file = tmp_path / "expected.yaml"
+    text = LIES.replace("{after: 1s, start: }", "{after: 1s, start: {expect: refused}}").replace("{path: wal, for: 1min}", "")
+    file.write_text(text.replace("promises: {", "promises: {outcome: must_refuse, "))
+    search_said: list[str] = []
+    found = shrink(str(file), 1, 20.0, lambda line: search_said.extend(["again"] if "once more" in line else []), good)
+    assert found.judged and [step.verb for step in found.scenario.timeline] == ["fsync_lies", "power_cut", "start"]
+    assert found.transactions <= 3 and search_said == []
+    with pytest.raises(ScenarioError, match="fails with the source in .*, too"):
+        shrink(str(file), 1, 5.0, lambda _: None, ROOT)
+    with pytest.raises(NoReference, match="there is no simulator in this folder"):
+        shrink(str(file), 1, 5.0, lambda _: None, tmp_path)
 
 
 def test_what_does_not_fail_cannot_be_shrunk(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sim.scenario.scenario import Scenario, parse
 from sim.scenario.script import Scripted
-from sim.shrinking import transactions
+from sim.shrinking import timeline, transactions
 from sim.shrinking.attempts import Played
 from sim.shrinking.search import Search, with_script
 
@@ -78,3 +78,20 @@ def test_what_ends_or_waits_is_left_alone(op: tuple[Any, ...]) -> None:
 
 def test_where_each_must_commit_by_itself_nothing_is_joined() -> None:
     assert len(passed(tuple(update(number) for number in range(30)), lambda lines: len(lines) >= 6)) == 6
+
+
+def test_a_load_goes_before_the_clients_work_less() -> None:
+    """I3: else their one transaction would be too few without those of the load."""
+
+    class NeedsWork(Fails):
+        def play(self, scenario: Scenario, _seed: int, _limit_s: float, _recorded: bool = False) -> Played:
+            loads = any(step.verb == "load" for step in scenario.timeline)
+            return Played(("rpo: lost",) if loads or scenario.workload.transactions in (0, 10, 25) else (), 0, 0, 0.0)
+
+    attempts = NeedsWork(lambda lines: True)
+    scenario = parse("timeline: [{load: }, {checkpoint: }]\nsizes: {log: 1MB}\npromises: {rpo: 0}", "x.yaml")
+    first = attempts.play(scenario, 0, 1.0)
+    search = Search(cast(Any, attempts), scenario, 0, "rpo lost", first, 1e9, lambda _: None)
+    timeline.passes(search)
+    assert [step.verb for step in search.scenario.timeline] == ["checkpoint"]
+    assert search.scenario.workload.transactions == 10
