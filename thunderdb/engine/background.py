@@ -25,6 +25,7 @@ CLEANER_PAUSE_NS = 200 * MS
 SWEEP_PAUSE_NS = 500 * MS
 GARBAGE_PAUSE_NS = 1000 * MS
 CHECKPOINT_LOOK_NS = 100 * MS
+FULL_PAUSE_NS = 1000 * MS
 REDO_AFTER_NS = 50 * MS
 REDO_RETRY_NS = 200 * MS
 CLEAN_BATCH = 64
@@ -114,6 +115,9 @@ class Background:
                 if db.log.spares.low and db.checkpointer.would_free:
                     break  # on a full disk nothing new is written, yet the log that fills it may go
                 due_ns += db.config.checkpoint_interval * MS
+            await db.log.spares.look()
+            if db.log.spares.low and db.ports.clock.monotonic_ns() - began_ns > FULL_PAUSE_NS and db.checkpointer.could_free:
+                break  # writes are refused for want of room that a checkpoint can make
             await self._stop.wait_timeout(CHECKPOINT_LOOK_NS)
         else:
             return

@@ -108,6 +108,7 @@ class Database:
         self.deferred: Deferred | None = None
         self.catalog = Catalog({}, 0)
         self.manager = TxnManager(self.access, ports.clock, events)
+        self.log.spares.needed = self.manager.undo_bytes
         self.rows = Rows(self)
         self.ddl = Ddl(self)
         self.checkpointer = Checkpointer(

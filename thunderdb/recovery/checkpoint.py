@@ -145,6 +145,14 @@ class Checkpointer:
         """Whether one more checkpoint would need less log than the older of the last two, with nothing else changed."""
         return len(self._keep_lsns) < 2 or self._keep_lsns[0] < self._keep_lsns[1]
 
+    @property
+    def could_free(self) -> bool:
+        """Whether checkpoints now would let a log segment go, such as one that a transaction held which has ended."""
+        segments = self.access.log.segments
+        if self.last is None or len(segments) < 2 or self.control.state.copy_floors:
+            return False
+        return segments[1][1] <= min(self.last.begin_lsn, self._log_floor(), *self.holds.values())
+
     async def release_log(self) -> None:
         """Recycle log that a hold has let go of, without waiting for the next checkpoint; one that runs does it at its end."""
         if not self._one_at_a_time.try_acquire():

@@ -213,6 +213,16 @@ class TxnManager:
                 floor = min(floor, snapshot.log_floor)
         return floor
 
+    def undo_bytes(self) -> int:
+        """About how much log a rollback of all open transactions writes, at most: as much as they have written themselves."""
+        spans = [(txn.first_lsn, txn.last_lsn) for txn in self.active.values() if txn.first_lsn and txn.status == "active"]
+        if not spans:
+            return 0
+        # Of one transaction it is known between which records all of its own lie; of all together, too.
+        own = sum(last - first for first, last in spans)
+        together = max(last for _, last in spans) - min(first for first, _ in spans)
+        return min(own, together)
+
     async def commit(self, txn: Txn) -> None:
         """Make the transaction durable by the durability it chose. Raises: SyncFailed, NodeStopped (outcome unknown)."""
         if not txn.last_lsn:

@@ -5,7 +5,9 @@ hole or into preallocated blocks makes each later sync pay for metadata.
 
 A1. A spare counts only when its bytes *and* its name are durable: else a power cut could bring back the old name with new
     bytes behind it.
-A2. The last `reserve` spares are for rollback, restart and checkpoints (W10): ordinary work stops at `admit` before that.
+A2. The last `reserve` spares are for rollback, restart and checkpoints (W10): ordinary work stops at `admit` before that. So it
+    does while the rest of the disk would not hold what rolling back the open transactions writes (`needed`), or one large
+    transaction could fill the disk so that neither it nor a restart could ever end.
 A3. A full disk is no failure: the keeper tries again every `retry_ns`, and at once when `give_back` says that there is room.
 A4. Spares found at start are filled again before use: whether their bytes ever reached the disk is not known (W4).
 A5. A database that stops does not wait for room (`hurry`): who then needs a spare that is not there gets an error.
@@ -59,6 +61,8 @@ class Spares:
         self.reserve = reserve
         self.target = max(target, reserve + 1)
         self.disk_full = False
+        self.needed: Callable[[], int] = lambda: 0
+        self._room_bytes = 1 << 62  # beyond the reserve, when it was last looked at
         self._retry_ns = retry_ns
         self._ready: deque[str] = deque()
         self._unsure: deque[str] = deque()  # found at start (A4)
@@ -75,7 +79,18 @@ class Spares:
     @property
     def low(self) -> bool:
         """Whether ordinary work must stop: the disk is full and only the reserve is left."""
-        return self.disk_full and len(self._ready) <= self.reserve
+        return self.disk_full and (len(self._ready) <= self.reserve or self.short)
+
+    @property
+    def short(self) -> bool:
+        """Whether what is left is only enough to roll back (A2)."""
+        return self.needed() > self._room_bytes
+
+    async def look(self) -> None:
+        """See whether a disk that is full still is. While it is not, this costs nothing."""
+        if self.disk_full:
+            await self._measure()
+            self._relent()
 
     async def find(self) -> None:
         """Take over the spares that an earlier process left behind."""
@@ -113,6 +128,12 @@ class Spares:
             await self._more.wait()
         path = self._ready.popleft()
         self.keep()
+        if len(self._ready) < self.reserve:
+            self._room.set()  # the keeper may wait for room, and this may have been made with what there is
+        if self.needed():
+            await self._measure()
+            if self.short:
+                self._say_full("the rest is kept for rolling back the open transactions")
         return path
 
     async def give_back(self, path: str, keep: int) -> bool:
@@ -151,10 +172,22 @@ class Spares:
 
     def _add(self, path: str) -> None:
         self._ready.append(path)
-        if self.disk_full and len(self._ready) > self.reserve:
+        self._relent()
+        self._more.set()
+
+    def _relent(self) -> None:
+        if self.disk_full and len(self._ready) > self.reserve and not self.short:
             self.disk_full = False
             self._events.emit("wal.disk_ok", spares=len(self._ready))
-        self._more.set()
+
+    def _say_full(self, reason: str) -> None:
+        if not self.disk_full:
+            self.disk_full = True
+            self._events.emit("wal.disk_full", spares=len(self._ready), reason=reason)
+
+    async def _measure(self) -> None:
+        free_bytes = await self._disk.free_bytes(self._directory)
+        self._room_bytes = free_bytes + (len(self._ready) - self.reserve) * self._segment_size
 
     async def _keep(self) -> None:
         try:
@@ -170,9 +203,7 @@ class Spares:
             self._keeping = False
 
     async def _wait_for_room(self, error: DiskFull) -> None:
-        if not self.disk_full:
-            self.disk_full = True
-            self._events.emit("wal.disk_full", spares=len(self._ready), reason=error.message)
+        self._say_full(error.message)
         self._more.set()
         await self._room.wait_timeout(self._retry_ns)
 

@@ -302,6 +302,11 @@ class LogWriter:
     def admit(self) -> None:
         """Let ordinary work begin. Raises: DiskFull while only the reserve of segments is left (W10)."""
         if self.spares.disk_full and self.spares.low:
+            if self.spares.short:
+                raise DiskFull(
+                    f"the log's disk is nearly full: what is left is kept for rolling back {self.spares.needed():,} bytes",
+                    hint="End large transactions, or free space on the log's disk; writes resume by themselves.",
+                )
             raise DiskFull(
                 "the disk is full: the log cannot grow",
                 hint="Free space on the log's disk; the database becomes writable again by itself.",

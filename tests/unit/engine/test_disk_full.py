@@ -128,3 +128,46 @@ def test_background_work_waits_for_room_and_does_not_stop_the_node() -> None:
     world.close()
     world.restart()
     world.check()
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_transaction_that_fills_the_disk_can_be_rolled_back_there(crash: bool) -> None:
+    """The log's disk was full to the last byte: rollback, checkpoint and restart waited for room that nobody could make."""
+    world = EngineWorld(capacity_bytes=16 << 20, buffer_pool_size=16 << 20)
+    db = world.start()
+    table = world.table()
+    world.insert(table, *([number, "x" * 800] for number in range(1000)))
+    txn = db.begin()
+    size = 800
+    with pytest.raises(DiskFull, match="rolling back [0-9,]+ bytes"):
+        while True:
+            size -= 1
+            for number in range(1000):
+                world.run(update(db, txn, table, [number, "y" * size]))
+                world.run(db.log.wait_for_room())
+    if crash:
+        world.run(db.log.flush_all())
+        world.crash(power=True)
+        db = world.start()
+    else:
+        world.run(txn.rollback())
+        world.run(db.log.flush_all())
+    world.rest(5)  # checkpoints let the log go by themselves, whatever checkpoint_interval is
+    world.insert(db.catalog.table("t"), [5000, "after"])  # type: ignore[arg-type]
+    assert "wal.disk_ok" in world.names() or crash
+    assert len(world.rows(db.catalog.table("t"))) == 1001  # type: ignore[arg-type]
+    world.disk.capacity_bytes = ROOM
+    world.check()
+
+
+def test_an_old_idle_transaction_keeps_no_room_from_others() -> None:
+    world = EngineWorld(capacity_bytes=16 << 20, buffer_pool_size=16 << 20)
+    db = world.start()
+    table = world.table()
+    idle = db.begin()
+    world.run(db.insert(idle, table, [100_000, "one change, and then lunch"]))
+    for number in range(0, 2000, 50):
+        world.insert(table, *([key, "x" * 900] for key in range(number, number + 50)))
+        assert db.manager.undo_bytes() == 0
+    assert not db.log.spares.low
+    world.run(idle.rollback())
