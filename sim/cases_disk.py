@@ -28,7 +28,9 @@ from sim.world.world import NodeDied
 from thunderdb.base.errors import Corruption, LogHole, NodeStopped, StorageError
 from thunderdb.base.events import Events
 from thunderdb.storage.control import ControlFile
+from thunderdb.storage.files import page_file_name
 from thunderdb.storage.page import PAGE_HEADER
+from thunderdb.storage.written import written_file_names
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, segment_name
 
@@ -56,6 +58,36 @@ def lost_write(seed: int) -> list[str]:
             await bench.call(bench.compare())
         except (Corruption, LogHole):
             return  # named: that is what is asked for
+
+    return run_case(bench, course())
+
+
+def rotten_save(seed: int) -> list[str]:
+    """A page rots, and so does what was saved of the pages' LSNs: it is rebuilt as it was, or refused, never an older one."""
+    bench = Bench(seed)
+    stream = bench.stream
+
+    async def course() -> None:
+        await bench.start(rows=200, body=100)
+        for _ in range(stream.between(2, 4)):
+            await bench.call(bench.put_some(stream.between(5, 40), 100))
+            await bench.call(bench.db.checkpointer.run(flush_all=True))
+        bench.node.crash(power=stream.random() < 0.5, fates=AllLanded())
+        bench.node.restart()
+        disk = bench.node.ports.disk
+        for name in written_file_names():
+            path = f"{DATA_DIR}/{name}"
+            if stream.random() < 0.5:
+                disk.rot_file(path, stream.between(0, len(await bench.call(disk.read_file(path))) * 8 - 1))
+        path, page_size = f"{DATA_DIR}/{page_file_name(0)}", bench.config.page_size
+        for page_no in range(len(await bench.call(disk.read_file(path))) // page_size):
+            if stream.random() < 0.3:
+                disk.rot_file(path, (page_no * page_size + stream.between(16, 500)) * 8)
+        try:
+            await bench.open()
+            await bench.call(bench.compare())
+        except (Corruption, LogHole, NodeStopped):
+            return  # named, or a system tree's page is gone: the node stops and says which
 
     return run_case(bench, course())
 

@@ -4,6 +4,7 @@ The right engine passes each with every seed: it may refuse to open, or fail a s
 but it never shows wrong data (DESIGN section 9).
 
     lost_write      a page write that never happened is met again, by a read or by a restart
+    rotten_save     pages rot, and what was saved of their LSNs, between two lives
     log_hole        a sector of the durable log rots between two lives
     control_slot    the newest slot of the control file rots between two lives
     commit_times    the wall clock steps; the log's order times must not
@@ -21,11 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.cases_disk import busy_cleaner, control_slot, ghosts, log_hole, lost_write, splits, sync_failure
+from sim.cases_disk import busy_cleaner, control_slot, ghosts, log_hole, lost_write, rotten_save, splits, sync_failure
 from sim.cases_txn import commit_times, large_reader, long_transaction, old_snapshot, repeatable_writes
 
 CASES: dict[str, Callable[[int], list[str]]] = {
     "lost_write": lost_write,
+    "rotten_save": rotten_save,
     "log_hole": log_hole,
     "control_slot": control_slot,
     "commit_times": commit_times,

@@ -173,7 +173,8 @@ class Database:
         if state.state == DatabaseState.BACKUP:
             await self.written.remove()  # its page files are older than what was known of them
         else:
-            self.pool.restore_written(await self.written.load())
+            saved = await self.written.load()
+            self.pool.restore_written(saved.lsns, exact=saved.checkpoint_lsn >= state.checkpoint_lsn)
         reader = LogReader(
             self.ports.disk, self.config.wal_dir, state.system_id, state.timeline,
             keep_bytes=min(self.kept_log_bytes, self.config.buffer_pool_size // 4),

@@ -23,7 +23,7 @@ from thunderdb.runtime.ports import Clock
 from thunderdb.runtime.sync import Semaphore
 from thunderdb.storage.control import ControlFile, CopyFloor
 from thunderdb.storage.writeback import DirtyPage
-from thunderdb.storage.written import WrittenFile
+from thunderdb.storage.written import Saved, WrittenFile
 from thunderdb.wal.record import RecordKind
 
 CLEAN_BATCH = 256
@@ -90,7 +90,7 @@ class Checkpointer:
         end_lsn = self.access.log.append(RecordKind.CHECKPOINT_END, 0, 0, (), begin_lsn.to_bytes(8, "little"))
         await self.access.log.flush_to(end_lsn)
         done = Done(begin_lsn, end_lsn, *_bounds(begin_lsn, transactions, pages))
-        await self.written.save(self.access.pool.synced_lsns())
+        await self.written.save(Saved(self.access.pool.synced_lsns(), begin_lsn))
         await self._publish(done, hold_ns)
         self.last = done
         self.count += 1

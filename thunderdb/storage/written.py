@@ -8,12 +8,16 @@ Two files, `written.0` and `written.1`, take turns at checkpoints. Each is a hea
     8       8     magic
     16      8     system_id
     24      8     sequence
-    32      8     count
+    32      8     checkpoint_lsn
+    40      8     count
 
 `checksum` is XXH3-64 over everything behind it.
 
 T1. A save goes to the file that is not the newest valid one: a crash in it leaves the other.
-T2. An older save is only a weaker guard (its LSNs are lower), never a wrong one. With none at all reading goes on unguarded.
+T2. A save is made before its checkpoint is named. The one of the checkpoint that restart begins at, or a later one, says
+    exactly what is on disk of every page that restart has nothing to do for: a damaged one is rebuilt up to there. An older
+    save (the newest is damaged, or lost) is only a guard, its LSNs are too low; a page rebuilt up to there would be an old
+    one that looks whole. With none at all reading goes on unguarded.
     A database restored from a backup must start without them, and a copy whose page files may be older than its `written`
     files without what they say of the pages that the log tells of (`WriteBack.forget_written`).
 """
@@ -23,6 +27,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from dataclasses import dataclass
 
 from xxhash import xxh3_64
 
@@ -30,14 +35,22 @@ from thunderdb.base.errors import StorageError
 from thunderdb.base.events import Events
 from thunderdb.runtime.ports import Disk
 
-WRITTEN_HEADER = struct.Struct("<Q8sQQQ")
-_MAGIC = b"TDBwrlsn"
+WRITTEN_HEADER = struct.Struct("<Q8sQQQQ")
+_MAGIC = b"TDBwrls2"
 _CHECKSUM_SIZE = 8
 _CHUNK_BYTES = 1 << 20
 
 
 def written_file_names() -> tuple[str, str]:
     return "written.0", "written.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A save: `lsns` by page number, 0 where nothing is known, as of the checkpoint at `checkpoint_lsn`."""
+
+    lsns: array[int]
+    checkpoint_lsn: int = 0
 
 
 class WrittenFile:
@@ -52,25 +65,25 @@ class WrittenFile:
         self._sequence = 0
         self._newest = 1
 
-    async def load(self) -> array[int]:
+    async def load(self) -> Saved:
         """The newest valid save; empty if there is none. Raises: nothing but what the disk itself cannot do."""
-        best: array[int] = array("Q")
+        best = Saved(array("Q"))
         for index, path in enumerate(self._paths):
             try:
-                sequence, lsns = self._decode(await self._disk.read_file(path))
+                sequence, saved = self._decode(await self._disk.read_file(path))
             except FileNotFoundError:
                 continue
             except (StorageError, ValueError) as error:
                 self._events.emit("pool.written_file_bad", path=path, error=str(error))
                 continue
             if sequence > self._sequence:
-                self._sequence, self._newest, best = sequence, index, lsns
+                self._sequence, self._newest, best = sequence, index, saved
         return best
 
-    async def save(self, lsns: array[int]) -> None:
+    async def save(self, saved: Saved) -> None:
         """Save, replacing the older of the two. Durable when: it returns. Crash: the other one is as it was."""
         target = 1 - self._newest
-        image = self._encode(self._sequence + 1, lsns)
+        image = self._encode(self._sequence + 1, saved)
         created = not await self._disk.exists(self._paths[target])
         file = await self._disk.open(self._paths[target], create=True)
         try:
@@ -94,16 +107,17 @@ class WrittenFile:
         await self._disk.sync_dir(self._directory)
         self._sequence, self._newest = 0, 1
 
-    def _encode(self, sequence: int, lsns: array[int]) -> bytes:
-        body = _swapped(lsns).tobytes()
-        header = WRITTEN_HEADER.pack(0, _MAGIC, self._system_id, sequence, len(lsns))
+    def _encode(self, sequence: int, saved: Saved) -> bytes:
+        body = _swapped(saved.lsns).tobytes()
+        fields = (_MAGIC, self._system_id, sequence, saved.checkpoint_lsn, len(saved.lsns))
+        header = WRITTEN_HEADER.pack(0, *fields)
         checksum = _digest(memoryview(header)[_CHECKSUM_SIZE:], body)
-        return WRITTEN_HEADER.pack(checksum, _MAGIC, self._system_id, sequence, len(lsns)) + body
+        return WRITTEN_HEADER.pack(checksum, *fields) + body
 
-    def _decode(self, image: bytes) -> tuple[int, array[int]]:
+    def _decode(self, image: bytes) -> tuple[int, Saved]:
         if len(image) < WRITTEN_HEADER.size:
             raise ValueError(f"{len(image)} bytes are too few")
-        checksum, magic, system_id, sequence, count = WRITTEN_HEADER.unpack_from(image)
+        checksum, magic, system_id, sequence, checkpoint_lsn, count = WRITTEN_HEADER.unpack_from(image)
         body = memoryview(image)[WRITTEN_HEADER.size :]
         if magic != _MAGIC or len(body) != 8 * count:
             raise ValueError(f"not a file of written LSNs, or {len(body)} bytes for {count} pages")
@@ -113,7 +127,7 @@ class WrittenFile:
             raise ValueError(f"it belongs to database {system_id:016x}")
         lsns: array[int] = array("Q")
         lsns.frombytes(body)
-        return sequence, _swapped(lsns)
+        return sequence, Saved(_swapped(lsns), checkpoint_lsn)
 
 
 def _digest(header: memoryview, body: bytes | memoryview) -> int:

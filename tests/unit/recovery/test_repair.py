@@ -14,6 +14,7 @@ from thunderdb.engine.check import check_database
 from thunderdb.engine.database import Database
 from thunderdb.recovery.repair import rebuild_page
 from thunderdb.storage.page import encode_page
+from thunderdb.storage.written import WRITTEN_HEADER
 from thunderdb.wal.record import RecordKind
 
 Damage = Callable[[bytes, bytes], bytes]
@@ -224,6 +225,29 @@ def test_a_lost_write_is_seen_by_redo_even_where_nobody_remembers_it() -> None:
     assert b.found() == b.expected
     assert "recovery.lost_write" in b.world.names()
     b.world.check()
+
+
+@pytest.mark.parametrize("hurt", ["rotten", "gone"])
+def test_a_page_is_not_rebuilt_up_to_what_an_older_save_knows_of_it(hurt: str) -> None:
+    """Generated incident 187855: the newest save was rotten, and a damaged page came back as of a checkpoint before."""
+    b = Bench()
+    b.write_all()
+    b.world.run(b.db.checkpoint())
+    b.world.update(b.table, [3, "third"])
+    b.write_all()
+    b.world.run(b.db.checkpoint())
+    b.world.crash(power=False)
+    saves = {path: data for path, data in b.world.disk.files.items() if "/written" in path}
+    newest = max(saves, key=lambda path: WRITTEN_HEADER.unpack_from(saves[path])[3])
+    if hurt == "rotten":
+        saves[newest][-1] ^= 1
+    else:
+        del b.world.disk.files[newest]
+    page = b.world.page_bytes(b.table.root)
+    b.world.damage(b.table.root, flipped(page, page))
+    b.db = b.world.start()
+    with pytest.raises(Corruption, match=f"page {b.table.root}"):
+        b.found()
 
 
 def test_pages_files_shorter_than_the_log_says() -> None:

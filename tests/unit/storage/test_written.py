@@ -7,7 +7,7 @@ from typing import Any
 
 from thunderdb.base.events import Events
 from thunderdb.runtime.inline import InlineWorld
-from thunderdb.storage.written import WrittenFile
+from thunderdb.storage.written import Saved, WrittenFile
 
 
 class WrittenWorld(InlineWorld):
@@ -23,10 +23,14 @@ class WrittenWorld(InlineWorld):
         return WrittenFile(self.disk, "/d", system_id, self.events)
 
     def save(self, *lsns: int) -> None:
-        self.run(self.file.save(array("Q", lsns)))
+        self.run(self.file.save(Saved(array("Q", lsns), checkpoint_lsn=100 + lsns[0] % 50)))
 
     def loaded(self, system_id: int = 5) -> list[int]:
-        return list(self.run(self.new_file(system_id).load()))
+        return list(self.run(self.new_file(system_id).load()).lsns)
+
+    def loaded_checkpoint_lsn(self) -> int:
+        saved: Saved = self.run(self.new_file().load())
+        return saved.checkpoint_lsn
 
     def data(self, number: int) -> Any:
         return self.disk.files[f"/d/written.{number}"]
@@ -51,6 +55,16 @@ def test_saves_take_turns() -> None:
     assert world.loaded() == [2**64 - 1]
     assert world.data(1) == second
     assert world.data(0) != first
+
+
+def test_a_save_says_of_which_checkpoint_it_is() -> None:
+    world = WrittenWorld()
+    assert world.loaded_checkpoint_lsn() == 0
+    world.save(1)
+    world.save(2)
+    assert world.loaded_checkpoint_lsn() == 102
+    world.data(1)[-1] ^= 1
+    assert world.loaded_checkpoint_lsn() == 101
 
 
 def test_a_save_cut_anywhere_leaves_the_one_before() -> None:
