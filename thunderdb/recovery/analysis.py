@@ -75,6 +75,7 @@ class _Pass:
         losers, ended, find_loser = self.losers, self.ended, self.losers.get
         rec_lsns, newest_lsns, image_lsns = self.dirty.rec_lsns, self.dirty.newest_lsns, self.dirty.image_lsns
         room = len(rec_lsns)
+        tables_to_come = not self.complete
         commit_lsn = changed = 0
         for _sum, _length, kind, _flags, page_count, lsn, _previous, txn, _prev_page, page_no, _size, op in heads:
             if page_count == 1:
@@ -93,7 +94,8 @@ class _Pass:
             if txn:
                 if kind == _COMMIT or kind == _ABORT:
                     losers.pop(txn, None)
-                    ended.add(txn)
+                    if tables_to_come:
+                        ended.add(txn)
                     if kind == _COMMIT:
                         commit_lsn = lsn
                 else:
@@ -105,7 +107,7 @@ class _Pass:
                         self.next_txn = max(self.next_txn, txn + 1)
             elif not page_count:
                 self._other(segment, kind, lsn)
-                room = len(rec_lsns)
+                room, tables_to_come = len(rec_lsns), not self.complete
         self.changed += changed
         if commit_lsn:  # order times increase (W9): the last one is the greatest
             order_us, _wall = COMMIT_EXTRA.unpack(extra_of(segment.data, commit_lsn + segment.bias))
@@ -124,7 +126,9 @@ class _Pass:
             self._tables(extra_of(segment.data, lsn + segment.bias))
         elif kind == RecordKind.CHECKPOINT_END:
             begin_lsn = int.from_bytes(extra_of(segment.data, lsn + segment.bias), "little")
-            self.complete = self.complete or begin_lsn == self.checkpoint_lsn
+            if begin_lsn == self.checkpoint_lsn:
+                self.complete = True
+                self.ended.clear()  # only the tables may name one that has ended (A4, A5)
 
     def _tables(self, extra: bytes) -> None:
         """Merge what was true at the begin record into what has been seen since (A1, A3)."""
