@@ -389,7 +389,7 @@ class Actions:
         return await self.site.settle(self.recovered_lsn)
 
     async def _serving(self) -> None:
-        problems = [] if self.site.troubled else await self.site.check()
+        problems = [] if self.site.spoilt or self.site.trouble.failing else await self.site.check()
         if problems:
             raise Violation(f"check: {len(problems)} problems: {'; '.join(problems[:4])}")
         self.site.start_clients()

@@ -19,6 +19,7 @@ from sim.incident.breakage import Breakage
 from sim.incident.judge import Judge
 from sim.incident.restoring import Restoring
 from sim.incident.site import MS, SECOND_NS, Site
+from sim.incident.trouble import CALM_NS
 from sim.oracle.oracle import Violation
 from sim.runs.runner import Result, where
 from sim.scenario.faults_plan import fates_of
@@ -313,6 +314,8 @@ class Incident:
             return
         site.clear_faults()
         site.check_calls()
+        if site.trouble.disk and not site.spoilt:
+            await site.sleep(CALM_NS + 1)  # what only failed is healed: from here on nothing is excused
         if site.troubled or await site.found_dead():
             await self._end_in_trouble()
             return
@@ -337,7 +340,9 @@ class Incident:
             await site.sleep(50 * MS)
         await site.stop()
         await site.open()
-        await site.settle(site.db.log.end_lsn)
+        loss = await site.settle(site.db.log.end_lsn)
+        if loss.lost:
+            raise Violation(f"{loss.lost} acknowledged transactions lost by a clean stop")
         problems = await site.check()
         if problems:
             raise Violation(f"check at the end: {len(problems)} problems: {'; '.join(problems[:4])}")
@@ -350,7 +355,10 @@ class Incident:
             if site.up:
                 await site.stop()
             await site.open()
-            await site.settle(site.db.log.end_lsn)
+            sound = self.judge.sound()
+            loss = await site.settle(site.db.log.end_lsn)
+            if sound and loss.lost:
+                raise Violation(f"{loss.lost} acknowledged transactions lost, though the disk has never lied")
             await site.stop()
         except ThunderError as error:
             site.note(f"refused: {error.message}", "operator")

@@ -146,8 +146,11 @@ class Evidence:
         others = [number for number in line.ancestors() if number != closed.timeline]
         return any(self.stored(Closed(number, closed.number, -1, closed.end_lsn)) for number in others)
 
-    def missing(self) -> list[str]:
-        """What was said to be shipped, and is not there as it was first put, though nobody has damaged or removed it."""
+    def missing(self, absent: bool = True) -> list[str]:
+        """What was said to be shipped, and is not there as it was first put, though nobody has damaged or removed it.
+
+        Without `absent` only what is there is looked at.
+        """
         found = []
         for (timeline, number), end_lsn in sorted(self.ends.items()):
             closed = Closed(timeline, number, -1, end_lsn)
@@ -155,9 +158,9 @@ class Evidence:
             if closed.name not in self.pushed or hurt or self.gone_by_right(closed):
                 continue
             name = self.stored(closed)
-            if not name:
+            if not name and absent:
                 found.append(f"{closed.name} was said to be archived, and is not there")
-            elif not self.intact(name):
+            elif name and not self.intact(name):
                 found.append(f"{name} was archived, and has been overwritten with something else")
         return found
 

@@ -70,22 +70,22 @@ class Judge:
             self._timelines = self._histories()
             opinion = self._restore(step)
         elif step.verb == "start":
-            opinion = Opinion(True if self._sound() and not self._half() else None)
+            opinion = Opinion(True if self.sound() and not self._half() else None)
         elif step.verb == "backup":
             opinion = Opinion(self._backup(step))
         elif step.verb == "verify":
             opinion = self._verify(step)
         elif step.verb in ("wait_archived", "switch", "expire"):
-            opinion = Opinion(True if self._sound() and self._archive_is_fine() else None)
+            opinion = Opinion(True if self.sound() and self._archive_is_fine() else None)
         else:
-            opinion = Opinion(True if self._sound() and step.verb in SIMPLE else None)
+            opinion = Opinion(True if self.sound() and step.verb in SIMPLE else None)
         return replace(opinion, began_ns=self.site.world.now_ns, damages=self.site.damages)
 
     def _histories(self) -> set[str]:
         archive = self.evidence.archive
         return {name for name in self.evidence.names(archive) if name.endswith(".history")} if archive else set()
 
-    def _sound(self) -> bool:
+    def sound(self) -> bool:
         return not self.site.damaged and not self.site.trouble.lied and not self.site.diverged
 
     def _half(self) -> bool:
@@ -97,7 +97,7 @@ class Judge:
 
     def _backup(self, step: Step) -> bool | None:
         args = step.args
-        if not self._sound() or args["to"] in self.actions.tried:
+        if not self.sound() or args["to"] in self.actions.tried:
             return None
         if not args.get("include_wal", True) and not self._archive_is_fine():
             return None
@@ -284,7 +284,7 @@ class Judge:
     def _calm(self, before: Opinion) -> bool:
         """J2: no fault since then."""
         quiet = not self.site.trouble.since(before.began_ns) and self.site.damages == before.damages
-        return self._sound() and quiet and self.site.fatal is None
+        return self.sound() and quiet and self.site.fatal is None
 
     def recovered(self) -> None:
         """A recovery has ended with service: compare where it ended with what is promised."""
@@ -297,8 +297,9 @@ class Judge:
 
     def verdict(self) -> list[str]:
         """What was found; at the end of a run."""
-        if not self.actions.half_expired and not self.site.diverged and not self.site.trouble.ever_lied:
-            self.problems += self.evidence.missing()  # J5
+        honest = not self.site.diverged and not self.site.trouble.ever_lied  # the machine's disk: a directory lies on it
+        if honest or "://" in self.evidence.archive:
+            self.problems += self.evidence.missing(absent=not self.actions.half_expired)  # J5
         return list(self.problems)
 
 

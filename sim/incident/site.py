@@ -553,9 +553,14 @@ class Site:
                 raise error
 
     @property
+    def spoilt(self) -> bool:
+        """Whether the machine's own disk holds what it should not."""
+        return self.damaged or self.trouble.lied
+
+    @property
     def troubled(self) -> bool:
-        """Whether the machine's own disk fails, or holds what it should not."""
-        return self.damaged or self.trouble.lied or self.trouble.disk
+        """The same, or it fails, or did a moment ago."""
+        return self.spoilt or self.trouble.disk
 
     def explained(self, error: BaseException) -> bool:
         """A query that needs a damaged page is refused by name: right, where somebody has damaged the files."""

@@ -60,9 +60,14 @@ class Troubles:
         self.lied = any(self.active[name] > 0 for name in LYING)
 
     @property
-    def disk(self) -> bool:
+    def failing(self) -> bool:
         """Whether the machine's disk fails at present."""
-        return any(self.active[name] > 0 for name in DISK) or self.disk_ended_ns >= self._now_ns() - CALM_NS
+        return any(self.active[name] > 0 for name in DISK)
+
+    @property
+    def disk(self) -> bool:
+        """The same, or a moment ago."""
+        return self.failing or self.disk_ended_ns >= self._now_ns() - CALM_NS
 
     def since(self, time_ns: int) -> bool:
         """Whether anything was wrong at some time from `time_ns` on, or shortly before."""

@@ -10,6 +10,8 @@ import pytest
 
 from sim.incident.disaster import Incident
 from sim.incident.judge import Opinion
+from sim.oracle.oracle import PUT, Work
+from sim.oracle.truth import Commit
 from sim.runs.runner import Result
 from sim.scenario import coverage
 from sim.scenario.scenario import parse
@@ -36,6 +38,16 @@ def test_a_database_that_stops_though_its_disk_is_well_is_a_violation() -> None:
     assert result.violations == [
         "Violation: the node stopped, though its disk was well: InvariantViolated: two and two are five"
     ]  # fmt: skip
+
+
+def test_a_clean_stop_at_the_end_that_loses_what_was_acknowledged_is_a_violation() -> None:
+    def acknowledge(found: Incident) -> None:
+        """As if the log had held it, up to where a stop cut it."""
+        work = Work(1, sync=True, outcome="acked")
+        found.site.recorder.records.append(Commit(1 << 55, 1 << 61, 1 << 40, ((PUT, "bank", (1,)),), work))
+
+    _, result = played(SERVE, 3_900_000_000, acknowledge)
+    assert result.violations == ["Violation: 1 acknowledged transactions lost by a clean stop"]
 
 
 def test_what_the_archiver_said_to_have_shipped_must_be_there() -> None:
