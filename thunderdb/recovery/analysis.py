@@ -74,8 +74,8 @@ class _Pass:
         """Note what some records change, begin and end (A2, A3). One loop without calls: restart time is spent here."""
         losers, ended, find_loser = self.losers, self.ended, self.losers.get
         rec_lsns, newest_lsns, image_lsns = self.dirty.rec_lsns, self.dirty.newest_lsns, self.dirty.image_lsns
-        room = len(rec_lsns)
         tables_to_come = not self.complete
+        room = len(rec_lsns)
         commit_lsn = changed = 0
         for _sum, _length, kind, _flags, page_count, lsn, _previous, txn, _prev_page, page_no, _size, op in heads:
             if page_count == 1:
@@ -107,7 +107,8 @@ class _Pass:
                         self.next_txn = max(self.next_txn, txn + 1)
             elif not page_count:
                 self._other(segment, kind, lsn)
-                room, tables_to_come = len(rec_lsns), not self.complete
+                room = len(rec_lsns)
+                tables_to_come = not self.complete
         self.changed += changed
         if commit_lsn:  # order times increase (W9): the last one is the greatest
             order_us, _wall = COMMIT_EXTRA.unpack(extra_of(segment.data, commit_lsn + segment.bias))
