@@ -95,7 +95,7 @@ def _parse_before(word: str, rest: str) -> Target:
         return Target(TargetKind.BEFORE_TXN, f"before:txn:{int(name)}", txn=int(name))
     verb = _VERBS.get(what.lower())
     if verb is None or not name:
-        raise ConfigError(f"target {word!r}: nothing known can be restored to", EXAMPLES)
+        raise ConfigError(f"target {word!r}: before: goes with drop:TABLE, truncate:TABLE or txn:ID", EXAMPLES)
     return Target(TargetKind.BEFORE_NOTE, f"before:{what.lower()}:{name}", verb=verb, table=name)
 
 

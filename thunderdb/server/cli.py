@@ -73,6 +73,9 @@ def command(config_path: str | None, check_config: bool, check: bool, **flags: A
 
     Runs one node in the foreground; logs go to stderr. SIGTERM or Ctrl-C stops it cleanly.
     """
+    if any(value in ("-h", "--help") for value in (config_path, *flags.values())):  # what click took for another flag's value
+        click.echo(click.get_current_context().get_help())
+        return 0
     restore = {name: flags.pop(name) for name in _RESTORE_FLAGS}
     archive = flags.pop("wal_archive_dir") if restore["restore_pitr"] is not None else None
     own = take_flags(flags)

@@ -4,11 +4,14 @@
     s SIMILAR TO p                p is a regular expression there; here % and _ are wildcards
     to_hex(n)                     upper case there
     encode(b, 'hex')              b is text and the answer bytes there
-    format, decode, regexp_matches, other encodings: 0A000, for what DuckDB would answer is something else
+    format(f, …)                  f has {} there; here %s and %I, written in the statement itself
+    upper(s)                      'ẞ' of 'ß' there, which stays as it is here
+    other formats, decode, regexp_matches, other encodings: 0A000, for what DuckDB would answer is something else
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from sqlglot import exp
@@ -19,6 +22,8 @@ from thunderdb.sql.analytic_types import SqlType
 TypeOf = Callable[[exp.Expression], SqlType | None]
 _PLAIN = frozenset("|*+?{}()[]")
 """What means the same in SIMILAR TO and in a regular expression."""
+_NOBODYS = "\ufdd0"
+"""A code point that is never a character."""
 
 
 def same_meaning(node: exp.Expression, type_of: TypeOf) -> exp.Expression | None:
@@ -29,6 +34,10 @@ def same_meaning(node: exp.Expression, type_of: TypeOf) -> exp.Expression | None
         return _similar(node)
     if isinstance(node, exp.Hex):
         return exp.Lower(this=node.copy())
+    if isinstance(node, exp.Upper):
+        return _upper(node)
+    if isinstance(node, exp.Format):
+        return _format(node)
     if isinstance(node, exp.Encode):
         kind = type_of(node.this)
         if kind is not None and kind.name == "bytea" and str(node.args["charset"].name).lower() == "hex":
@@ -64,6 +73,45 @@ def _substring(node: exp.Substring) -> exp.Expression | None:
         cut = exp.Case(ifs=[none], default=left)
         found.set("length", exp.Case(ifs=[exp.If(this=before.copy(), true=cut)], default=length.copy()))
     return found
+
+
+def _upper(node: exp.Upper) -> exp.Expression | None:
+    if node.meta.get("same"):
+        return None
+    hidden = _call("replace", node.this.copy(), exp.Literal.string("ß"), exp.Literal.string(_NOBODYS))
+    upper = exp.Upper(this=hidden)
+    upper.meta["same"] = True
+    return _call("replace", upper, exp.Literal.string(_NOBODYS), exp.Literal.string("ß"))
+
+
+def _format(node: exp.Format) -> exp.Expression:
+    """A concatenation: NULL is nothing for %s, and not allowed for %I."""
+    pattern, arguments = node.this, list(node.expressions)
+    if not (isinstance(pattern, exp.Literal) and pattern.is_string):
+        raise _unsupported("format")
+    parts: list[exp.Expression] = [exp.Literal.string("")]
+    for piece in re.split(r"(%.?)", pattern.name):
+        if piece in ("%s", "%I"):
+            if not arguments:
+                raise SqlError("22023", "too few arguments for format()")
+            value = arguments.pop(0).copy()
+            text = exp.Cast(this=value, to=exp.DataType.build("text"))
+            parts.append(_quoted(text) if piece == "%I" else text)
+        elif piece.startswith("%") and piece != "%%":
+            raise _unsupported("format")
+        else:
+            parts.append(exp.Literal.string("%" if piece == "%%" else piece))
+    return _call("concat", *parts)
+
+
+def _quoted(text: exp.Expression) -> exp.Expression:
+    plain = exp.If(this=_call("regexp_matches", text, exp.Literal.string("^[a-z_][a-z0-9_$]*$")), true=text.copy())
+    doubled = _call("replace", text.copy(), exp.Literal.string('"'), exp.Literal.string('""'))
+    return exp.Case(ifs=[plain], default=_call("concat", exp.Literal.string('"'), doubled, exp.Literal.string('"')))
+
+
+def _call(name: str, *arguments: exp.Expression) -> exp.Expression:
+    return exp.Anonymous(this=name, expressions=list(arguments))
 
 
 def _is_number(node: exp.Expression) -> bool:
@@ -106,4 +154,4 @@ def _expression(pattern: str) -> str:
     return "".join(out)
 
 
-NODES: tuple[type[exp.Expression], ...] = (exp.Substring, exp.SimilarTo, exp.Hex, exp.Encode, exp.Decode, exp.Format)
+NODES: tuple[type[exp.Expression], ...] = (exp.Substring, exp.SimilarTo, exp.Hex, exp.Encode, exp.Decode, exp.Format, exp.Upper)

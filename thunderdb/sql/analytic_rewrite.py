@@ -263,6 +263,8 @@ class Rewriter:
         target = data_type(to)
         if target is None:
             name = str(to.args.get("kind") or "").split(".")[-1].strip('"').lower()
+            if name in ("regproc", "regprocedure") and isinstance(node.this, exp.Literal) and not node.this.name.isdigit():
+                raise SqlError("42883", f'function "{node.this.name}" does not exist')
             return (
                 _cast(node.this.copy(), "VARCHAR") if name in ("xid", "int2vector", "oidvector", "cstring", "regproc") else None
             )
@@ -349,6 +351,8 @@ class Rewriter:
         return same_meaning(node, self._typer.type_of)
 
     def _column(self, node: exp.Column) -> exp.Expression | None:
+        if folded(node.this) == "tableoid" and self._typer.is_of_system_view(node):
+            return _number(0)  # they are views here: nothing is described by it
         node.set("db", None)
         node.set("catalog", None)
         return None
@@ -424,6 +428,9 @@ class Rewriter:
             if len(arguments) > 1:
                 return exp.Null()
             raise SqlError("42704", f'unrecognized configuration parameter "{setting}"')
+        if name == "current_setting" and len(arguments) == 1:
+            known = [(exp.Literal.string(key), exp.Literal.string(value)) for key, value in self._session.settings.items()]
+            return exp.Case(this=arguments[0].copy(), ifs=[exp.If(this=key, true=value) for key, value in known])
         if name in ("to_regclass", "to_regtype") and arguments and isinstance(arguments[0], exp.Literal):
             oid = self._system.oid_of(name[3:], arguments[0].name)
             return exp.Null() if oid is None else exp.Literal.string(arguments[0].name) if is_shown(node) else _number(oid)

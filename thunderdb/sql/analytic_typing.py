@@ -247,6 +247,12 @@ class Typer:
             select = select.find_ancestor(exp.Select)
         return None
 
+    def is_of_system_view(self, node: exp.Column) -> bool:
+        """Whether a column that is not there is asked of a view that has oids."""
+        select = node.find_ancestor(exp.Select)
+        columns = self.environment(select).get(folded(node.args["table"])) if select is not None and node.table else None
+        return columns is not None and "oid" in columns and folded(node.this) not in columns
+
     # Operators
 
     @staticmethod

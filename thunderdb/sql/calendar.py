@@ -26,8 +26,14 @@ _END_STAMP = 9_223_371_331_200_000_000
 _MONTHS = {m: i + 1 for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())}
 _DATE = re.compile(r"(\d{4,6})-(\d{1,2})-(\d{1,2})|(\d{4})(\d{2})(\d{2})(?!\d)|(\d{1,2})/(\d{1,2})/(\d{4})", re.ASCII)
 _WORD_DATE = re.compile(r"(?:([a-z]{3})[a-z]*\.? (\d{1,2}),? (\d{4})|(\d{1,2})[ -]([a-z]{3})[a-z]*[ -](\d{4}))", re.ASCII)
-_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?\s*(am|pm)?", re.ASCII)
+_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?(?:\s*(am|pm)(?![a-z]))?", re.ASCII)
 _ZONE = re.compile(r"\s*(z|utc|gmt|zulu|[+-]\d{1,2}(?::?\d{2}(?::?\d{2})?)?)", re.ASCII)
+_ZONE_NAME = re.compile(r"\s*([a-z]+(?:[/_][a-z_+\-0-9]+)*)", re.ASCII)
+_ABBREVIATIONS = {
+    "est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6, "pst": -8, "pdt": -7, "wet": 0, "west": 1, "bst": 1,
+    "cet": 1, "cest": 2, "eet": 2, "eest": 3, "msk": 3, "jst": 9,
+}  # fmt: skip
+"""Abbreviations that mean one offset, all year; PostgreSQL's default set has more."""
 _INTERVAL_PART = re.compile(r"([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*([a-zµ]+)", re.ASCII)
 _INTERVAL_TIME = re.compile(r"([+-]?)(\d+):(\d{1,2})(?::(\d{1,2})(?:\.(\d{1,9}))?)?", re.ASCII)
 
@@ -209,12 +215,23 @@ def _parse_stamp(lowered: str, type_name: str, text: str) -> tuple[int, int | No
     if rest:
         match = _ZONE.fullmatch(rest)
         if match is None:
-            raise _bad(type_name, text)
+            return days * DAY_US + micros, _zone_by_name(rest, type_name, text)
         try:
             zone = parse_zone(match[1])
         except ValueError:
             raise SqlError("22009", f'time zone displacement out of range: "{text}"') from None
     return days * DAY_US + micros, zone
+
+
+def _zone_by_name(rest: str, type_name: str, text: str) -> int:
+    match = _ZONE_NAME.fullmatch(rest)
+    if match is None:
+        raise _bad(type_name, text)
+    hours = _ABBREVIATIONS.get(match[1])
+    if hours is None:
+        hint = "ThunderDB knows UTC, offsets like +02:00 and abbreviations like CET."
+        raise SqlError("22023", f'time zone "{match[1]}" not recognized', hint=hint)
+    return hours * 3600
 
 
 def parse_time(text: str) -> int:

@@ -120,6 +120,11 @@ def _case(c: Compiler, node: exp.Case) -> Expr:
 
 
 def _cast(c: Compiler, node: exp.Cast) -> Expr:
+    kind = str(node.to.args.get("kind") or node.to.sql()).lower().removeprefix("pg_catalog.")
+    if kind.startswith("reg"):
+        if kind in ("regproc", "regprocedure") and isinstance(node.this, exp.Literal):
+            raise SqlError("42883", f'function "{node.this.name}" does not exist')
+        raise Hard("the name of an object")
     name, typmod, _ = type_of(node.to)
     value = c.compile(node.this)
     if name == "bpchar" and value.type == "unknown" and typmod < 0:

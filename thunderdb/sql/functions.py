@@ -24,6 +24,13 @@ from thunderdb.sql.parse import ident
 Row = tuple[str, tuple[str, ...], str, Callable[..., Any]]
 
 
+def _by_character(text: str, fold: Callable[[str], str]) -> str:
+    """Upper or lower case, each character on its own and by one character, as PostgreSQL does it: 'ß' stays."""
+    if text.isascii():
+        return fold(text)
+    return "".join([folded if len(folded := fold(char)) == 1 else char for char in text])
+
+
 def _abs(value: Any) -> Any:
     return abs(value)
 
@@ -68,8 +75,8 @@ def _sign(value: Any) -> Any:
 
 
 _TABLE: tuple[Row, ...] = (
-    ("lower", ("text",), "text", str.lower),
-    ("upper", ("text",), "text", str.upper),
+    ("lower", ("text",), "text", lambda text: _by_character(text, str.lower)),
+    ("upper", ("text",), "text", lambda text: _by_character(text, str.upper)),
     ("length", ("text",), "int4", len),
     ("char_length", ("text",), "int4", len),
     ("character_length", ("text",), "int4", len),

@@ -344,6 +344,8 @@ def type_of(node: exp.DataType) -> tuple[str, int, bool]:
         name, _, _ = type_of(node.expressions[0])
         return name + "[]", -1, False
     written = node.args.get("kind") or getattr(node.this, "value", node.this)
+    if isinstance(written, exp.Dot) and ident(written.this) == "pg_catalog":
+        written = written.expression
     name = str(getattr(written, "this", written)).lower()
     if name in types.TYPES and name not in ("char", "unknown"):
         found = name

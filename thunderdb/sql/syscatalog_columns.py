@@ -189,6 +189,19 @@ information_schema.character_sets character_set_catalog:name character_set_schem
   character_repertoire:name form_of_use:name default_collate_catalog:name default_collate_schema:name
   default_collate_name:name
 information_schema.enabled_roles role_name:name
+pg_catalog.pg_opfamily oid:oid opfmethod:oid opfname:name opfnamespace:oid opfowner:oid
+pg_catalog.pg_amop oid:oid amopfamily:oid amoplefttype:oid amoprighttype:oid amopstrategy:int2 amoppurpose:char amopopr:oid
+  amopmethod:oid amopsortfamily:oid
+pg_catalog.pg_amproc oid:oid amprocfamily:oid amproclefttype:oid amprocrighttype:oid amprocnum:int2 amproc:text
+pg_catalog.pg_foreign_data_wrapper oid:oid fdwname:name fdwowner:oid fdwhandler:oid fdwvalidator:oid fdwacl:text[]
+  fdwoptions:text[]
+pg_catalog.pg_user_mappings umid:oid srvid:oid srvname:name umuser:oid usename:name umoptions:text[]
+pg_catalog.pg_ts_config oid:oid cfgname:name cfgnamespace:oid cfgowner:oid cfgparser:oid
+pg_catalog.pg_ts_config_map mapcfg:oid maptokentype:int4 mapseqno:int4 mapdict:oid
+pg_catalog.pg_ts_dict oid:oid dictname:name dictnamespace:oid dictowner:oid dicttemplate:oid dictinitoption:text
+pg_catalog.pg_ts_parser oid:oid prsname:name prsnamespace:oid prsstart:text prstoken:text prsend:text prsheadline:text
+  prslextype:text
+pg_catalog.pg_ts_template oid:oid tmplname:name tmplnamespace:oid tmplinit:text tmpllexize:text
 """
 
 

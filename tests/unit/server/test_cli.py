@@ -24,6 +24,12 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.parametrize("flags", [["--restore-pitr", "--help"], ["--backup", "-h"], ["--config", "--help"]])
+def test_help_is_no_value_of_another_flag(flags: list[str], capsys, monkeypatch) -> None:
+    code, out, _ = run(flags, capsys, monkeypatch)
+    assert code == 0 and out.startswith("Usage: ")
+
+
 def test_version_help_and_check_config(capsys, monkeypatch, tmp_path: Path) -> None:
     assert run(["--version"], capsys, monkeypatch)[:2] == (0, "thunderdb 0.1.0\n")
     code, out, _ = run(["--help"], capsys, monkeypatch)
