@@ -19,6 +19,7 @@ from typing import Any
 from sim.incident.site import Site
 from sim.oracle.truth import Line
 from thunderdb.archive.names import ObjectName, parse_object_name
+from thunderdb.backup.manifest import MANIFEST_NAME
 from thunderdb.wal.segment import SEGMENT_HEADER, SEGMENT_HEADER_SIZE, SEGMENT_MAGIC, segment_name
 
 
@@ -82,7 +83,7 @@ class Evidence:
         """E1."""
         if "://" in name:
             found, first = self.site.world.store.objects.get(name), self.site.world.store.first.get(name)
-            return found is not None and first is not None and _meaning(name, found[0]) == _meaning(name, first)
+            return found is not None and first is not None and self._meaning(name, found[0]) == self._meaning(name, first)
         if name not in self.site.node.image.names or name in self.site.spoiled:
             return False
         return self.first.get(name) in (None, self._digest(name))
@@ -94,7 +95,20 @@ class Evidence:
 
     def _digest(self, path: str) -> bytes:
         image = self.site.node.image
-        return hashlib.blake2b(_meaning(path, image.inodes[image.names[path]].read(0, 1 << 62)), digest_size=16).digest()
+        return hashlib.blake2b(self._meaning(path, image.inodes[image.names[path]].read(0, 1 << 62)), digest_size=16).digest()
+
+    def _meaning(self, name: str, data: bytes) -> bytes:
+        """What of an object anything depends on: a segment stored as it is has zeros between its header and its first record.
+
+        In a backup these count, too: its manifest has a digest of the whole file.
+        """
+        backup, wal, segment = name.rpartition("/wal/")
+        manifest = f"{backup}/{MANIFEST_NAME}"
+        if wal and (manifest in self.site.world.store.objects or manifest in self.site.node.image.names):
+            return data
+        if parse_object_name(segment.rpartition("/")[2]) is None or not data.startswith(SEGMENT_MAGIC):
+            return data
+        return data[: SEGMENT_HEADER.size] + data[SEGMENT_HEADER_SIZE:]
 
     def _hurt_meanwhile(self, name: str) -> bool:
         """Whether an object was damaged or lost after it was stored, and before the archiver was told so."""
@@ -167,10 +181,3 @@ class Evidence:
     def gone_by_right(self, closed: Closed) -> bool:
         """E2."""
         return any(name.startswith(closed.name) for name in self.site.retired)
-
-
-def _meaning(name: str, data: bytes) -> bytes:
-    """What of an object anything depends on: a segment stored as it is has zeros between its header and its first record."""
-    if parse_object_name(name.rpartition("/")[2]) is None or not data.startswith(SEGMENT_MAGIC):
-        return data
-    return data[: SEGMENT_HEADER.size] + data[SEGMENT_HEADER_SIZE:]
