@@ -1,11 +1,15 @@
 """The extended query protocol: statements prepared by Parse, bound to portals by Bind, run by Execute, ended by Sync.
 
 Statements live as long as the session, portals as long as the transaction. X1 and X2 are executor.py's.
+
+X3. A portal gives the rows of one snapshot, that of its first Execute, however many Executes fetch them: before another
+    statement of the transaction runs, which takes a snapshot of its own and may change what is to come, the rest is read.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 NO_DATA = b"n\x00\x00\x00\x04"
 SYNCED = Result()
+MOST_READ = 10_000_000
+"""So many rows of a portal are read ahead for another statement (X3)."""
 
 
 @dataclass(slots=True)
@@ -52,9 +58,14 @@ class Portal:
     result_formats: tuple[int, ...]
     params: list[Any] = field(default_factory=list)
     source: AsyncIterator[list[Any]] | None = None
-    left: list[Any] = field(default_factory=list)
+    left: deque[Any] = field(default_factory=deque)
     fetched: int = 0
     done: bool = False
+
+    @property
+    def suspended(self) -> bool:
+        """Whether rows are still to be read for it."""
+        return self.source is not None and not self.done
 
 
 class ExtendedProtocol:
@@ -177,6 +188,7 @@ class ExtendedProtocol:
         session.timeouts.start()
         try:
             prepared = bound.prepared
+            await self.read_rest(bound)
             if prepared.utility is not None:
                 return await session.utility(prepared.utility, prepared.sql, False)
             if prepared.planned is None:
@@ -225,6 +237,8 @@ class ExtendedProtocol:
         session = self._session
         bound = session.portals.get(portal)
         if bound is None or max_rows or bound.source is not None or session.status == "E":
+            return None
+        if len(session.portals) > 1 and self.suspended:
             return None
         db = session.db
         if db.failure is not None or db.closing:
@@ -297,7 +311,7 @@ class ExtendedProtocol:
                 bound.done = True
             else:
                 bound.left.extend(batch)
-        rows, bound.left = bound.left[:wanted], bound.left[wanted:]
+        rows = [bound.left.popleft() for _ in range(min(wanted, len(bound.left)))]
         bound.fetched += len(rows)
         encode = planned.encoder(bound.result_formats, session.offset_s) if plan.columns is not None else None
         data = b"".join([encode(row) for row in rows]) if encode is not None else b""
@@ -306,6 +320,30 @@ class ExtendedProtocol:
         if not result.suspended:
             result.tag = plan.final_tag(session.changed_rows if plan.writes else len(rows))
         return result
+
+    @property
+    def suspended(self) -> bool:
+        """Whether a portal waits for its next Execute with rows unread."""
+        return any(portal.suspended for portal in self._session.portals.values())
+
+    async def read_rest(self, but: Portal | None = None) -> None:
+        """Read what other portals have still to give (X3). Raises: SqlError 54000; what reading it raises."""
+        session = self._session
+        if session.status == "E" or not self.suspended:
+            return
+        for portal in list(session.portals.values()):
+            while portal is not but and portal.source is not None and not portal.done:
+                batch = await anext(portal.source, None)
+                if batch is None:
+                    portal.done = True
+                    break
+                portal.left.extend(batch)
+                if len(portal.left) > MOST_READ:
+                    raise SqlError(
+                        "54000",
+                        f"more than {MOST_READ} rows of portal {portal.name!r} are still to be fetched",
+                        hint="Fetch them first, or use another connection for the other statement.",
+                    )
 
     async def abandon_portals(self) -> None:
         session = self._session

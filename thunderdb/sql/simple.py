@@ -39,6 +39,7 @@ class SimpleProtocol:
         session.timeouts.start()
         try:
             session.portals.pop("", None)
+            await session.extended.read_rest()  # X3
             if sql.endswith(";"):  # pgbench and psql send one; the caches know the statement without it
                 sql = sql[:-1]
             if session.status != "E":
@@ -81,6 +82,8 @@ class SimpleProtocol:
             return None
         if session.portals:
             session.portals.pop("", None)
+            if session.extended.suspended:
+                return None
         utility = session.shared.utilities.get(sql)
         if utility is not None:
             return self._quick.utility(utility)

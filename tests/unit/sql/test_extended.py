@@ -108,6 +108,46 @@ def test_a_portal_is_fetched_in_parts(client: Any) -> None:
     assert client.world.run(go()) == [(10, True), (10, True), (5, False)]
 
 
+def test_a_portal_fetched_in_parts_shows_one_moment_whatever_comes_in_between(database: Any) -> None:
+    """Of others' commits and of the transaction's own changes, made through any of the protocol's ways."""
+    client, other = database.client(), database.client()
+    session = client.session
+    client.run("create table t (a int primary key, v int)")
+    client.run("insert into t select x, 0 from generate_series(0, 1999) x")
+    change = "insert into t values ($1, 1)"
+
+    def in_between(way: str, key: int) -> None:
+        if way == "simple":
+            client.run(f"insert into t values ({key}, 1)")
+        elif way == "quick":
+            assert session.quick(f"insert into t values ({key}, 1)") is None  # it has to wait for what the portal reads
+            client.run(f"insert into t values ({key}, 1)")
+        else:
+            session.bind("", "change", (), (str(key).encode(),), ())
+            if way == "quick execute":
+                assert session.extended.execute_quickly("", 0) is None
+            client.world.run(session.execute(""))
+
+    async def fetched(count: int) -> list[tuple[str | None, ...]]:
+        return decode_rows((await session.execute("c", count)).data)
+
+    client.world.run(session.parse("all", "select a, v from t where v = 0"))
+    client.world.run(session.parse("change", change))
+    for number, way in enumerate(("simple", "quick", "execute", "quick execute")):
+        client.run("begin")
+        session.bind("c", "all", (), (), ())
+        rows = client.world.run(fetched(2))
+        other.run(f"insert into t values ({10_000 + number}, 0)")
+        other.run("update t set v = 7 where a > 1000")
+        in_between(way, 20_000 + number)
+        client.run("update t set v = 9 where a = 500")
+        rows += client.world.run(fetched(100)) + client.world.run(fetched(0))
+        assert [int(a or "") for a, _ in rows if int(a or "") < 10_000] == list(range(2000)), way
+        assert {v for _, v in rows} == {"0"} and not any(int(a or "") >= 20_000 for a, _ in rows)
+        client.run("rollback")
+        other.run("update t set v = 0 where v = 7")
+
+
 def test_statements_between_syncs_are_one_transaction(t: Any) -> None:
     async def go() -> None:
         session = t.session
