@@ -16,7 +16,7 @@ from sim.sweep import read_corpus, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = read_corpus(str(ROOT / "tests" / "corpus" / "generated.txt"))
-SAMPLE = CORPUS[:44]
+SAMPLE = CORPUS[:50]
 
 
 @pytest.mark.parametrize("part", range(4))

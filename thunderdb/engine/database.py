@@ -174,6 +174,8 @@ class Database:
             await self.written.remove()  # its page files are older than what was known of them
         else:
             saved = await self.written.load()
+            if not state.copy_floors:  # copied by hand, it may be older than a control file that was copied after it
+                self.written.check(saved, state.checkpoint_lsn)
             self.pool.restore_written(saved.lsns, exact=saved.checkpoint_lsn >= state.checkpoint_lsn)
         reader = LogReader(
             self.ports.disk, self.config.wal_dir, state.system_id, state.timeline,

@@ -20,6 +20,8 @@ T2. A save is made before its checkpoint is named. The one of the checkpoint tha
     one that looks whole. With none at all reading goes on unguarded.
     A database restored from a backup must start without them, and a copy whose page files may be older than its `written`
     files without what they say of the pages that the log tells of (`WriteBack.forget_written`).
+T3. Where the saves are whole, and both older than the checkpoint that restart begins at, a disk has taken back what it said was
+    synced, and the pages that were synced with it are as doubtful: nothing is opened. (A save that is damaged may be just that.)
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_64
 
-from thunderdb.base.errors import StorageError
+from thunderdb.base.errors import Corruption, StorageError
 from thunderdb.base.events import Events
+from thunderdb.base.ids import format_lsn
 from thunderdb.runtime.ports import Disk
 
 WRITTEN_HEADER = struct.Struct("<Q8sQQQQ")
@@ -54,7 +57,7 @@ class Saved:
 
 
 class WrittenFile:
-    """Load and save the LSNs. One user at a time (the checkpoint)."""
+    """Load and save the LSNs. One user at a time (the checkpoint). `damaged`: a save that was found could not be read."""
 
     def __init__(self, disk: Disk, directory: str, system_id: int, events: Events) -> None:
         self._disk = disk
@@ -64,6 +67,7 @@ class WrittenFile:
         self._events = events
         self._sequence = 0
         self._newest = 1
+        self.damaged = False
 
     async def load(self) -> Saved:
         """The newest valid save; empty if there is none. Raises: nothing but what the disk itself cannot do."""
@@ -75,10 +79,20 @@ class WrittenFile:
                 continue
             except (StorageError, ValueError) as error:
                 self._events.emit("pool.written_file_bad", path=path, error=str(error))
+                self.damaged = True
                 continue
             if sequence > self._sequence:
                 self._sequence, self._newest, best = sequence, index, saved
         return best
+
+    def check(self, saved: Saved, checkpoint_lsn: int) -> None:
+        """T3. Raises: Corruption."""
+        if self._sequence and not self.damaged and saved.checkpoint_lsn < checkpoint_lsn:
+            raise Corruption(
+                f"{self._paths[self._newest]} is of the checkpoint at {format_lsn(saved.checkpoint_lsn)}, but one was synced with "
+                f"the checkpoint at {format_lsn(checkpoint_lsn)}: the disk has taken it back, and may have taken back pages with it",
+                "Restore the database from a backup. To open it whatever its pages say, remove written.0 and written.1.",
+            )
 
     async def save(self, saved: Saved) -> None:
         """Save, replacing the older of the two. Durable when: it returns. Crash: the other one is as it was."""
