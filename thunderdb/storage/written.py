@@ -20,8 +20,8 @@ T2. A save is made before its checkpoint is named. The one of the checkpoint tha
     one that looks whole. With none at all reading goes on unguarded.
     A database restored from a backup must start without them, and a copy whose page files may be older than its `written`
     files without what they say of the pages that the log tells of (`WriteBack.forget_written`).
-T3. Where the saves are whole, and both older than the checkpoint that restart begins at, a disk has taken back what it said was
-    synced, and the pages that were synced with it are as doubtful: nothing is opened. (A save that is damaged may be just that.)
+T3. Where the saves are whole, and older than the checkpoint that restart begins at, a disk has taken back what it said was
+    synced, and the pages that were synced with it are as doubtful: nothing is opened. (A damaged save may be just that.)
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ class WrittenFile:
     def check(self, saved: Saved, checkpoint_lsn: int) -> None:
         """T3. Raises: Corruption."""
         if self._sequence and not self.damaged and saved.checkpoint_lsn < checkpoint_lsn:
+            there, needed = format_lsn(saved.checkpoint_lsn), format_lsn(checkpoint_lsn)
             raise Corruption(
-                f"{self._paths[self._newest]} is of the checkpoint at {format_lsn(saved.checkpoint_lsn)}, but one was synced with "
-                f"the checkpoint at {format_lsn(checkpoint_lsn)}: the disk has taken it back, and may have taken back pages with it",
+                f"{self._paths[self._newest]} is of the checkpoint at {there}, but one was synced with that at {needed}: "
+                "the disk has taken it back, and may have taken back pages with it",
                 "Restore the database from a backup. To open it whatever its pages say, remove written.0 and written.1.",
             )
 

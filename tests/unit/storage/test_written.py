@@ -125,7 +125,7 @@ def test_a_save_that_the_disk_took_back_is_noticed() -> None:
 
     assert opened(0x300) == [0x300] and opened(0x200) == [0x300], "the control file's newer slot was lost: that is no lie"
     world.disk.files["/d/written.0"] = bytearray(files[0])
-    with pytest.raises(Corruption, match="is of the checkpoint at 0/200, but one was synced with the checkpoint at 0/300"):
+    with pytest.raises(Corruption, match="is of the checkpoint at 0/200, but one was synced with that at 0/300"):
         opened(0x300)
     world.disk.files["/d/written.0"] = bytearray(b"rot")
     assert opened(0x300) == [0x200], "damaged, and passed over"
