@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
 from thunderdb.sql import ddl, transfer
+from thunderdb.sql.change import DeletePlan, UpdatePlan
 from thunderdb.sql.context import Context
 from thunderdb.sql.copy_statement import parse_copy
 from thunderdb.sql.expr import Compiler, Slots
@@ -20,7 +21,6 @@ from thunderdb.sql.select import PointPlan, SelectPlan
 from thunderdb.sql.settings import checked
 from thunderdb.sql.simple import until_fresh
 from thunderdb.sql.utility import WORDS, Utility, first_word, parse_utility
-from thunderdb.sql.write import DeletePlan, UpdatePlan
 from thunderdb.txn.locks import Mode
 from thunderdb.txn.manager import READ_COMMITTED, check_isolation
 

@@ -4,7 +4,7 @@
     PointPlan       one key, straight to a DataRow          select.py
     SelectPlan      a path over one table, generate_series, VALUES or nothing
     AnalyticPlan    DuckDB
-    InsertPlan …    changes, with RETURNING                 write.py
+    InsertPlan …    changes, with RETURNING                 insert.py, change.py
 
 A plan is bound to the definitions of the tables that it was made from, and is thrown away when one of them has changed; a
 query for DuckDB to the whole catalog.

@@ -19,14 +19,15 @@ from thunderdb.base.errors import SqlError
 from thunderdb.sql import ddl, types
 from thunderdb.sql.analytic_late import LateAnalytics
 from thunderdb.sql.binary import binary_encoder
+from thunderdb.sql.change import UpdatePlan, plan_delete, plan_update
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Hard, Slots
+from thunderdb.sql.insert import InsertPlan, plan_insert
 from thunderdb.sql.parse import literal_text, matcher, normalise, parse, template_sql
 from thunderdb.sql.plan import AnalyticPlan, Environment, Plan, Rows
 from thunderdb.sql.result import describe, row_encoder
 from thunderdb.sql.select import PointPlan, plan_query
 from thunderdb.sql.utility import Utility
-from thunderdb.sql.write import InsertPlan, UpdatePlan, plan_delete, plan_insert, plan_update
 from thunderdb.sql.write_hard import HardDeletePlan, HardUpdatePlan
 
 MAX_CACHED = 2000

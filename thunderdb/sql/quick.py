@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from thunderdb.base.errors import InvariantViolated, SqlError, ThunderError
 from thunderdb.engine.rows import LockBusy, WouldWait
 from thunderdb.runtime.sync import Future
+from thunderdb.sql.change import UpdatePlan
 from thunderdb.sql.context import Context
+from thunderdb.sql.insert import InsertPlan
 from thunderdb.sql.page_wait import MAX_MISSES, load
 from thunderdb.sql.prepare import Planned
 from thunderdb.sql.result import Result
 from thunderdb.sql.select import PointPlan
 from thunderdb.sql.utility import Utility
-from thunderdb.sql.write import InsertPlan, UpdatePlan
 from thunderdb.storage.pool import Miss, PageMiss
 from thunderdb.txn.locks import Mode
 from thunderdb.txn.manager import READ_COMMITTED
