@@ -284,6 +284,27 @@ def test_signals_stop_it_cleanly(own: Thunder, number: signal.Signals) -> None:
     assert f"[INFO] Shutting down ({number.name})" in own.log_text()
 
 
+def test_a_reload_signal_does_not_end_it(own: Thunder) -> None:
+    """SIGHUP, as `systemctl reload` or logrotate may send it, was the end of the process, without a word in the log."""
+    assert own.process is not None
+    own.process.send_signal(signal.SIGHUP)
+    assert own.one("SELECT 1") == 1 and own.alive()
+    assert "[WARN] SIGHUP: nothing is read again" in own.log_text()
+
+
+def test_rows_of_a_binary_copy_as_drivers_read_them(server: Thunder) -> None:
+    """psycopg takes the first message for head and first row, as PostgreSQL sends them; and says 54001 of what is too deep."""
+    with server.connect() as connection:
+        with connection.cursor().copy("COPY (SELECT g, g::text FROM generate_series(1,3) g) TO STDOUT (FORMAT binary)") as copy:
+            copy.set_types(["int4", "text"])
+            assert list(copy.rows()) == [(1, "1"), (2, "2"), (3, "3")]
+        with connection.cursor().copy("COPY (SELECT 1 WHERE false) TO STDOUT (FORMAT binary)") as copy:
+            assert list(copy.rows()) == []
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute("SELECT 1" + "+1" * 50_000)
+        assert caught.value.sqlstate == "54001"
+
+
 def test_json_log_lines(tmp_path: Path) -> None:
     node = Thunder(tmp_path / "json", {"format": "json"})
     node.start(60)

@@ -64,7 +64,7 @@ class LogCopy:
         if scan.lsn + scan.bias != len(data):
             raise Corruption(
                 f"log segment {name} is damaged at {format_lsn(scan.lsn)}: {scan.why_it_ends()}",
-                "Put the segment back from the archive or from another node.",
+                "Put the segment back from the archive or a copy; else restore a backup.",
             )
 
     def finish(self) -> None:

@@ -117,6 +117,9 @@ class Daemon:
         self._stop = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        # As for other daemons SIGHUP means "read the configuration again", which this one does at a start only: it must not die
+        # of a reload. Of a terminal that is closed it does, cleanly.
+        loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
         self.events.emit("server.starting", version=__version__, node_id=self.config.node_id)
         ports = self._ports = real_ports(on_fatal=self._on_fatal)
         sessions = Sessions(ports.tasks, ports.random, self.events, self.config.max_connections)
@@ -212,6 +215,12 @@ class Daemon:
         stop = self._stop_future()
         if not stop.done():
             stop.set_result(signal.Signals(number).name)
+
+    def _on_hang_up(self) -> None:
+        if sys.stderr.isatty():
+            self._on_signal(signal.SIGHUP)
+        else:
+            self.events.emit("server.reload_ignored")
 
     def _on_fatal(self, error: BaseException) -> None:
         stop = self._stop_future()

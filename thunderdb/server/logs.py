@@ -157,6 +157,9 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "server.http_listening": (INFO, _template("HTTP admin API on http://{address}")),
     "server.ready": (INFO, lambda f: f"Ready for connections on {f['address']} (started in {duration_s(f):.2f}s)"),
     "server.stopping": (INFO, _template("Shutting down ({reason})")),
+    "server.reload_ignored": (
+        WARNING, lambda f: "SIGHUP: nothing is read again, the configuration counts from the next start on"
+    ),
     "server.stopped": (INFO, lambda f: "Shutdown complete"),
     "server.failed": (ERROR, _template("{message}")),
     "server.connection_refused": (WARNING, _template("Connection from {peer} refused: {reason}")),

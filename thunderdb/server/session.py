@@ -467,6 +467,8 @@ class Session:
         if isinstance(error, ThunderError):
             self._notices(self._sql.take_notices())
             self._report(error, "ERROR")
+        elif isinstance(error, RecursionError):
+            self._report(SqlError("54001", "stack depth limit exceeded", hint="The statement is nested too deeply."), "ERROR")
         else:
             where = "".join(traceback.format_exception(error)).rstrip()
             self.sessions.events.emit("server.statement_crashed", error=f"{type(error).__name__}: {error}", where=where)

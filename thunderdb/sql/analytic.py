@@ -28,6 +28,7 @@ from thunderdb.runtime.ports import Offload
 from thunderdb.sql import syscatalog
 from thunderdb.sql.analytic_errors import sql_error
 from thunderdb.sql.analytic_feed import BATCH_ROWS, KEY_COLUMN, FeedColumn, PayloadReader, TableFeed
+from thunderdb.sql.analytic_params import parameter_types
 from thunderdb.sql.analytic_rewrite import Param, QuerySession, Rewriter, Rewritten, normalise
 from thunderdb.sql.analytic_types import SqlType, duckdb_type, from_duckdb, outward
 from thunderdb.sql.analytic_typing import Columns, Typer, find_cte, folded
@@ -114,6 +115,18 @@ class Analytics:
         query = _Query(self, db, txn, tree, nulls, session or QuerySession(), "")
         try:
             return (await query.prepare(load=False)).columns
+        except Exception as error:
+            raise _translated(error) from error
+        finally:
+            query.cursor.close()
+
+    async def parameter_types(
+        self, db: Any, txn: Any, tree: exp.Expression, known: Mapping[int, str], session: QuerySession
+    ) -> dict[int, str]:
+        """The types of a query's parameters, of which the client has declared some ("unknown": not). Raises: SqlError."""
+        query = _Query(self, db, txn, tree, {}, session, "")
+        try:
+            return await query.parameter_types(known)
         except Exception as error:
             raise _translated(error) from error
         finally:
@@ -248,6 +261,11 @@ class _Query:
         rewritten = rewriter.rewrite(self._tree)
         described = await self._offload.run(self._describe, rewritten.sql)
         return _plan(rewritten, described)
+
+    async def parameter_types(self, known: Mapping[int, str]) -> dict[int, str]:
+        await self._load_tables(load=False)
+        types = {number: SqlType(name) for number, name in known.items() if name != "unknown"}
+        return parameter_types(self._tree, Typer(self._columns_of, types), known)
 
     def _describe(self, sql: str) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in self.cursor.execute(f"DESCRIBE {sql}").fetchall()]

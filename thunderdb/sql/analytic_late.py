@@ -48,6 +48,11 @@ class LateAnalytics:
     ) -> tuple[ResultColumn, ...]:
         return await (await self._loaded()).describe(db, txn, tree, param_types, session)
 
+    async def parameter_types(
+        self, db: Any, txn: Any, tree: exp.Expression, known: Mapping[int, str], session: QuerySession
+    ) -> dict[int, str]:
+        return await (await self._loaded()).parameter_types(db, txn, tree, known, session)
+
     async def evaluate_rows(
         self, db: Any, txn: Any, tree: exp.Expression, target: str, params: Mapping[int, Param], session: QuerySession
     ) -> list[tuple[bytes, tuple[Any, ...]]]:

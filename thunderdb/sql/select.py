@@ -33,12 +33,25 @@ async def plan_query(env: Environment, tree: Any) -> Plan:
     except Hard:
         pass
     env.subqueries, env.subquery_kinds = [], []
+    await _find_parameters(env, tree)
     columns = await env.analytics.describe(
         env.db, env.txn, tree, {i + 1: name for i, name in enumerate(env.slots.types)}, env.query_session()
     )
     plan = AnalyticPlan(env, tree, tuple(columns))
     plan.slots = env.slots
     return plan
+
+
+async def _find_parameters(env: Environment, tree: Any) -> None:
+    """Give each parameter that the client has declared no type the one of where it stands."""
+    slots = env.slots
+    numbers = [int(node.name) for node in tree.find_all(exp.Parameter) if node.name.isdigit()]
+    if slots.classes or all(number <= len(slots.types) and slots.types[number - 1] != "unknown" for number in numbers):
+        return
+    known = {i + 1: name for i, name in enumerate(slots.types)}
+    found = await env.analytics.parameter_types(env.db, env.txn, tree, known, env.query_session())
+    for number in sorted(set(numbers)):
+        slots.types[slots.index_of(number)] = found[number]
 
 
 async def _own_plan(env: Environment, tree: Any) -> Plan:

@@ -182,13 +182,15 @@ async def copy_out(context: Context, plan: Plan, statement: CopyStatement, count
     formats = [binary_encoder(c.type_name) if binary else types.text_formatter(c.type_name) for c in columns]
     writer = CopyWriter([c.name for c in columns], [c.type_name for c in columns], formats, statement.options)
     start = writer.start()
-    if start:
+    if start and not binary:
         yield start
+        start = b""
     async for batch in plan.batches(context):
         count[0] += len(batch)
         for piece in writer.each(batch):
-            yield piece
-    end = writer.end()
+            yield start + piece  # the head of the binary format comes with the first row, where drivers expect it
+            start = b""
+    end = start + writer.end()
     if end:
         yield end
 

@@ -80,7 +80,7 @@ class LogEnd:
                 f"the log is damaged at {format_lsn(self.lsn)} in segment "
                 f"{segment_name(self.header.timeline, self.header.number)}: {self.detail}",
                 "Committed changes lie behind this place, so it is not the end of the log. "
-                "Put the segment back from the archive or from another node.",
+                "Put the segment back from the archive or a copy; else restore a backup.",
             )
 
 
@@ -280,7 +280,7 @@ class LogScan:
             there = [segment_name(self._reader.timeline, number) for number in sorted(self._reader.bad)]
             raise LogHole(
                 f"no log segment holds {format_lsn(self._from_lsn)}" + (f" (unreadable: {', '.join(there)})" if there else ""),
-                "Put the segment back from the archive or from another node.",
+                "Put the segment back from the archive or a copy; else restore a backup.",
             )
         return header
 

@@ -47,6 +47,25 @@ def test_parameters_take_their_type_from_where_they_stand(t: Any) -> None:
     assert caught.value.sqlstate == "22P02"
 
 
+@pytest.mark.parametrize(
+    ("sql", "types", "value", "expected"),
+    [
+        ("select count(*), sum(a) from t where a > $1", ["int4"], b"1", ("1", "2")),
+        ("select count(*) from t x join t y on x.a = y.a where y.b = $1", ["text"], b"two", ("1",)),
+        ("with q as (select n from t where n between $1 and 9) select count(*) from q", ["numeric"], b"2", ("1",)),
+        ("select count(*) from t where a in (7, $1)", ["int4"], b"2", ("1",)),
+        ("select count(*) from (select distinct a from t limit $1) q", ["int8"], b"1", ("1",)),
+        ("select max($1::date) from t", ["date"], b"2026-01-02", ("2026-01-02",)),
+        ("select count(*) from t where a = any($1)", ["int4[]"], b"{1,2,5}", ("2",)),
+        ("select count(*), $1 from t", ["text"], b"x", ("2", "x")),
+    ],
+)
+def test_so_they_do_in_what_duckdb_runs(t: Any, sql: str, types: list[str], value: bytes, expected: Any) -> None:
+    """A client that had not declared the types (asyncpg, pgx; strings of psycopg) was told that there is no parameter $1."""
+    assert rows_of(t, sql, value) == [expected]
+    assert t.session.statements[""].param_oids == tuple(TYPES[name].oid for name in types)
+
+
 def test_a_plan_outlives_a_change_of_the_catalog_only_by_being_made_again(t: Any) -> None:
     session = t.session
     t.world.run(session.parse("p", "select b from t where a = $1"))
