@@ -27,6 +27,7 @@ from thunderdb.base.errors import Corruption, Refused
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.target import Mark, TooEarly, Transactions, marks_of
 from thunderdb.runtime.ports import Ports
+from thunderdb.wal.record import H_LSN, H_PREV_CHECKSUM, HEADER_SIZE, RECORD_HEADER, Header
 from thunderdb.wal.segment import SEGMENT_HEADER_SIZE, SegmentHeader, SegmentScan, decode_segment_header, segment_name
 from thunderdb.wal.timeline import Fork, parse_history, timeline_at
 
@@ -329,10 +330,15 @@ class LineReader:
 
 
 def checksum_at(found: Found, lsn: int) -> int:
-    """The checksum of the last record below `lsn`, which lies in this piece."""
-    scan = SegmentScan(found.piece.header, found.data, until_lsn=lsn)
-    scan.drain()
-    return scan.prev_checksum if scan.lsn == lsn else 0
+    """The checksum of the last record below `lsn`, which lies in this piece; 0 if no record ends there."""
+    piece = found.piece
+    if lsn == piece.end_lsn:
+        return piece.checksum
+    at = SEGMENT_HEADER_SIZE + lsn - piece.header.start_lsn
+    if at + HEADER_SIZE > len(found.data):
+        return 0
+    following: Header = RECORD_HEADER.unpack_from(found.data, at)  # it names the one before it, and was checked with the piece
+    return following[H_PREV_CHECKSUM] if following[H_LSN] == lsn else 0
 
 
 def used_digest(data: bytes, header: SegmentHeader, end_lsn: int) -> str:

@@ -157,14 +157,18 @@ class Scan:
         if stop_lsn == last.end_lsn:
             self.losers = len(self._open[index])
             return
-        data = self.kept.get(last.piece.name) or await last.piece.source.segment(last.piece.timeline, last.piece.number)
+        header, kept = last.piece.header, self.kept.get(last.piece.name)
+        data = kept or await last.piece.source.segment(last.piece.timeline, last.piece.number)
         if data is None:
             raise StorageError(f"segment {last.piece.name} is gone from {last.piece.source.place}", "Try again.")
         transactions = Transactions(set(self._open[index - 1]) if index else set())
-        for _mark in marks_of(SegmentScan(last.piece.header, data, until_lsn=stop_lsn), None, transactions):
-            pass
+        if kept is not None:  # checked when it was read
+            transactions.take_in(kept, SEGMENT_HEADER_SIZE, SEGMENT_HEADER_SIZE + stop_lsn - header.start_lsn)
+        else:
+            for _mark in marks_of(SegmentScan(header, data, until_lsn=stop_lsn), None, transactions):
+                pass
         self.losers = len(transactions.open)
-        self.segments[-1] = replace(last, end_lsn=stop_lsn, digest=used_digest(data, last.piece.header, stop_lsn))
+        self.segments[-1] = replace(last, end_lsn=stop_lsn, digest=used_digest(data, header, stop_lsn))
 
     def _note_images(self, found: Found) -> None:
         """Where torn pages of a copy made by hand have images in the log."""

@@ -22,6 +22,7 @@ T5. What is asked for exactly is never approximated: every other target that the
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,12 +31,14 @@ from enum import StrEnum
 from thunderdb.base.errors import ConfigError, Refused
 from thunderdb.base.ids import format_lsn, parse_lsn
 from thunderdb.recovery.extras import CHECKPOINT_BEGIN_EXTRA, CLOCK_STEP_EXTRA, COMMIT_EXTRA, NoteVerb, decode_note
-from thunderdb.wal.record import H_KIND, H_LENGTH, H_LSN, H_TXN, RecordKind, extra_of
+from thunderdb.wal.record import H_KIND, H_LENGTH, H_LSN, H_PAGE_COUNT, H_TXN, HEADER_SIZE, RecordKind, extra_of
 from thunderdb.wal.segment import SegmentScan
 
 _COMMIT, _STEP, _NOTE = int(RecordKind.COMMIT), int(RecordKind.CLOCK_STEP), int(RecordKind.NOTE)
 _BEGIN = int(RecordKind.CHECKPOINT_BEGIN)
 _MARKED = frozenset((_COMMIT, _STEP, _NOTE, _BEGIN))
+_BRIEF = struct.Struct("<8xIB19xQ")
+"""Length, kind and transaction of a record's header."""
 _ENDS = frozenset((_COMMIT, int(RecordKind.ABORT)))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:[.,](\d+))?\s*([Zz]|[+-]\d{2}:?\d{2})?")
@@ -203,6 +206,16 @@ class Transactions:
     def open(self) -> set[int]:
         return self.begun - self.ended - {0}
 
+    def take_in(self, data: bytes, at: int, stop: int) -> None:
+        """The records between two places, which have been checked before."""
+        unpack, begun, ended = _BRIEF.unpack_from, self.begun.add, self.ended.add
+        while at < stop:
+            length, kind, txn = unpack(data, at)
+            begun(txn)
+            if kind in _ENDS:
+                ended(txn)
+            at += length
+
 
 def marks_of(
     segment: SegmentScan, records_from: int | None = None, transactions: Transactions | None = None
@@ -222,7 +235,10 @@ def marks_of(
             kind, lsn = header[H_KIND], header[H_LSN]
             end_lsn = lsn + header[H_LENGTH]
             if kind == _COMMIT:
-                order_us, wall_us = COMMIT_EXTRA.unpack(extra_of(data, lsn + bias))
+                if header[H_PAGE_COUNT]:
+                    order_us, wall_us = COMMIT_EXTRA.unpack(extra_of(data, lsn + bias))
+                else:
+                    order_us, wall_us = COMMIT_EXTRA.unpack_from(data, lsn + bias + HEADER_SIZE)
                 yield CommitMark(lsn, end_lsn, header[H_TXN], order_us, wall_us)
             elif kind == _STEP:
                 yield StepMark(lsn, end_lsn, *CLOCK_STEP_EXTRA.unpack(extra_of(data, lsn + bias)))

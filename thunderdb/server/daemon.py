@@ -10,7 +10,6 @@ D3. A clean stop refuses new clients, ends sessions, takes a last checkpoint. Af
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -29,6 +28,7 @@ from thunderdb.runtime.real_tasks import run_engine
 from thunderdb.server.admin import AdminApi, CheckpointTaken, NotReady
 from thunderdb.server.admin_backup import Operator
 from thunderdb.server.auth import read_token
+from thunderdb.server.interpreter import tune_interpreter
 from thunderdb.server.logs import log_writer
 from thunderdb.server.metrics import NodeCollector, registry_of
 from thunderdb.server.sessions import Sessions, SqlFactory
@@ -260,22 +260,10 @@ class _Stopped(Exception):
         self.error = error
 
 
-SWITCH_INTERVAL_S = 0.0005
-GC_THRESHOLDS = (50_000, 20, 100)
-
-
-def _tune_interpreter() -> None:
-    """An fsync that is done must not wait 5 ms for the interpreter lock, and pages are millions of objects without cycles."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
 def run_daemon(config: Config, open_engine: OpenEngine) -> Outcome:
     """Run a daemon on a loop of its own, uvloop's where it is installed."""
     os.umask(0o077)
-    _tune_interpreter()
+    tune_interpreter()
     try:
         import uvloop
 

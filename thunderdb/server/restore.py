@@ -28,6 +28,7 @@ from thunderdb.base.events import Events
 from thunderdb.base.ids import format_lsn
 from thunderdb.recovery.target import format_time, parse_target
 from thunderdb.runtime.real_ports import RealPorts, run_real
+from thunderdb.server.interpreter import tune_interpreter
 from thunderdb.server.logs import log_writer
 
 REPORT_VERSION = 1
@@ -57,6 +58,7 @@ def run_restore(config: Config, options: RestoreOptions) -> int:
     if options.report:
         _check_report(options.report)
     os.umask(0o077)
+    tune_interpreter()
     owner = _owner_to_be(config.data_dir)
     began_s = time.monotonic()
 
