@@ -34,7 +34,8 @@ from thunderdb.sql.analytic_types import SqlType, duckdb_type, from_duckdb, outw
 from thunderdb.sql.analytic_typing import Columns, Typer, find_cte, folded
 from thunderdb.sql.numeric_div import divide_text
 from thunderdb.sql.result import ResultColumn
-from thunderdb.sql.types import TYPES, jsonb_text
+from thunderdb.sql.text_out import jsonb_text
+from thunderdb.sql.types import TYPES
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 RESULT_ROWS = 2048

@@ -28,7 +28,8 @@ from thunderdb.sql.analytic_types import SqlType, duckdb_type, literal
 from thunderdb.sql.analytic_typing import Typer, data_type, folded, is_shown, reg_kind
 from thunderdb.sql.syscatalog import SystemCatalog
 from thunderdb.sql.syscatalog_functions import system_call
-from thunderdb.sql.types import NUMERIC_RANK, TYPES, parse_array, type_display
+from thunderdb.sql.text_in import parse_array
+from thunderdb.sql.types import NUMERIC_RANK, TYPES, type_display
 
 Param = tuple[str, Any]  # (type name, value)
 _DIVISION_TYPE = "DECIMAL(38,16)"

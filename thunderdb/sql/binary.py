@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from thunderdb.base.errors import SqlError
-from thunderdb.sql import types
+from thunderdb.sql import text_in, text_out, types
 
 _NUMERIC = struct.Struct("!hhHh")
 _FORMATS = {
@@ -48,7 +48,7 @@ def decode_binary(type_name: str, data: bytes) -> Any:
         return packer.unpack(data)[0]
     if type_name in types.STRINGS or type_name == "json":
         try:
-            return types.PARSERS[type_name](data.decode())
+            return text_in.PARSERS[type_name](data.decode())
         except UnicodeDecodeError:
             raise SqlError("22021", 'invalid byte sequence for encoding "UTF8"') from None
     if type_name == "bytea":
@@ -59,7 +59,7 @@ def decode_binary(type_name: str, data: bytes) -> Any:
         micros, days, months = _INTERVAL.unpack(data)
         return months, days, micros
     if type_name == "jsonb" and data[:1] == b"\x01":
-        return types.parse_jsonb(data[1:].decode())
+        return text_in.parse_jsonb(data[1:].decode())
     if type_name == "numeric" and len(data) >= 8:
         return _decode_numeric(data)
     if type_name.endswith("[]"):
@@ -88,7 +88,7 @@ def _encode_numeric(value: Decimal) -> bytes:
         code = 0xC000 if value.is_nan() else 0xF000 if sign else 0xD000
         return _NUMERIC.pack(0, 0, code, 0)
     scale = max(0, -exponent)
-    text = types.format_numeric(value).lstrip("-")
+    text = text_out.format_numeric(value).lstrip("-")
     whole, _, fraction = text.partition(".")
     whole = whole.lstrip("0")
     whole = whole.rjust(-(-len(whole) // 4) * 4, "0")

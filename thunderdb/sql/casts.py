@@ -16,7 +16,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from thunderdb.base.errors import SqlError
-from thunderdb.sql import calendar, types
+from thunderdb.sql import calendar, text_in, text_out, types
 from thunderdb.sql.types import INTEGER_BOUNDS, INTEGERS, NUMERIC_RANK, STRINGS
 
 Caster = Callable[[Any], Any]
@@ -65,9 +65,9 @@ def _to_float(source: str, target: str) -> Caster:
 
 def _to_numeric(source: str) -> Caster:
     if source == "float8":
-        return lambda value: types.parse_numeric(f"{value:.15g}")
+        return lambda value: text_in.parse_numeric(f"{value:.15g}")
     if source == "float4":
-        return lambda value: types.parse_numeric(f"{value:.6g}")
+        return lambda value: text_in.parse_numeric(f"{value:.6g}")
     return Decimal
 
 
@@ -86,7 +86,7 @@ _STAMPS: dict[tuple[str, str], Caster] = {
     ("timestamptz", "time"): lambda value: value % calendar.DAY_US,
     ("time", "interval"): lambda value: (0, 0, value),
     ("interval", "time"): lambda value: value[2] % calendar.DAY_US,
-    ("json", "jsonb"): types.parse_jsonb,
+    ("json", "jsonb"): text_in.parse_jsonb,
     ("jsonb", "json"): _identity,
     ("bool", "int4"): int,
     ("int4", "bool"): bool,
@@ -132,7 +132,7 @@ def find_cast(source: str, target: str, context: str) -> Caster | None:
     if source in STRINGS and target == "bpchar":
         return _identity
     if source == "unknown":
-        return types.text_parser(target)
+        return text_in.text_parser(target)
     if source in NUMERIC_RANK and target in NUMERIC_RANK:
         if context == "implicit" and NUMERIC_RANK[source] > NUMERIC_RANK[target]:
             return None
@@ -145,9 +145,9 @@ def find_cast(source: str, target: str, context: str) -> Caster | None:
     if target in STRINGS and context != "implicit":
         if source == "bool" and context == "explicit":
             return lambda value: "true" if value else "false"
-        return types.text_formatter(source)
+        return text_out.text_formatter(source)
     if source in STRINGS and context == "explicit":
-        return types.text_parser(target)
+        return text_in.text_parser(target)
     if target.endswith("[]") and source.endswith("[]"):
         inner = find_cast(source[:-2], target[:-2], context)
         return None if inner is None else lambda values: [None if v is None else inner(v) for v in values]

@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
 from thunderdb.engine.catalog import CheckDef, Column, IndexDef, TableDef
-from thunderdb.sql import types
+from thunderdb.sql import text_in, types
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Compiler, Hard, Slots
 from thunderdb.sql.parse import ident, parse_expression, type_of
@@ -81,7 +81,7 @@ class TableParts:
         if tree.args.get("kind") is None:
             raise SqlError("42601", f'column "{name}" has no type')
         kind, typmod, is_serial = type_of(tree.args["kind"])
-        if kind.endswith("[]") or kind not in types.PARSERS or kind in ("regclass", "regtype", "unknown"):
+        if kind.endswith("[]") or kind not in text_in.PARSERS or kind in ("regclass", "regtype", "unknown"):
             raise unsupported(f"a column of type {types.TYPES[kind].display}")
         column = Column(name, kind, typmod, not_null=is_serial)
         if is_serial:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
-from thunderdb.sql import types
+from thunderdb.sql import text_in, types
 from thunderdb.sql.expr import Compiler, Expr, Hard, binary, constant, no_operator, strict2, strict_n
 from thunderdb.sql.expr_conditions import CONDITIONS
 from thunderdb.sql.functions import compile_function, session_value
@@ -55,7 +55,7 @@ def number_literal(text: str) -> Expr:
             return constant(number, "int4")
         if number < 1 << 63:
             return constant(number, "int8")
-    return constant(types.parse_numeric(text), "numeric")
+    return constant(text_in.parse_numeric(text), "numeric")
 
 
 def _parameter(c: Compiler, node: exp.Parameter) -> Expr:
@@ -167,7 +167,7 @@ def _interval(c: Compiler, node: exp.Interval) -> Expr:
     if not isinstance(node.this, exp.Literal):
         raise Hard("interval")
     text = f"{node.this.this} {unit.name.lower()}" if unit is not None else node.this.this
-    return constant(types.parse_text("interval", text), "interval")
+    return constant(text_in.parse_text("interval", text), "interval")
 
 
 def _var(c: Compiler, node: exp.Var) -> Expr:

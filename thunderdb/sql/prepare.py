@@ -16,7 +16,7 @@ from typing import Any
 from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
-from thunderdb.sql import ddl, types
+from thunderdb.sql import ddl, text_in, text_out, types
 from thunderdb.sql.analytic_late import LateAnalytics
 from thunderdb.sql.binary import binary_encoder
 from thunderdb.sql.change import UpdatePlan, plan_delete, plan_update
@@ -109,7 +109,7 @@ class Planned:
     def parsers(self) -> list[Reader]:
         """Readers of the parameters' text form."""
         if self._parsers is None:
-            self._parsers = [types.text_parser("text" if kind == "unknown" else kind) for kind in self.param_types]
+            self._parsers = [text_in.text_parser("text" if kind == "unknown" else kind) for kind in self.param_types]
         return self._parsers
 
     @property
@@ -136,7 +136,7 @@ class Planned:
             for i, column in enumerate(columns):
                 code = 0 if not formats else formats[0] if len(formats) == 1 else formats[i]
                 kind = column.type_name
-                encoders.append(binary_encoder(kind) if code else types.text_encoder(kind, offset_s))
+                encoders.append(binary_encoder(kind) if code else text_out.text_encoder(kind, offset_s))
             found = self._encoders[(formats, offset_s)] = row_encoder(encoders)
         return found
 
@@ -145,8 +145,8 @@ def _literal_reader(kind: str, type_name: str) -> Reader:
     if kind in "il":
         return int
     if kind == "n":
-        return types.parse_numeric
-    parser = types.text_parser("text" if type_name == "unknown" else type_name)
+        return text_in.parse_numeric
+    parser = text_in.text_parser("text" if type_name == "unknown" else type_name)
     return lambda literal: parser(literal_text(literal))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from thunderdb.base.errors import SqlError
 from thunderdb.sql.calendar import parse_zone
-from thunderdb.sql.types import parse_bool
+from thunderdb.sql.text_in import parse_bool
 
 SERVER_VERSION = "15.0"
 _REPORTED = (

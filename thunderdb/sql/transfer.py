@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from thunderdb.base.errors import QueryCancelled, SqlError
 from thunderdb.runtime.sync import Future, Task
-from thunderdb.sql import types
+from thunderdb.sql import text_in, text_out, types
 from thunderdb.sql.binary import binary_encoder, decode_binary
 from thunderdb.sql.context import CHANGES_A_TURN, Context
 from thunderdb.sql.copy import CopyColumn
@@ -170,7 +170,7 @@ def _copy_column(column: Any) -> CopyColumn:
         column.type,
         column.typmod,
         column.not_null,
-        types.text_parser(column.type, column.typmod),
+        text_in.text_parser(column.type, column.typmod),
         lambda data: fit(decode_binary(column.type, data)),
     )
 
@@ -179,7 +179,7 @@ async def copy_out(context: Context, plan: Plan, statement: CopyStatement, count
     """The payloads of COPY … TO STDOUT, one a row; `count[0]` counts them."""
     columns = plan.columns or ()
     binary = statement.options.format == "binary"
-    formats = [binary_encoder(c.type_name) if binary else types.text_formatter(c.type_name) for c in columns]
+    formats = [binary_encoder(c.type_name) if binary else text_out.text_formatter(c.type_name) for c in columns]
     writer = CopyWriter([c.name for c in columns], [c.type_name for c in columns], formats, statement.options)
     start = writer.start()
     if start and not binary:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlglot import exp
 
 from thunderdb.base.errors import SqlError
-from thunderdb.sql import types
+from thunderdb.sql import text_out, types
 from thunderdb.sql.context import Context
 from thunderdb.sql.expr import Compiler, Expr, Fn, Hard, Slots, constant
 from thunderdb.sql.parse import ident, parse_expression
@@ -72,7 +72,7 @@ class Target:
     def show(self, values: Sequence[Any]) -> str:
         shown = []
         for column, value in zip(self.columns, values, strict=True):
-            text = "null" if value is None else types.format_text(column.type, value)
+            text = "null" if value is None else text_out.format_text(column.type, value)
             shown.append(text if len(text) <= 64 else text[:64] + "...")
         return ", ".join(shown)
 

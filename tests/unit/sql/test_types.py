@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from thunderdb.base.errors import SqlError
-from thunderdb.sql import types
+from thunderdb.sql import text_in, text_out, types
 from thunderdb.sql.binary import binary_encoder, decode_binary
 
 SAME = {  # type: texts that come out as they go in
@@ -69,26 +69,26 @@ BAD = [
 def test_values_print_as_they_were_read() -> None:
     for name, texts in SAME.items():
         for text in texts:
-            assert types.format_text(name, types.parse_text(name, text)) == text, name
+            assert text_out.format_text(name, text_in.parse_text(name, text)) == text, name
 
 
 @pytest.mark.parametrize(("name", "text", "printed"), OTHER)
 def test_other_spellings(name: str, text: str, printed: str) -> None:
-    assert types.format_text(name, types.parse_text(name, text)) == printed
+    assert text_out.format_text(name, text_in.parse_text(name, text)) == printed
 
 
 @pytest.mark.parametrize(("name", "text", "sqlstate"), BAD)
 def test_bad_input(name: str, text: str, sqlstate: str) -> None:
     with pytest.raises(SqlError) as caught:
-        types.parse_text(name, text)
+        text_in.parse_text(name, text)
     assert caught.value.sqlstate == sqlstate
 
 
 def test_binary_round_trip() -> None:
     for name, texts in SAME.items():
         for text in texts:
-            value = types.parse_text(name, text)
-            assert types.format_text(name, decode_binary(name, binary_encoder(name)(value))) == text, name
+            value = text_in.parse_text(name, text)
+            assert text_out.format_text(name, decode_binary(name, binary_encoder(name)(value))) == text, name
     assert binary_encoder("int4")(-2) == b"\xff\xff\xff\xfe"
     assert binary_encoder("numeric")(Decimal("-12345.678")) == bytes.fromhex("0003000140000003 0001 0929 1a7c")
     assert decode_binary("int4[]", binary_encoder("int4[]")([1, None, 3])) == [1, None, 3]
@@ -107,7 +107,7 @@ def test_binary_round_trip() -> None:
     ],
 )
 def test_typmods_fit(name: str, arguments: list[int], text: str, fitted: str) -> None:
-    assert types.format_text(name, types.parse_text(name, text, types.make_typmod(name, arguments))) == fitted
+    assert text_out.format_text(name, text_in.parse_text(name, text, types.make_typmod(name, arguments))) == fitted
 
 
 @pytest.mark.parametrize(
@@ -116,17 +116,17 @@ def test_typmods_fit(name: str, arguments: list[int], text: str, fitted: str) ->
 )
 def test_typmods_refuse(name: str, arguments: list[int], text: str, sqlstate: str) -> None:
     with pytest.raises(SqlError) as caught:
-        types.parse_text(name, text, types.make_typmod(name, arguments))
+        text_in.parse_text(name, text, types.make_typmod(name, arguments))
     assert caught.value.sqlstate == sqlstate
 
 
 def test_arrays() -> None:
     values: list[Any] = [1, None, -3]
-    assert types.parse_text("int4[]", "{1,NULL, -3}") == values
-    assert types.parse_text("text[]", '{a,"b \\"c",""}') == ["a", 'b "c', ""]
-    assert types.format_text("text[]", ["a", 'b "c', "", None]) == '{a,"b \\"c","",NULL}'
+    assert text_in.parse_text("int4[]", "{1,NULL, -3}") == values
+    assert text_in.parse_text("text[]", '{a,"b \\"c",""}') == ["a", 'b "c', ""]
+    assert text_out.format_text("text[]", ["a", 'b "c', "", None]) == '{a,"b \\"c","",NULL}'
     with pytest.raises(SqlError):
-        types.parse_text("int4[]", "1,2")
+        text_in.parse_text("int4[]", "1,2")
 
 
 def test_display_names() -> None:

@@ -17,7 +17,8 @@ from thunderdb.base.errors import LimitExceeded, QueryCancelled, SqlError
 from thunderdb.sql.analytic import Analytics
 from thunderdb.sql.numeric_div import divide, divide_text
 from thunderdb.sql.parse import parse
-from thunderdb.sql.types import format_text, parse_text
+from thunderdb.sql.text_in import parse_text
+from thunderdb.sql.text_out import format_text
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "analytic_golden.json").read_text())
 
