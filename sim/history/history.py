@@ -119,6 +119,8 @@ class History(HistoryChecks):
         self.archiver: Archiver | None = None
         self.life = 0
         self.stopped = False
+        self.clean = False
+        """The database was shut down, and has not been started since."""
         self.next_lsn = 0
         self.db_: HistoryDatabase | None = None
 
@@ -386,7 +388,8 @@ class History(HistoryChecks):
         lives, self.lives = [*self.lives, *node.ports.disk.log_lives], []
         node.ports.disk.log_lives.clear()
         # An earlier attempt's own records are behind the end that it found.
-        self.outcome.counts["commits lost"] += self.recorder.settle(observed, min(end_lsn for end_lsn, _ in lives))
+        first_end_lsn, clean, self.clean = min(end_lsn for end_lsn, _ in lives), self.clean, False
+        self.outcome.counts["commits lost"] += self.recorder.settle(observed, first_end_lsn, clean)
         line = self.recorder.line
         line.starts = sorted({*line.starts, *(lsn for _, starts in lives for lsn in starts if lsn < db.log.end_lsn)})
         line.end_lsn = db.log.end_lsn
@@ -419,6 +422,7 @@ class History(HistoryChecks):
         if self.archiver is not None:
             await self.call(self.archiver.stop())
         await self.call(self.db.close())
+        self.clean = True
         self.node.crash(power=self.stream.random() < 0.5)
         await self._buried()
 

@@ -341,8 +341,8 @@ class Incident:
         await site.stop()
         await site.open()
         loss = await site.settle(site.db.log.end_lsn)
-        if loss.lost:
-            raise Violation(f"{loss.lost} acknowledged transactions lost by a clean stop")
+        if loss.lost + loss.unsynced:
+            raise Violation(f"{loss.lost + loss.unsynced} acknowledged transactions lost by a clean stop")
         problems = await site.check()
         if problems:
             raise Violation(f"check at the end: {len(problems)} problems: {'; '.join(problems[:4])}")

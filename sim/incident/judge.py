@@ -46,6 +46,8 @@ class Opinion:
     began_ns: int = 0
     damages: int = 0
     """How much had been damaged by then."""
+    clean: bool = False
+    """The database was shut down before."""
 
 
 class Judge:
@@ -79,7 +81,9 @@ class Judge:
             opinion = Opinion(True if self.sound() and self._archive_is_fine() else None)
         else:
             opinion = Opinion(True if self.sound() and step.verb in SIMPLE else None)
-        return replace(opinion, began_ns=self.site.world.now_ns, damages=self.site.damages)
+        return replace(
+            opinion, began_ns=self.site.world.now_ns, damages=self.site.damages, clean=self.site.stopped_clean
+        )  # fmt: skip
 
     def _histories(self) -> set[str]:
         archive = self.evidence.archive
@@ -257,8 +261,10 @@ class Judge:
             self.problems.append(
                 f"{line}: restored to {self.actions.recovered_lsn:#x}, but the archive was said to be at {opinion.floor_lsn:#x}"
             )
-        if self.strict and step.verb == "start" and opinion.must and outcome == "ok" and self.actions.loss.lost:
-            self.problems.append(f"{line}: {self.actions.loss.lost} acknowledged transactions lost by a restart")
+        loss = self.actions.loss
+        lost = loss.lost + (loss.unsynced if opinion.clean else 0)
+        if self.strict and step.verb == "start" and opinion.must and outcome == "ok" and lost:
+            self.problems.append(f"{line}: {lost} acknowledged transactions lost by a restart")
 
     def agrees(self, step: Step, opinion: Opinion, error: str) -> str:
         """Where an expectation failed: whether that is more than its author's word."""

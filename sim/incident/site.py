@@ -94,6 +94,8 @@ class Loss:
     oldest_acked_ns: int = 0
     given_up: int = 0
     """Acknowledged after the moment that somebody chose to go back to."""
+    unsynced: int = 0
+    """With sync_commit off: only a clean stop keeps all of them."""
 
 
 class Site:
@@ -142,6 +144,8 @@ class Site:
         """A disk that lied has taken back what was archived already: nothing can be said of the archive any more."""
         self.damages = 0
         """How many files and objects were damaged so far."""
+        self.stopped_clean = False
+        """The database was shut down, and has not been started since."""
         self.damaged = False
         """Its own files were damaged: whether anybody notices is what the timeline asks."""
         self.began_work_ns = 0
@@ -294,7 +298,7 @@ class Site:
         if not node.alive:
             node.restart()
             node.ports.disk.set_faults(node.faults)
-        self.fatal = None
+        self.fatal, self.stopped_clean = None, False
         node.ports.disk.log_lives = self.log_lives
         self.known_before = len(self.recorder.records)
         events = self.new_events()
@@ -386,6 +390,7 @@ class Site:
             if self.archiver is not None:
                 await self.call(self.archiver.stop())
             await self.call(self.db.close())
+            self.stopped_clean = self.fatal is None
         except ThunderError as error:
             if not self.explained(error):
                 await self._process_ends()  # on a full disk, say: the next start recovers
@@ -609,6 +614,8 @@ def _loss(gone: list[Commit], by_choice: bool) -> Loss:
             else:
                 loss.lost += 1
                 loss.oldest_acked_ns = loss.oldest_acked_ns or commit.work.acked_ns
+        elif commit.ops and commit.work.outcome == "acked" and not by_choice:
+            loss.unsynced += 1
     return loss
 
 

@@ -143,11 +143,14 @@ class Recorder(Oracle):
         """The path with what this life has appended so far (it may yet be lost)."""
         return self.line.path() + self.records
 
-    def settle(self, observed: State, end_lsn: int) -> int:
-        """A restart found the log's end: H1, H2. Returns how many commits of the last life were lost. Raises: Violation."""
+    def settle(self, observed: State, end_lsn: int, clean: bool = False) -> int:
+        """A restart found the log's end: H1, H2; after a `clean` stop nothing acknowledged may be missing, sync_commit or not.
+
+        Returns how many commits of the last life were lost. Raises: Violation.
+        """
         kept = [commit for commit in self.records if commit.lsn < end_lsn]
         for commit in self.records[len(kept) :]:
-            if commit.work.sync and (commit.work.outcome == "acked" or commit.work.ended):
+            if (commit.work.sync or clean) and (commit.work.outcome == "acked" or commit.work.ended):
                 raise Violation(f"transaction {commit.txn} at {commit.lsn:#x} was acknowledged, the log ends at {end_lsn:#x}")
         check_order(self.line.commits[-1:] + kept)
         state = {name: table.copy() for name, table in self.base.items()}

@@ -10,6 +10,7 @@ import pytest
 
 from sim.incident.disaster import Incident
 from sim.incident.judge import Opinion
+from sim.incident.site import Loss
 from sim.oracle.oracle import PUT, Work
 from sim.oracle.truth import Commit
 from sim.runs.runner import Result
@@ -40,14 +41,26 @@ def test_a_database_that_stops_though_its_disk_is_well_is_a_violation() -> None:
     ]  # fmt: skip
 
 
-def test_a_clean_stop_at_the_end_that_loses_what_was_acknowledged_is_a_violation() -> None:
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_clean_stop_that_loses_what_was_acknowledged_is_a_violation(sync: bool) -> None:
     def acknowledge(found: Incident) -> None:
-        """As if the log had held it, up to where a stop cut it."""
-        work = Work(1, sync=True, outcome="acked")
-        found.site.recorder.records.append(Commit(1 << 55, 1 << 61, 1 << 40, ((PUT, "bank", (1,)),), work))
+        """As if the log had held one more commit, behind where it is found to end."""
+        site, work = found.site, Work(1, sync=sync, outcome="acked")
+        settle = site.settle
 
-    _, result = played(SERVE, 3_900_000_000, acknowledge)
+        async def settled(end_lsn: int) -> Loss:
+            site.recorder.records.append(Commit(1 << 55, 1 << 61, 1 << 40, ((PUT, "bank", (1,)),), work))
+            return await settle(end_lsn)
+
+        site.settle = settled  # type: ignore[method-assign]
+
+    _, result = played(SERVE, 0, acknowledge)
     assert result.violations == ["Violation: 1 acknowledged transactions lost by a clean stop"]
+    stopped = "timeline: [{at: 1s, switch: }, {serve: {for: 3s}}, {stop: }, {start: }]"
+    found, _ = played(stopped, 0, acknowledge)
+    assert found.judge.problems == ["line 6: start: 1 acknowledged transactions lost by a restart"]
+    found, _ = played(stopped.replace("stop:", "kill:"), 0, acknowledge)
+    assert found.judge.problems == (["line 6: start: 1 acknowledged transactions lost by a restart"] if sync else [])
 
 
 def test_what_the_archiver_said_to_have_shipped_must_be_there() -> None:
