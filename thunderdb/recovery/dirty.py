@@ -56,7 +56,7 @@ class DirtyColumns:
     def table(self) -> list[DirtyPage]:
         """All entries, by page number."""
         rows = zip(count(), self.rec_lsns, self.newest_lsns, self.image_lsns, strict=False)
-        return [DirtyPage(*row) for row in rows if row[1]]
+        return list(map(DirtyPage._make, compress(rows, self.rec_lsns)))
 
     @property
     def redo_lsn(self) -> int:

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from thunderdb.base.errors import InvariantViolated
 from thunderdb.base.events import Events
@@ -58,9 +57,11 @@ class DeferredPages(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class DirtyPage:
-    """An entry of the dirty page table: redo of this page starts at `rec_lsn`, its rebuilding at `image_lsn`."""
+class DirtyPage(NamedTuple):
+    """An entry of the dirty page table: redo of this page starts at `rec_lsn`, its rebuilding at `image_lsn`.
+
+    A tuple, for a checkpoint makes one for every dirty page in one step, and nobody is served meanwhile.
+    """
 
     page_no: int
     rec_lsn: int
