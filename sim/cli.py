@@ -17,9 +17,10 @@ from typing import NoReturn, TextIO
 
 import click
 
-from sim import diverge, history_sweep, mutants, planted
+from sim import diverge, history_sweep
 from sim.gather import gather, read_lines, run_all, write_report
 from sim.measure import measure, promised_rpo, replay_line, words
+from sim.planted import mutants, shrunk
 from sim.runs import exhaustive
 from sim.scenario import generate
 from sim.scenario import scenario as scenarios
@@ -260,21 +261,21 @@ def _shrink_planted(name: str, time_s: float, jobs: int, recorded: bool, generat
         if (name == "all" or mutant.name in names) and (generated_ or not mutant.run.startswith("case "))
     ]  # fmt: skip
     if generated_:
-        chosen = [replace(mutant, run=planted.GENERATED, seed=0) for mutant in chosen]
+        chosen = [replace(mutant, run=shrunk.GENERATED, seed=0) for mutant in chosen]
     if not chosen:
         raise click.BadParameter(f"no planted bug {name!r} that a scenario finds; see `mutants --list`", param_hint="--planted")
-    click.echo("\n".join(planted.HEAD))
+    click.echo("\n".join(shrunk.HEAD))
     rows: list[str] = []
 
-    def told(outcome: planted.Outcome) -> None:
+    def told(outcome: shrunk.Outcome) -> None:
         rows.append(outcome.row())
         click.echo(outcome.row())
         sys.stdout.flush()
         if recorded:
-            planted.record([outcome])
+            shrunk.record([outcome])
 
-    found = planted.shrink_planted(chosen, time_s, 200, jobs, told)
-    click.echo(f"\n{planted.summary(rows)}")
+    found = shrunk.shrink_planted(chosen, time_s, 200, jobs, told)
+    click.echo(f"\n{shrunk.summary(rows)}")
     sys.exit(0 if sum(outcome.small for outcome in found) >= 0.9 * len(found) else 1)
 
 

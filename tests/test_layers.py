@@ -35,7 +35,7 @@ RANKS = {
     "server": 11,
 }
 
-SIM_PACKAGES = "world oracle scenario clients runs incident history report shrinking".split()
+SIM_PACKAGES = "world oracle scenario clients runs incident history report shrinking planted".split()
 SIM_RANKS = {name: rank for rank, name in enumerate(SIM_PACKAGES)}
 
 MACHINE = frozenset(
@@ -47,7 +47,7 @@ AMBIENT_BUILTINS = frozenset({"open", "input", "print", "breakpoint"})
 
 # The simulator's outer shell: it measures real time, reads scenario files and starts worker processes.
 SIM_DRIVERS = frozenset(
-    "cli planted sweep twin diverge history_sweep mutants mutate measure gather exhaustive scenario __main__ "
+    "cli sweep twin diverge history_sweep mutants mutate measure gather exhaustive scenario __main__ "
     "shrink shrunk search attempts reference".split()
 )
 

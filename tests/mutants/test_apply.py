@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sim.mutant_patch import Mutant, PatchError, apply_hunks, mutated, parse_diff, parse_mutant, with_seed
-from sim.mutant_scenarios import Row, missing, parse_table, table
-from sim.mutants import ROOT, check_scenarios, folder, load_all, scenario_rows, sources_of
+from sim.planted.mutants import ROOT, check_scenarios, folder, load_all, scenario_rows, sources_of
+from sim.planted.patch import Mutant, PatchError, apply_hunks, mutated, parse_diff, parse_mutant, with_seed
+from sim.planted.scenarios import Row, missing, parse_table, table
 
 MUTANTS = load_all()
 
@@ -25,12 +25,12 @@ def test_still_applies(mutant: Mutant) -> None:
 
 
 def test_runs_are_there() -> None:
-    from sim import mutant_cases, restore_cases
+    from sim.planted import cases, cases_restore
 
-    cases = {**mutant_cases.CASES, **restore_cases.CASES}
+    known = {**cases.CASES, **cases_restore.CASES}
     for mutant in MUTANTS:
         kind, _, case = mutant.run.partition(" ")
-        assert case in cases if kind == "case" else (ROOT / mutant.run).is_file(), mutant.name
+        assert case in known if kind == "case" else (ROOT / mutant.run).is_file(), mutant.name
 
 
 def test_results_name_every_bug() -> None:

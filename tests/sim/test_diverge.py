@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.mutant_patch import parse_mutant
-from sim.mutants import Copies
+from sim.planted.mutants import Copies
+from sim.planted.patch import parse_mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "scenarios/crash/crash_during_checkpoint.yaml"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sim import mutants
-from sim.mutant_patch import parse_mutant
-from sim.mutant_results import merged
-from sim.mutant_scenarios import as_mutants, sample
-from sim.mutants import Controls, Copies, Found, hunt, hunt_all, load_all, results, scenario_rows
+from sim.planted import mutants
+from sim.planted.mutants import Controls, Copies, Found, hunt, hunt_all, load_all, results, scenario_rows
+from sim.planted.patch import parse_mutant
+from sim.planted.results import merged
+from sim.planted.scenarios import as_mutants, sample
 from sim.scenario.scenario import load
 
 JOBS = min(2, os.cpu_count() or 1)

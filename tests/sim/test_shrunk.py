@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sim.incident.play import play
-from sim.mutants import Copies, folder, load_all
-from sim.planted import checked
+from sim.planted.mutants import Copies, folder, load_all
+from sim.planted.shrunk import checked
 from sim.scenario.replay import faults_in
 from sim.scenario.scenario import load
 from sim.scenario.script import transactions_in

@@ -9,7 +9,7 @@ from typing import Any
 
 GUARDED = """
 import json, time
-from sim.mutate import _guarded
+from sim.planted.mutate import _guarded
 
 def asleep(seed):
     time.sleep(0.5)

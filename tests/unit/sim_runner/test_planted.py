@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sim import planted
-from sim.mutant_patch import Mutant
-from sim.planted import GENERATED, HEAD, Outcome, denominator, record, summary
+from sim.planted import shrunk
+from sim.planted.patch import Mutant
+from sim.planted.shrunk import GENERATED, HEAD, Outcome, denominator, record, summary
 
 POWER_CUT = "scenarios/power_cut.yaml"
 
@@ -30,7 +30,7 @@ def test_small_is_few_faults_few_transactions_and_a_test_that_tells() -> None:
 
 
 def test_rows_of_other_bugs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planted, "folder", lambda: tmp_path)
+    monkeypatch.setattr(shrunk, "folder", lambda: tmp_path)
     record([outcome("b", 9), outcome("a")])
     record([outcome("b", 2), outcome("b", 3, run=GENERATED)])
     lines = (tmp_path / "SHRUNK.md").read_text().splitlines()

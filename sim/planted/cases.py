@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.cases_disk import busy_cleaner, control_slot, ghosts, log_hole, lost_write, rotten_save, splits, sync_failure
-from sim.cases_txn import commit_times, large_reader, long_transaction, old_snapshot, repeatable_writes
+from sim.planted.cases_disk import busy_cleaner, control_slot, ghosts, log_hole, lost_write, rotten_save, splits, sync_failure
+from sim.planted.cases_txn import commit_times, large_reader, long_transaction, old_snapshot, repeatable_writes
 
 CASES: dict[str, Callable[[int], list[str]]] = {
     "lost_write": lost_write,

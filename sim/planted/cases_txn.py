@@ -1,12 +1,12 @@
 """Directed runs about transactions and time: snapshots, long transactions, order times, large values.
 
-Each is a function from a seed to what was violated; sim/mutant_cases.py lists them.
+Each is a function from a seed to what was violated; sim/planted/cases.py lists them.
 """
 
 from __future__ import annotations
 
-from sim.case_bench import MS, SECOND_NS, WAL_DIR, Bench, run_case
 from sim.oracle.oracle import Violation
+from sim.planted.bench import MS, SECOND_NS, WAL_DIR, Bench, run_case
 from sim.world.fates import AllLanded
 from sim.world.rand import Stream
 from thunderdb.base.errors import SerializationFailure, SnapshotTooOld

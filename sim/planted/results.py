@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sim.mutant_patch import Mutant
+from sim.planted.patch import Mutant
 
 
 @dataclass(frozen=True, slots=True)

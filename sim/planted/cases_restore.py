@@ -1,4 +1,4 @@
-"""Directed runs for planted bugs of backup, archive, retention and restore, like sim/mutant_cases.py.
+"""Directed runs for planted bugs of backup, archive, retention and restore, like sim/planted/cases.py.
 
     history             a random history with archive, backups, retention and restores (sim/history/history.py)
     copies              one that is mostly copies made by hand
@@ -21,7 +21,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from sim.case_bench import where
 from sim.clients.history_database import HistoryDatabase
 from sim.history import every_io
 from sim.history.history import LIMIT_NS, History
@@ -31,6 +30,7 @@ from sim.history.targets import Aim, Elsewhere, restore_to
 from sim.history.vault import CONFIG_TEXT
 from sim.incident.copying import HandCopy, copy_tree, files_below, put_file
 from sim.oracle.oracle import Violation
+from sim.planted.bench import where
 from sim.world.image import DiskImage
 from thunderdb.archive.archiver import Archiver
 from thunderdb.backup.take import BackupRequest, take_backup

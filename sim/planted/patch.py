@@ -6,7 +6,7 @@ with the one before), an empty line, and a unified diff.
     Title    what the bug is
     Breaks   the invariants that it breaks
     Seen     how it shows
-    Run      the scenario (`scenarios/power_cut.yaml`), or `case NAME` of sim/mutant_cases.py
+    Run      the scenario (`scenarios/power_cut.yaml`), or `case NAME` of sim/planted/cases.py
     Seed     a seed that catches it; `?` until one is known
     Budget   so many seeds, from 0, may be needed to find it; one that survives them is a hole in the tests
     Note     why it is as it is, where that is not plain (optional)

@@ -31,11 +31,11 @@ from typing import NoReturn
 
 import click
 
-from sim.mutant_patch import Mutant, PatchError, mutated, parse_mutant, with_seed
-from sim.mutant_results import Found, merged, results
-from sim.mutant_scenarios import Row, as_mutants, missing, parse_table, table, with_founds
+from sim.planted.patch import Mutant, PatchError, mutated, parse_mutant, with_seed
+from sim.planted.results import Found, merged, results
+from sim.planted.scenarios import Row, as_mutants, missing, parse_table, table, with_founds
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 BROKEN = re.compile(r"\b(NameError|UnboundLocalError|ImportError|ModuleNotFoundError|SyntaxError|AttributeError)\b")
 COPIED = ("thunderdb", "sim", "scenarios")
@@ -129,7 +129,7 @@ class SeedLine:
 def run_seeds(root: Path, run: str, first: int, end: int, go_on: bool = False) -> Iterator[SeedLine]:
     """Run seeds in a process on the source at `root`, to the first that fails. Raises: MutantError if the process fails."""
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "", "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "sim.mutate", str(root), run, f"{first}..{end}", *(["--all"] if go_on else [])]
+    command = [sys.executable, "-m", "sim.planted.mutate", str(root), run, f"{first}..{end}", *(["--all"] if go_on else [])]
     with subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

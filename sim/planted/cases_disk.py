@@ -1,13 +1,14 @@
 """Directed runs about what disks leave: lost writes, holes, torn batches, failed syncs, pages written while the log is.
 
-Each is a function from a seed to what was violated; sim/mutant_cases.py lists them.
+Each is a function from a seed to what was violated; sim/planted/cases.py lists them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sim.case_bench import (
+from sim.oracle.oracle import Violation
+from sim.planted.bench import (
     DATA_DIR,
     MS,
     WAL_DIR,
@@ -19,7 +20,6 @@ from sim.case_bench import (
     write_rows,
     write_small_rows,
 )
-from sim.oracle.oracle import Violation
 from sim.world.disk import DeviceProfile
 from sim.world.fates import AllLanded, NoneLanded
 from sim.world.image import SECTOR

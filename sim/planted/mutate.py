@@ -1,6 +1,6 @@
 """Run seeds on whatever source is on the path: the child process of `thunderdb-sim mutants`.
 
-    python -m sim.mutate ROOT RUN A..B [--all]
+    python -m sim.planted.mutate ROOT RUN A..B [--all]
 
 prints one JSON line a seed and stops at the first that fails (with --all: goes on). ROOT is where `thunderdb` must come from,
 so that a mistake in the path cannot pass the unchanged source off as a planted bug.
@@ -48,9 +48,9 @@ def _runner(root: str, run: str) -> Any:
     """A function from a seed to its violations."""
     kind, _, name = run.partition(" ")
     if kind == "case":
-        from sim import mutant_cases, restore_cases
+        from sim.planted import cases, cases_restore
 
-        case = {**mutant_cases.CASES, **restore_cases.CASES}[name]
+        case = {**cases.CASES, **cases_restore.CASES}[name]
         return lambda seed: case(seed)
     from sim.incident.play import play
     from sim.scenario import scenario

@@ -25,8 +25,8 @@ from threading import Lock
 
 import yaml
 
-from sim.mutant_patch import Mutant
-from sim.mutants import Controls, Copies, folder, hunt, load_all
+from sim.planted.mutants import Controls, Copies, folder, hunt, load_all
+from sim.planted.patch import Mutant
 from sim.shrinking.reference import Reference
 from sim.shrinking.shrunk import FAULTS, TRANSACTIONS
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from sim.mutant_patch import Mutant, PatchError
-from sim.mutant_results import Found, shown
+from sim.planted.patch import Mutant, PatchError
+from sim.planted.results import Found, shown
 
 BUDGET = 12
 HEAD = """# For each scenario a planted bug that breaks its promise
