@@ -52,6 +52,7 @@ from thunderdb.recovery.chain import BLOCK_BYTES
 from thunderdb.recovery.extras import encode_tables
 from thunderdb.recovery.target import parse_target
 from thunderdb.runtime.real_ports import RealPorts, run_real
+from thunderdb.server.interpreter import tune_interpreter
 from thunderdb.wal.reader import LogReader
 from tools.machine import cpu_s, disk_of, function_costs, machine, process_costs, sync_tree
 from tools.metering import CHANGE, PAGE, READ, WANTED, Meter, Sample, beside, counted, metering, redo_costs_ns
@@ -353,6 +354,7 @@ def main() -> int:
     if options.victim:
         victim(Path(options.victim), options.transactions)
         return 1
+    tune_interpreter()  # as whoever restarts and restores in production: the collector was a tenth of a restore's plan
     found = compare(options.transactions, options.rounds, processes=True)
     if options.write:
         write_costs(found)
