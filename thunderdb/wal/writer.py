@@ -23,7 +23,6 @@ F7. A batch is not taken while each turn of the scheduler still brings more log,
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
@@ -31,26 +30,22 @@ from heapq import heappop, heappush
 from xxhash import xxh3_64_intdigest
 
 from thunderdb.base.errors import (
-    Corruption,
     DiskFull,
     InvariantViolated,
     LimitExceeded,
     NodeStopped,
-    StorageError,
     ThunderError,
 )
 from thunderdb.base.events import Events
 from thunderdb.base.ids import LSN, NO_LSN, SYSTEM_TXN, format_lsn
 from thunderdb.runtime.ports import Clock, Disk, File, Timer
 from thunderdb.runtime.sync import Event, Future, Task, Tasks
-from thunderdb.wal.open_segments import OpenSegments
 from thunderdb.wal.reader import LogEnd
 from thunderdb.wal.recent import Chunk, RecentLog
 from thunderdb.wal.record import (
     CHANGE_SIZE,
     HEADER_SIZE,
     Change,
-    LogGone,
     Record,
     RecordKind,
     decode_record,
@@ -66,6 +61,7 @@ from thunderdb.wal.segment import (
     max_record_size,
     segment_name,
 )
+from thunderdb.wal.segment_list import SegmentList
 from thunderdb.wal.spares import RESERVE, RETRY_NS, Spares, no_room_to_stop
 
 SEAL_AFTER_NS = 100_000_000
@@ -152,11 +148,7 @@ class LogWriter:
         self._file: File | None = None
         self._file_number = 0
         self._file_start_lsn = 0
-        self._numbers: list[int] = []
-        self._starts: list[int] = []
-        self._obsolete: list[int] = []
-        self._newest_at_removal = 0
-        self._reading = OpenSegments(disk)
+        self._kept = SegmentList(disk, directory, timeline, segment_size, self.spares, events)
         self._seal_timer: Timer | None = None
         self._flush_count = 0
         self._flush_count_at_timer = 0
@@ -169,10 +161,7 @@ class LogWriter:
         if self._flusher is not None:
             raise InvariantViolated("the log writer is running already")
         header = end.header
-        self._numbers = [number for number, _ in end.segments]
-        self._starts = [start_lsn for _, start_lsn in end.segments]
-        self._obsolete = list(end.obsolete)
-        self._newest_at_removal = header.number
+        self._kept.take_over(end)
         self.next_lsn = self.flushed_lsn = LSN(end.lsn)
         self.last_checksum, self.last_lsn = end.last_checksum, LSN(end.last_lsn)
         self._last_kind, self._last_stamp = end.last_kind, end.last_flushed_lsn
@@ -206,7 +195,7 @@ class LogWriter:
             self._seal_timer.cancel()
         if self._flusher is not None:
             await self._flusher
-        await self._reading.close()
+        await self._kept.close()
         if self._file is not None:
             await self._file.close()
         self._file = None
@@ -221,7 +210,7 @@ class LogWriter:
     @property
     def newest_segment(self) -> int:
         """The newest segment whose file exists."""
-        return self._numbers[-1] if self._numbers else 0
+        return self._kept.newest
 
     @property
     def newest_closed(self) -> int:
@@ -232,19 +221,16 @@ class LogWriter:
     @property
     def oldest_lsn(self) -> LSN:
         """The first LSN that the log still holds."""
-        return LSN(self._starts[0]) if self._starts else NO_LSN
+        return self._kept.oldest_lsn
 
     @property
     def segments(self) -> list[tuple[int, int]]:
         """(number, start LSN) of each segment whose file exists, oldest first."""
-        return list(zip(self._numbers, self._starts, strict=True))
+        return self._kept.after(0)
 
     def segments_after(self, number: int) -> list[tuple[int, int]]:
         """`segments` above a number."""
-        if number >= self.newest_segment:
-            return []
-        at = bisect_right(self._numbers, number)
-        return list(zip(self._numbers[at:], self._starts[at:], strict=True))
+        return self._kept.after(number)
 
     @property
     def buffered_bytes(self) -> int:
@@ -365,7 +351,7 @@ class LogWriter:
     def _check_running(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._stopping or not self._numbers:
+        if self._stopping or not self._kept.newest:
             raise NodeStopped("the log is closed")
 
     # -- flushing ----------------------------------------------------------------------------------------------------------
@@ -562,8 +548,7 @@ class LogWriter:
         await self._disk.sync_dir(self.directory)
         self._file = await self._disk.open(path)
         self._file_number, self._file_start_lsn = chunk.number, chunk.start_lsn
-        self._numbers.append(chunk.number)
-        self._starts.append(chunk.start_lsn)
+        self._kept.add(chunk.number, chunk.start_lsn)
         self._events.emit("wal.segment_opened", number=chunk.number, lsn=chunk.start_lsn)
         await self.on_new_segment(chunk.number)  # F5
 
@@ -582,22 +567,7 @@ class LogWriter:
         Crash: some are gone and some are not; only a suffix without a gap is the log.
         """
         self._check_running()
-        if keep is None:
-            keep = self.spares.target + self.newest_segment - self._newest_at_removal
-        self._newest_at_removal = self.newest_segment
-        gone: list[int] = []
-        if self._starts[0] <= lsn:  # left-overs lie below all that the log holds
-            gone, self._obsolete = self._obsolete, []
-        while len(self._starts) > 1 and self._starts[1] <= lsn:
-            gone.append(self._numbers.pop(0))
-            self._starts.pop(0)
-        for number in gone:
-            await self._reading.give_up(number)
-            recycled = await self.spares.give_back(f"{self.directory}/{segment_name(self.timeline, number)}", keep)
-            self._events.emit("wal.segment_removed", number=number, recycled=recycled)
-        if gone:
-            await self._disk.sync_dir(self.directory)
-        return len(gone)
+        return await self._kept.remove_below(lsn, keep)
 
     # -- reading back ------------------------------------------------------------------------------------------------------
 
@@ -612,22 +582,4 @@ class LogWriter:
         Raises: LogGone if it was removed, Corruption if it is not what was written (or no record begins there).
         """
         record = self.try_read(lsn)
-        if record is not None:
-            return record
-        index = bisect_right(self._starts, lsn) - 1
-        if index < 0:
-            raise LogGone(f"the log below {format_lsn(self.oldest_lsn)} is no longer there; {format_lsn(lsn)} was asked for")
-        number, start_lsn = self._numbers[index], self._starts[index]
-        try:
-            data = await self._read(number, SEGMENT_HEADER_SIZE + lsn - start_lsn)
-            return decode_record(data, 0, lsn)
-        except (Corruption, StorageError, FileNotFoundError) as error:
-            if not self._starts or lsn < self._starts[0]:
-                raise LogGone(f"the log at {format_lsn(lsn)} was removed while it was read") from None
-            if isinstance(error, FileNotFoundError):
-                raise Corruption(f"log segment {segment_name(self.timeline, number)} is missing") from None
-            raise
-
-    async def _read(self, number: int, offset: int) -> bytes:
-        path = f"{self.directory}/{segment_name(self.timeline, number)}"
-        return await self._reading.read_record(number, path, offset, self.segment_size)
+        return record if record is not None else await self._kept.read(lsn)

@@ -403,13 +403,14 @@ def test_a_segment_removed_while_it_is_read() -> None:
         log.add(b"z" * 6000)
         await log.writer.flush_all()
         await log.writer.read_record(FIRST_LSN)
-        original = log.writer._read
+        reading = log.writer._kept._reading
+        original = reading.read_record
 
-        async def slow(number: int, offset: int) -> bytes:
+        async def slow(number: int, path: str, offset: int, limit: int) -> bytes:
             await log.writer.remove_below(log.writer.next_lsn)
-            return await original(number, offset)
+            return await original(number, path, offset, limit)
 
-        log.writer._read = slow  # type: ignore[method-assign]
+        reading.read_record = slow  # type: ignore[method-assign]
         with pytest.raises(LogGone, match="was removed while"):
             await log.writer.read_record(FIRST_LSN)
 
