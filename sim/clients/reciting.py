@@ -35,9 +35,10 @@ async def recite(client: Client, lines: tuple[Scripted, ...]) -> None:
         if hasattr(session, "_stream"):
             session._stream = Told(one.habits)
         client.asked_ns = session.oracle.now_ns()
-        if not await client.turn(one.kind, one.cancel_ns, client.recited(one)):
-            return
+        goes_on = await client.turn(one.kind, one.cancel_ns, client.recited(one))
         client.asked_ns = -1
+        if not goes_on:
+            return
 
 
 async def _idle(client: Client, one: Scripted) -> None:

@@ -532,7 +532,7 @@ class Site:
 
     def check_service(self) -> None:
         """I4. Raises: Violation."""
-        idle = not self.clients or (self.budget is not None and self.budget[0] <= 0) or self.recited
+        idle = not self.clients or (self.budget is not None and self.budget[0] <= 0)
         excused = any(count > 0 and not name.startswith(NO_EXCUSE) for name, count in self.trouble.active.items())
         if not self.up or idle or excused or self.troubled:
             return
@@ -543,7 +543,7 @@ class Site:
             raise Violation(f"no service for {waited_ns / 1e9:.1f} s, though nothing is wrong; promised {limit_ns / 1e9:g} s")
 
     def waited_ns(self, since_ns: int) -> int:
-        """How long service has been asked for in vain. Clients always ask for some; a script may say nothing for an hour."""
+        """How long service has been asked for in vain. Clients always ask; a script may say nothing for an hour, or end."""
         now_ns = self.world.now_ns
         if self.workload.script is None:
             return now_ns - since_ns

@@ -29,7 +29,7 @@ def test_the_source_as_it_is_passes_what_a_bug_shrank_to(file: Path) -> None:
 
 def failing(names: list[str]) -> list[str]:
     with Copies() as copies:
-        return [mutant.name for mutant in load_all() if mutant.name in names and checked(copies, mutant)[0]]
+        return [mutant.name for mutant in load_all() if mutant.name in names and checked(copies, mutant)]
 
 
 def test_each_file_is_of_a_planted_bug() -> None:
