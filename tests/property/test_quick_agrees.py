@@ -59,7 +59,7 @@ OTHERS = (
     "begin", "begin", "begin", "commit", "commit", "rollback", "begin isolation level repeatable read",
     "begin read only", "start transaction", "end", "abort", "commit and chain", "savepoint s", "rollback to s",
     "release s", "set default_transaction_read_only = on", "set default_transaction_read_only = off",
-    "set default_transaction_isolation = 'repeatable read'", "set synchronous_commit = off", "set timezone = '+02'",
+    "set default_transaction_isolation = 'repeatable read'", "set synchronous_commit = off", "set timezone = 'GMT'",
     "set lock_timeout = 5000", "alter table t add column e int default 7", "alter table t drop column c",
     "create index on t (b)", "drop index t_b_idx", "alter table u rename to v", "drop table k", "truncate u",
     "alter table t alter column b set default 3", "update t set b = 1 where a = 1; select b from t where a = 1",

@@ -91,18 +91,11 @@ def format_timestamp(micros: int) -> str:
     return f"{date} {format_time(rest)}"
 
 
-def format_offset(seconds: int) -> str:
-    sign, seconds = ("-", -seconds) if seconds < 0 else ("+", seconds)
-    text = f"{sign}{seconds // 3600:02d}"
-    return text + (f":{seconds // 60 % 60:02d}" if seconds % 3600 else "")
-
-
-def format_timestamptz(micros: int, offset_s: int = 0) -> str:
+def format_timestamptz(micros: int) -> str:
     if micros in (STAMP_INFINITY, STAMP_MINUS_INFINITY):
         return format_timestamp(micros)
-    text = format_timestamp(micros + offset_s * SECOND_US)
-    zone = format_offset(offset_s)
-    return f"{text[:-3]}{zone} BC" if text.endswith(" BC") else text + zone
+    text = format_timestamp(micros)
+    return f"{text[:-3]}+00 BC" if text.endswith(" BC") else text + "+00"
 
 
 def parse_zone(text: str) -> int:
@@ -186,8 +179,8 @@ def parse_date(text: str) -> int:
     return stamp // DAY_US
 
 
-def parse_timestamp(text: str, type_name: str = "timestamp", offset_s: int = 0) -> int:
-    """A timestamp, or with type_name "timestamp with time zone" one in UTC; `offset_s` is the session's zone."""
+def parse_timestamp(text: str, type_name: str = "timestamp") -> int:
+    """A timestamp, or with type_name "timestamp with time zone" one in UTC, the zone of every session."""
     lowered = text.strip().lower()
     if lowered in ("infinity", "-infinity"):
         return STAMP_INFINITY if lowered[0] == "i" else STAMP_MINUS_INFINITY
@@ -195,7 +188,7 @@ def parse_timestamp(text: str, type_name: str = "timestamp", offset_s: int = 0) 
         return UNIX_EPOCH_DAYS * DAY_US
     stamp, zone = _parse_stamp(lowered, type_name, text)
     if type_name != "timestamp":
-        stamp -= (offset_s if zone is None else zone) * SECOND_US
+        stamp -= (zone or 0) * SECOND_US
     if not _MIN_STAMP <= stamp < _END_STAMP:
         raise SqlError("22008", f'timestamp out of range: "{text}"')
     return stamp

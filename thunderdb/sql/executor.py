@@ -86,7 +86,6 @@ class SqlSession:
         self._last_sequence = ""
         self.begun_us: int | None = None
         self.in_block = False
-        self.offset_s = 0  # of the session's time zone
         self.timeouts = Timeouts(self)
         quick = QuickPath(self)
         self._simple = SimpleProtocol(self, quick)
@@ -208,7 +207,7 @@ class SqlSession:
                 except Miss as miss:
                     payload = await get_by_key(context, point.root, key, miss)
                 if payload is not None:
-                    data, count = planned.encoder(formats, self.offset_s)(point.project(payload)), 1
+                    data, count = planned.encoder(formats)(point.project(payload)), 1
             if self.in_block:
                 txn.end_statement()
             return Result("SELECT 1" if count else "SELECT 0", point.columns, planned.description, data)
@@ -230,10 +229,10 @@ class SqlSession:
             count, rows = await plan.execute(context)
             data = b""
             if rows:
-                encode = planned.encoder(formats, self.offset_s)
+                encode = planned.encoder(formats)
                 data = b"".join([encode(row) for row in rows])
             return Result(plan.final_tag(count), plan.columns, planned.description, data)
-        encode = planned.encoder(formats, self.offset_s)
+        encode = planned.encoder(formats)
         source = plan.batches(context)
         parts: list[bytes] = []
         size = count = 0
@@ -269,8 +268,6 @@ class SqlSession:
         isolation = "read committed" if isolation == "read uncommitted" else isolation
         self.txn = self.db.begin(isolation, read_only, None if sync_commit else False)
         self.begun_us = None
-        offset = self.settings.values["timezone"]
-        self.offset_s = 0 if offset == "UTC" else self.settings.zone_offset_s()
 
     def begin_block(self, modes: Mapping[str, Any]) -> None:
         values = self.settings.values
@@ -421,7 +418,6 @@ class SqlSession:
 
     def set_parameter(self, name: str, value: str | None, local: bool = False) -> None:
         self.settings.set(name, value, local)
-        self.offset_s = self.settings.zone_offset_s()
 
     def note_sequence(self, name: str, value: int) -> None:
         self._sequences[name] = value

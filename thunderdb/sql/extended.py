@@ -313,7 +313,7 @@ class ExtendedProtocol:
                 bound.left.extend(batch)
         rows = [bound.left.popleft() for _ in range(min(wanted, len(bound.left)))]
         bound.fetched += len(rows)
-        encode = planned.encoder(bound.result_formats, session.offset_s) if plan.columns is not None else None
+        encode = planned.encoder(bound.result_formats) if plan.columns is not None else None
         data = b"".join([encode(row) for row in rows]) if encode is not None else b""
         result = Result("", plan.columns, planned.description, data)
         result.suspended = bool(max_rows) and len(rows) == max_rows and bool(rows)

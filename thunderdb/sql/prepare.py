@@ -127,17 +127,17 @@ class Planned:
             found = self._descriptions[formats] = describe(self.plan.columns or (), formats)
         return found
 
-    def encoder(self, formats: tuple[int, ...], offset_s: int) -> Callable[[Sequence[Any]], bytes]:
-        """A row's DataRow encoder for these formats (none = text) and the session's time zone."""
-        found = self._encoders.get((formats, offset_s))
+    def encoder(self, formats: tuple[int, ...]) -> Callable[[Sequence[Any]], bytes]:
+        """A row's DataRow encoder for these formats (none = text)."""
+        found = self._encoders.get(formats)
         if found is None:
             columns = self.plan.columns or ()
             encoders = []
             for i, column in enumerate(columns):
                 code = 0 if not formats else formats[0] if len(formats) == 1 else formats[i]
                 kind = column.type_name
-                encoders.append(binary_encoder(kind) if code else text_out.text_encoder(kind, offset_s))
-            found = self._encoders[(formats, offset_s)] = row_encoder(encoders)
+                encoders.append(binary_encoder(kind) if code else text_out.text_encoder(kind))
+            found = self._encoders[formats] = row_encoder(encoders)
         return found
 
 

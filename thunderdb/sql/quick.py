@@ -154,7 +154,7 @@ class QuickPath:
             return None
         if payload is None:
             return Result("SELECT 0", point.columns, planned.description, b"")
-        row = planned.encoder(formats, session.offset_s)(point.project(payload))
+        row = planned.encoder(formats)(point.project(payload))
         return Result("SELECT 1", point.columns, planned.description, row)
 
     def _write(self, plan: UpdatePlan | InsertPlan, params: Sequence[Any]) -> Result | None:

@@ -142,9 +142,6 @@ class Settings:
     def timeout_ms(self, name: str) -> int:
         return int(self.values[name])
 
-    def zone_offset_s(self) -> int:
-        return parse_zone(self.values["timezone"].removeprefix("<").split(">")[0])
-
 
 def _canonical(name: str) -> str:
     lowered = name.lower()
@@ -183,15 +180,12 @@ def _zone(name: str, value: str) -> str:
     if value.lower() in ("default", "local"):
         return "UTC"
     try:
-        parse_zone(value)
+        is_utc = parse_zone(value) == 0
     except ValueError:
-        if re.fullmatch(r"[+-]?\d{1,2}(\.\d+)?", value):
-            hours = float(value)
-            sign = "-" if hours < 0 else "+"
-            minutes = round(abs(hours) * 60)
-            return f"{sign}{minutes // 60:02d}:{minutes % 60:02d}"
-        raise _bad(name, value, "ThunderDB knows UTC and offsets like +02:00.") from None
-    return value
+        is_utc = re.fullmatch(r"0(\.0+)?", value) is not None
+    if not is_utc:
+        raise _bad(name, value, "Sessions are in UTC. Write the offset into the value: '2026-01-15 14:30:00+02'.")
+    return "UTC" if value.strip().lower() == "utc" else value
 
 
 def _date_style(name: str, value: str) -> str:

@@ -128,21 +128,18 @@ FORMATTERS: dict[str, Callable[[Any], str]] = {
 
 
 def format_text(type_name: str, value: Any) -> str:
-    """A value's text form (T1), with the time zone UTC."""
+    """A value's text form (T1)."""
     return text_formatter(type_name)(value)
 
 
-def text_formatter(type_name: str, offset_s: int = 0) -> Callable[[Any], str]:
-    """`offset_s` is the session's zone, for timestamptz."""
+def text_formatter(type_name: str) -> Callable[[Any], str]:
     if type_name.endswith("[]"):
-        inner = text_formatter(type_name[:-2], offset_s)
+        inner = text_formatter(type_name[:-2])
         return lambda value: format_array(value, inner)
-    if type_name == "timestamptz" and offset_s:
-        return lambda value: calendar.format_timestamptz(value, offset_s)
     return FORMATTERS[type_name]
 
 
-def text_encoder(type_name: str, offset_s: int = 0) -> Callable[[Any], bytes]:
+def text_encoder(type_name: str) -> Callable[[Any], bytes]:
     """A function from a (not NULL) value to the bytes of its text form, as short as can be for the hot types."""
     if type_name in INTEGERS or type_name == "oid":
         return b"%d".__mod__
@@ -150,7 +147,7 @@ def text_encoder(type_name: str, offset_s: int = 0) -> Callable[[Any], bytes]:
         return str.encode
     if type_name == "bool":
         return lambda value: b"t" if value else b"f"
-    formatter = text_formatter(type_name, offset_s)
+    formatter = text_formatter(type_name)
     return lambda value: formatter(value).encode()
 
 
