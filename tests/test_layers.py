@@ -47,7 +47,7 @@ AMBIENT_BUILTINS = frozenset({"open", "input", "print", "breakpoint"})
 
 # The simulator's outer shell: it measures real time, reads scenario files and starts worker processes.
 SIM_DRIVERS = frozenset(
-    "cli sweep twin diverge history_sweep mutants mutate measure gather exhaustive scenario __main__ "
+    "cli sweep twin diverge history_sweep mutants mutate specific measure gather exhaustive scenario __main__ "
     "shrink shrunk search attempts reference".split()
 )
 

@@ -32,7 +32,7 @@ from typing import NoReturn
 import click
 
 from sim.planted.patch import Mutant, PatchError, mutated, parse_mutant, with_seed
-from sim.planted.results import Found, merged, results
+from sim.planted.results import Found, merged, results, shown
 from sim.planted.scenarios import Row, as_mutants, missing, parse_table, table, with_founds
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -300,11 +300,12 @@ def _seeds(text: str) -> tuple[int, int]:
 @click.option("--known", is_flag=True, help="Run each on its known seed.")
 @click.option("--search", is_flag=True, help="Search each from seed 0 through its budget.")
 @click.option("--scenarios", "by_scenario", is_flag=True, help="For each scenario run the bug that breaks it (SCENARIOS.md).")
+@click.option("--specific", "scenario", metavar="SCENARIO", help="Every bug, or those of --run, on it: which says most of it.")
 @click.option("--record", "recorded", is_flag=True, help="Write the seeds into the files and RESULTS.md.")
 @click.option("--jobs", default=1, show_default=True, help="Processes at a time.")
 def command(
     listed: bool, check: bool, names: tuple[str, ...], seeds: str | None, known: bool, search: bool, by_scenario: bool,
-    recorded: bool, jobs: int,
+    scenario: str | None, recorded: bool, jobs: int,
 ) -> None:  # fmt: skip
     """Planted bugs: does the simulator see them? Ends with 1 if one survives."""
     mutants = load_all()
@@ -321,6 +322,8 @@ def command(
     unknown = sorted(set(names) - {mutant.name for mutant in mutants})
     if unknown:
         raise click.BadParameter(f"no planted bug {unknown[0]!r}; see --list", param_hint="--run")
+    if scenario is not None:
+        _most_specific(scenario, [mutant for mutant in mutants if not names or mutant.name in names], jobs, recorded)
     if not names and not known and not search:
         raise click.UsageError("give --list, --check, --run NAME, --known or --search")
     chosen = [mutant for mutant in mutants if not names or mutant.name in names]
@@ -336,6 +339,25 @@ def command(
     if recorded:
         record(founds, whole=search and not names)
     _leave(founds)
+
+
+def _most_specific(scenario: str, mutants: list[Mutant], jobs: int, recorded: bool) -> NoReturn:
+    from sim.planted.specific import YARDSTICK, Seen, specific
+
+    if scenario not in scenario_names():
+        raise click.BadParameter(f"no scenario {scenario!r}, such as crash/kill_loop", param_hint="--specific")
+
+    def told(seen: Seen) -> None:
+        click.echo(f"{seen.reach} of {len(YARDSTICK)} others see  {seen.found.mutant.name}: {seen.found.violation[:120]}")
+
+    found = specific(scenario, mutants, jobs, told)
+    if found:
+        click.echo(f"most specific: {found[0].found.mutant.name}, seed {found[0].found.seed}")
+    if found and recorded:
+        rows = [row for row in scenario_rows() if row.scenario != scenario]
+        rows.append(Row(scenario, found[0].found.mutant.name, found[0].found.seed, shown(found[0].found)))
+        (folder() / "SCENARIOS.md").write_text(table(rows), encoding="utf-8")
+    raise SystemExit(0 if found else 1)
 
 
 def _leave(founds: list[Found]) -> NoReturn:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from sim.planted import shrunk
+from sim.planted import mutants, shrunk
 from sim.planted.patch import Mutant
 from sim.planted.shrunk import GENERATED, HEAD, Outcome, denominator, record, summary
+from sim.planted.specific import YARDSTICK
 
 POWER_CUT = "scenarios/power_cut.yaml"
 
@@ -50,3 +52,9 @@ def test_bugs_without_a_row_are_named_or_counted_by_how_they_are_found() -> None
         "The other 3 are found otherwise, and there is no file to shrink: 1 by a kill at every I/O, 1 by directed cases, "
         "1 by random histories of backups and restores.",
     ]
+
+
+def test_the_most_specific_bug_of_no_scenario_is_refused() -> None:
+    done = CliRunner().invoke(mutants.command, ["--specific", "crash/no_such_scenario"])
+    assert done.exit_code == 2 and "no scenario 'crash/no_such_scenario'" in done.output
+    assert set(YARDSTICK) <= set(mutants.scenario_names())
