@@ -305,6 +305,18 @@ def test_rows_of_a_binary_copy_as_drivers_read_them(server: Thunder) -> None:
         assert caught.value.sqlstate == "54001"
 
 
+def test_too_few_open_files_are_told_at_the_start(tmp_path: Path) -> None:
+    node = Thunder(tmp_path / "few")
+    command = ["bash", "-c", 'ulimit -Sn 64; ulimit -Hn 200; exec "$@"', "bash", *node.command()]
+    node.command = lambda: command  # type: ignore[method-assign]
+    node.start(60)
+    connections = [node.connect() for _ in range(100)]  # the soft limit is raised to the hard one
+    assert "[WARN] Only 200 open files are allowed, max_connections asks for 600" in node.log_text()
+    for connection in connections:
+        connection.close()
+    assert node.stop(60) == 0
+
+
 def test_json_log_lines(tmp_path: Path) -> None:
     node = Thunder(tmp_path / "json", {"format": "json"})
     node.start(60)

@@ -10,7 +10,9 @@ D3. A clean stop refuses new clients, ends sessions, takes a last checkpoint. Af
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -36,6 +38,8 @@ from thunderdb.server.state import NodeState
 
 SESSION_GRACE_NS = 5_000_000_000
 FATAL_GRACE_S = 0.2
+OWN_FILES = 100
+"""Descriptors that the daemon itself may need: log, pages, libraries, backups, HTTP."""
 
 
 class Engine(Protocol):
@@ -121,6 +125,7 @@ class Daemon:
         # of a reload. Of a terminal that is closed it does, cleanly.
         loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
         self.events.emit("server.starting", version=__version__, node_id=self.config.node_id)
+        _raise_file_limit(self.config, self.events)
         ports = self._ports = real_ports(on_fatal=self._on_fatal)
         sessions = Sessions(ports.tasks, ports.random, self.events, self.config.max_connections)
         collector = NodeCollector(__version__, self.config.node_id, self.state, sessions, self._uptime_s)
@@ -258,6 +263,16 @@ class _Stopped(Exception):
     def __init__(self, error: ThunderError | None) -> None:
         super().__init__(error)
         self.error = error
+
+
+def _raise_file_limit(config: Config, events: Events) -> None:
+    """As many descriptors as this process may have; and a word if that is too few for `max_connections`."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < config.max_connections + OWN_FILES:
+        events.emit("server.few_files", limit=limit, wanted=config.max_connections + OWN_FILES)
 
 
 def run_daemon(config: Config, open_engine: OpenEngine) -> Outcome:

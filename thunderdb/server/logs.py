@@ -157,6 +157,9 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "server.http_listening": (INFO, _template("HTTP admin API on http://{address}")),
     "server.ready": (INFO, lambda f: f"Ready for connections on {f['address']} (started in {duration_s(f):.2f}s)"),
     "server.stopping": (INFO, _template("Shutting down ({reason})")),
+    "server.few_files": (
+        WARNING, _template("Only {limit} open files are allowed, max_connections asks for {wanted}: raise ulimit -n")
+    ),
     "server.reload_ignored": (
         WARNING, lambda f: "SIGHUP: nothing is read again, the configuration counts from the next start on"
     ),

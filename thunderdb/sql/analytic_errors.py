@@ -79,6 +79,9 @@ _BY_CLASS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
+_NO_BLOCK = "could not allocate block"
+
+
 def sql_error(error: BaseException) -> SqlError:
     """Translate an error that DuckDB raised."""
     if isinstance(error, SqlError):
@@ -86,10 +89,11 @@ def sql_error(error: BaseException) -> SqlError:
     if isinstance(error, duckdb.InterruptException):
         return QueryCancelled("canceling statement due to user request")
     text = str(error)
-    if isinstance(error, duckdb.OutOfMemoryException) or "out of memory" in text[:40].lower():
+    # While rows are brought in, the same comes as a commit that failed.
+    if isinstance(error, duckdb.OutOfMemoryException) or "out of memory" in text[:40].lower() or _NO_BLOCK in text:
         return LimitExceeded(
             "the query needs more memory than analytic queries may use",
-            hint="Make it smaller with WHERE or LIMIT, or raise the analytic memory limit.",
+            hint="Name fewer columns: those named are held in memory, 256 MB for all such queries together.",
         )
     first = text.split("\n", 1)[0].split(": ", 1)[-1]
     for pattern, sqlstate, message in _RULES:

@@ -10,11 +10,13 @@ import pathlib
 import random
 from decimal import Decimal
 
+import duckdb
 import pytest
 from fakes import FakeDatabase, InlineOffload, drive, query
 
 from thunderdb.base.errors import LimitExceeded, QueryCancelled, SqlError
 from thunderdb.sql.analytic import Analytics
+from thunderdb.sql.analytic_errors import sql_error
 from thunderdb.sql.numeric_div import divide, divide_text
 from thunderdb.sql.parse import parse
 from thunderdb.sql.text_in import parse_text
@@ -151,3 +153,10 @@ def test_the_fast_numeric_division_agrees_with_the_plain_one():
         left, right = (Decimal(rng.randrange(-(10**n), 10**n)).scaleb(-rng.randrange(9)) for n in (rng.randrange(1, 20), 12))
         if right:
             assert divide_text(format(left, "f"), format(right, "f")) == format(divide(left, right), "f")
+
+
+def test_tables_that_do_not_fit_are_a_limit_and_not_a_bug():
+    """As duckdb says it of 300,000 rows of 900 bytes."""
+    text = "TransactionContext Error: Failed to commit: could not allocate block of size 256.0 KiB (244.0 MiB/244.1 MiB used)"
+    error = sql_error(duckdb.TransactionException(text))
+    assert error.sqlstate == "54000" and error.hint
