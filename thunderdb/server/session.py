@@ -28,21 +28,18 @@ from thunderdb.server.copying import ClientGone, Copying
 from thunderdb.server.extended import ExtendedServing
 from thunderdb.server.idle import IdleWatch
 from thunderdb.server.quick import finished_reply, quick_query, quick_reply, ready
+from thunderdb.server.startup import StartUp
 from thunderdb.sql.quick import Later
 from thunderdb.sql.result import Result
 
 if TYPE_CHECKING:
     from thunderdb.server.sessions import Sessions
 
-DATABASE = "thunderdb"
-STARTUP_TIMEOUT_NS = 60_000_000_000
 MAX_QUEUED_INPUT_BYTES = 1 << 20
 WRITE_CHUNK_BYTES = 128 << 10
 MAX_WRITE_BUFFER_BYTES = 1 << 20
 # A long pipeline lets other clients have a turn after this many messages.
 FAIR_MESSAGES = 256
-
-_NOT_SETTINGS = frozenset(("user", "database", "replication"))
 
 
 class Session:
@@ -50,7 +47,7 @@ class Session:
 
     __slots__ = (
         "peer", "pid", "secret", "sessions", "tasks", "_connection", "_decoder", "queue", "_queued_bytes", "_paused", "out",
-        "_sql", "_serving", "_waited", "skipping", "_input", "_closed", "_terminating", "_timer", "_admitted",
+        "_sql", "_serving", "_waited", "skipping", "_input", "_closed", "_terminating", "_start_up",
         "_stumbled", "_copying", "_extended", "_later", "_idle", "_why_terminating",
     )  # fmt: skip
 
@@ -75,13 +72,12 @@ class Session:
         self._terminating = False
         self._why_terminating: SqlError | None = None
         self._idle = IdleWatch(self)
-        self._admitted = False
         self._copying = Copying(self)
         self._extended = ExtendedServing(self)
         self._stumbled: BaseException | None = None  # what broke in a quick step
         self._later: Later | None = None  # what the first message in the queue waits for, or has waited for
-        self._timer = sessions.tasks.scheduler.call_later(STARTUP_TIMEOUT_NS, self._startup_timed_out)
-        connection.set_callbacks(self._on_startup_data, self._on_close)
+        self._start_up = StartUp(self, connection, self._decoder)
+        connection.set_callbacks(self._start_up.on_data, self._on_close)
 
     # ---- what the outside calls -----------------------------------------------------------------------------------------
 
@@ -110,69 +106,25 @@ class Session:
     def abort(self) -> None:
         self._connection.abort()
 
-    # ---- start-up -------------------------------------------------------------------------------------------------------
+    # ---- start-up (startup.py) ------------------------------------------------------------------------------------------
 
-    def _startup_timed_out(self) -> None:
-        if not self._admitted and not self._closed:
-            self._connection.abort()
-
-    def _on_startup_data(self, data: bytes) -> None:
-        try:
-            while not self._closed and not self._admitted:
-                message = self._decoder.feed_startup(data)
-                if message is None:
-                    return
-                data = b""
-                self._on_startup_message(message)
-        except ThunderError as error:
-            self._fatal(error)
-
-    def _on_startup_message(self, message: pgwire.StartupMessage) -> None:
-        if isinstance(message, pgwire.EncryptionRequest):
-            self._connection.write(pgwire.NO_ENCRYPTION)
-        elif isinstance(message, pgwire.CancelRequest):
-            self.sessions.cancel(message)
-            self._closed = True
-            self._connection.close()
-        else:
-            self._begin(message)
-
-    def _begin(self, startup: pgwire.Startup) -> None:
-        """Admit the client and answer with its parameters. Raises: SqlError, which is fatal here."""
-        parameters = startup.parameters
-        user = parameters.get("user", "")
-        if not user:
-            raise SqlError("28000", "no PostgreSQL user name specified in startup packet")
-        if parameters.get("replication", "").lower() not in ("", "off", "false", "no", "0"):
-            raise SqlError("0A000", "streaming replication is not served on this port")
-        database = parameters.get("database") or user
-        if database not in (DATABASE, user):
-            hint = f"this daemon has one database, named {DATABASE}"
-            raise SqlError("3D000", f'database "{database}" does not exist', "", hint)
-        self.pid = self.sessions.admit(self)
-        self._admitted = True
-        make_sql = self.sessions.make_sql
-        if make_sql is None:
-            raise SqlError("57P03", "the database system is starting up")
-        settings = {name: value for name, value in parameters.items() if name not in _NOT_SETTINGS and name[:5] != "_pq_."}
-        self._sql = make_sql(user, settings, self.pid)
-        self.secret = self.sessions.random.bits(32).to_bytes(4, "big")
-        self._timer.cancel()
-        self._greet(startup)
-        self._decoder.begin_session()
+    def begin(self, sql: Any) -> None:
+        """The client has been greeted."""
+        self._sql = sql
         self._connection.set_callbacks(self._on_data, self._on_close)
         self._on_data(b"")
+        if sql.settings.idle_limited and not self._serving:
+            self._idle.begin()
 
-    def _greet(self, startup: pgwire.Startup) -> None:
-        out = self.out
-        unknown = [name for name in startup.parameters if name.startswith("_pq_.")]
-        if startup.version != pgwire.PROTOCOL_3_0 or unknown:
-            out.append(pgwire.negotiate_protocol_version(unknown))
-        out.append(pgwire.AUTHENTICATION_OK)
-        out.extend(pgwire.parameter_status(name, value) for name, value in self._sql.parameter_statuses().items())
-        out.append(pgwire.backend_key_data(self.pid, self.secret))
-        out.append(pgwire.READY["I"])
+    def refuse(self, error: ThunderError) -> None:
+        """Say why a connection is not let in, and end it."""
+        self._report(error, "FATAL")
         self.flush()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        self._closed = True
+        self._connection.close()
 
     # ---- bytes in, bytes out --------------------------------------------------------------------------------------------
 
@@ -284,7 +236,7 @@ class Session:
 
     def _on_close(self, error: BaseException | None) -> None:
         by_us, self._closed = self._closed, True
-        self._timer.cancel()
+        self._start_up.end()
         self._idle.end()
         if self._sql is None:
             self.sessions.forget(self)
@@ -474,13 +426,6 @@ class Session:
             self.sessions.events.emit("server.statement_crashed", error=f"{type(error).__name__}: {error}", where=where)
             self._report(SqlError("XX000", f"internal error: {type(error).__name__}: {error}"), "ERROR")
         await self._sql.failed()
-
-    def _fatal(self, error: ThunderError) -> None:
-        """Refuse a connection during start-up."""
-        self._report(error, "FATAL")
-        self.flush()
-        self._closed = True
-        self._connection.close()
 
     def _report(self, error: Exception, severity: str) -> None:
         if isinstance(error, ThunderError):

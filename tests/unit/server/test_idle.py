@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .fakes import FakeConnection, error_fields, frame, parse, query, read
+from .fakes import FakeConnection, error_fields, frame, parse, query, read, startup
 from .test_quick import Wire
 
 SECOND = 1_000_000_000
@@ -130,3 +130,14 @@ def test_a_client_gets_the_notices_that_it_asked_for(wire: Wire) -> None:
     assert ask(wire, one, "drop table if exists nothing") == "NCZ"
     assert ask(wire, one, "set client_min_messages = warning", "drop table if exists nothing", "commit") == "CZCZNCZ"
     assert ask(wire, one, "set client_min_messages = error", "commit") == "CZCZ"
+
+
+def test_the_time_of_an_idle_session_begins_with_its_greeting(wire: Wire) -> None:
+    one = FakeConnection()
+    wire.sessions.accept(one)
+    one.on_data(startup(b"user\0ada\0idle_session_timeout\x002s\0"))
+    one.writes.clear()
+    rest(wire, 1.9)
+    assert not one.closed
+    rest(wire, 0.2)
+    assert last_words(one)[1] == "57P05" and one.closed
