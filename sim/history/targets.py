@@ -180,7 +180,9 @@ async def restore_to(
                 continue
             if not isinstance(error, Refused):
                 raise
-            if aim.sure and not (not wish and "timeline" in error.message):  # which of two is for the user to say
+            # Which of two is for the user to say; and behind commands a timeline is known once its history has been pushed.
+            unpushed = vault.command and not vault.archived.get(timeline) and "is not known" in error.message
+            if aim.sure and not unpushed and not (not wish and "timeline" in error.message):
                 raise Violation(f"restore of {aim.text} from {place} is refused: {error} {error.hint}") from error
             counts["refused"] += 1
             return None
