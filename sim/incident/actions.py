@@ -362,10 +362,19 @@ class Actions:
         """Open, compare with the truth below the log's end, serve again."""
         site = self.site
         before, site.phase = site.phase, "restart"
+        try:
+            await self._opened()
+        finally:
+            site.phase = before
+        self.recovered_lsn = site.db.log.end_lsn
+        await self._compared(self._settled())
+
+    async def _opened(self) -> None:
+        """Open, and serve the first write. Raises: ThunderError, and then it is not running."""
+        site = self.site
         site.scale_bulk(True)
         try:
             await site.open()
-            self.recovered_lsn = site.db.log.end_lsn
             site.note("recovered", "restore")
             await site.first_service()
         except ThunderError:
@@ -373,8 +382,6 @@ class Actions:
             raise
         finally:
             site.scale_bulk(False)
-            site.phase = before
-        await self._compared(self._settled())
 
     async def _compared(self, settling: Coroutine[Any, Any, Loss]) -> None:
         """What serves must be right. Raises: Violation; ThunderError, and then it does not serve any more."""

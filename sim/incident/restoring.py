@@ -110,16 +110,7 @@ class Restoring(Actions):
         if drill:
             await self._drilled(node, report, chosen)
             return
-        site.scale_bulk(True)
-        try:
-            await site.open()
-            site.note("recovered", "restore")
-            await site.first_service()
-        except ThunderError:
-            await site.give_up()
-            raise
-        finally:
-            site.scale_bulk(False)
+        await self._opened()
         await self._compared(site.settle_restore(report.parent_timeline, report.timeline, report.stop_lsn, chosen))
         self.begun = None
 
