@@ -305,6 +305,19 @@ def test_rows_of_a_binary_copy_as_drivers_read_them(server: Thunder) -> None:
         assert caught.value.sqlstate == "54001"
 
 
+def test_a_stop_after_data_dir_was_taken_away_is_an_error_with_a_way_out(own: Thunder) -> None:
+    """It ended with a traceback, and exit status 1."""
+    with own.connect(autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (i int)")
+    shutil.rmtree(own.directory / "data")
+    assert own.process is not None
+    own.process.send_signal(signal.SIGTERM)
+    assert own.process.wait(30) == 4
+    log = own.log_text()
+    assert "[ERROR] the shutdown could not be completed: " in log and "[ERROR] HINT: Look at the disks" in log
+    assert "Traceback" not in log
+
+
 def test_too_few_open_files_are_told_at_the_start(tmp_path: Path) -> None:
     node = Thunder(tmp_path / "few")
     command = ["bash", "-c", 'ulimit -Sn 64; ulimit -Hn 200; exec "$@"', "bash", *node.command()]

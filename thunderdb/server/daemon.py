@@ -202,7 +202,10 @@ class Daemon:
             return self._fail(
                 self._fatal_error() or StorageError("stopped by a second signal before the shutdown was complete")
             )
-        task.result()
+        try:
+            task.result()
+        except OSError as gone:
+            return self._fail(_storage_error("the shutdown could not be completed", gone))
         ports.close()
         self.events.emit("server.stopped")
         return Outcome(0, clean=True)
@@ -242,6 +245,8 @@ class Daemon:
         error = stop.exception() if stop.done() else None
         if error is None or isinstance(error, ThunderError):
             return error
+        if isinstance(error, OSError):
+            return _storage_error("the node must stop", error)
         where = error.__traceback__
         while where is not None and where.tb_next is not None:
             where = where.tb_next
@@ -251,6 +256,11 @@ class Daemon:
     def _fail(self, error: ThunderError) -> Outcome:
         self.events.emit("server.failed", message=error.message, hint=error.hint)
         return Outcome(error.exit_code, False, error)
+
+
+def _storage_error(what: str, error: OSError) -> StorageError:
+    """Of a file that was taken away, above all."""
+    return StorageError(f"{what}: {error}", "Look at the disks and mounts of data_dir and wal_dir; the next start recovers.")
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:
