@@ -464,6 +464,10 @@ class Site:
         # Backups and archive may have what is gone here. (What this start itself has written since lies behind its end, too.)
         before = recorder.records[len(kept) : self.known_before]
         self.diverged = self.diverged or bool(before and self.troubled)
+        if self.troubled and any(commit.lsn >= first_end_lsn for commit in recorder.line.commits):
+            # A disk that lied has taken back what an earlier start had found, and had compared.
+            recorder.line.commits = [commit for commit in recorder.line.commits if commit.lsn < first_end_lsn]
+            self.diverged = True
         observed = await self._compare(recorder.line.path() + kept, end_lsn)
         recorder.line.commits += kept
         recorder.line.end_lsn = end_lsn

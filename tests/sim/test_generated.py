@@ -18,7 +18,7 @@ from sim.sweep import read_corpus, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = read_corpus(str(ROOT / "tests" / "corpus" / "generated.txt"))
-SAMPLE = CORPUS[:50]
+SAMPLE = CORPUS[:51]
 
 
 @pytest.mark.parametrize("part", range(4))
