@@ -49,7 +49,7 @@ from thunderdb.storage.files import PageFiles, page_file_name
 from thunderdb.storage.layout import CONTROL_FILE, LOCK_FILE
 from thunderdb.storage.page import VALUE_HEADER_SIZE
 from thunderdb.storage.pool import BufferPool
-from thunderdb.storage.written import WrittenFile
+from thunderdb.storage.written import NOTHING_SAVED, WrittenFile
 from thunderdb.txn.manager import READ_COMMITTED, Txn, TxnManager, check_isolation
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import RecordKind
@@ -170,18 +170,16 @@ class Database:
                 f"{self.config.data_dir}/{page_file_name(0)} is missing or empty: the database's pages are gone",
                 "Put the page files back, or restore the database from a backup.",
             )
+        saved = NOTHING_SAVED
         if state.state == DatabaseState.BACKUP:
             await self.written.remove()  # its page files are older than what was known of them
         else:
             saved = await self.written.load()
-            if not state.copy_floors:  # copied by hand, it may be older than a control file that was copied after it
-                self.written.check(saved, state.checkpoint_lsn)
-            self.pool.restore_written(saved.lsns, exact=saved.checkpoint_lsn >= state.checkpoint_lsn)
         reader = LogReader(
             self.ports.disk, self.config.wal_dir, state.system_id, state.timeline,
             keep_bytes=min(self.kept_log_bytes, self.config.buffer_pool_size // 4),
         )  # fmt: skip
-        restart = Restart(self.access, reader, self.ports.clock, self.events, state)
+        restart = Restart(self.access, reader, self.ports.clock, self.events, state, saved)
         self.restarted = await restart.run()
         self.deferred = restart.deferred
         self.manager.next_txn = self.restarted.next_txn

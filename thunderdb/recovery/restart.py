@@ -32,6 +32,7 @@ from thunderdb.runtime.inflight import InFlight
 from thunderdb.runtime.ports import Clock
 from thunderdb.storage.control import ControlState, DatabaseState
 from thunderdb.storage.page import PAGE_HEADER, Page
+from thunderdb.storage.written import Saved
 from thunderdb.wal.reader import LogReader
 from thunderdb.wal.record import Record, RecordKind
 
@@ -54,12 +55,15 @@ class Restarted:
 class Restart:
     """One restart of a database whose files are open and whose log writer has not begun."""
 
-    def __init__(self, access: Access, reader: LogReader, clock: Clock, events: Events, state: ControlState) -> None:
+    def __init__(
+        self, access: Access, reader: LogReader, clock: Clock, events: Events, state: ControlState, saved: Saved
+    ) -> None:  # fmt: skip
         self.access = access
         self.reader = reader
         self.clock = clock
         self.events = events
         self.state = state
+        self.saved = saved
         self.crashed = state.state != DatabaseState.CLEAN
         self.deferred = Deferred(access, events, Chains(reader, events), DirtyColumns())
         self._syncing: InFlight[None] = InFlight(access.tasks, 1, "restart.sync")
@@ -97,8 +101,8 @@ class Restart:
 
     async def _analyse(self) -> Analysis:
         floors = self.state.copy_floors
-        checkpoint_lsn = min([self.state.checkpoint_lsn, *(floor.checkpoint_lsn for floor in floors)])
         await self.reader.load()
+        checkpoint_lsn = self._begin()
         analysis = await analyse(
             self.access.tasks, self.reader, checkpoint_lsn, self.state.newest_segment, floor=bool(floors)
         )  # fmt: skip
@@ -129,6 +133,29 @@ class Restart:
         if self.crashed:
             self.events.emit("recovery.analysis", dirty_pages=len(analysis.dirty), active_transactions=len(analysis.losers))
         return analysis
+
+    def _begin(self) -> int:
+        """The checkpoint to begin at: the control file's, a copy floor's, or an older save's (T3 of storage/written).
+
+        Raises: Corruption where the log of the last is gone.
+        """
+        floors, saved = self.state.copy_floors, self.saved
+        checkpoint_lsn = min([self.state.checkpoint_lsn, *(floor.checkpoint_lsn for floor in floors)])
+        if not 0 < saved.checkpoint_lsn < checkpoint_lsn:
+            self.access.pool.restore_written(saved.lsns)
+            return checkpoint_lsn
+        self.events.emit("recovery.older_save", saved_lsn=saved.checkpoint_lsn, checkpoint_lsn=checkpoint_lsn)
+        if self.reader.covering(saved.checkpoint_lsn) is not None:
+            self.access.pool.restore_written(saved.lsns)
+            return saved.checkpoint_lsn
+        if floors:
+            return checkpoint_lsn  # a copy by hand, whose log begins at its floor
+        there, needed = format_lsn(saved.checkpoint_lsn), format_lsn(checkpoint_lsn)
+        raise Corruption(
+            f"the newest save of written LSNs is of the checkpoint at {there}, and one was synced with that at {needed}: "
+            "the disk has taken it back, and may have taken back pages with it; the log that would tell is gone",
+            "Restore the database from a backup. To open it whatever its pages say, remove written.0 and written.1.",
+        )
 
     async def _check_copy(self, end_lsn: int) -> None:
         """Q4: a page beyond the log's end says that the copy lacks log."""

@@ -123,6 +123,10 @@ LINES: dict[str, tuple[int, Callable[[Fields], str]]] = {
     "wal.disk_ok": (INFO, lambda f: "Disk has space again: writes are accepted"),
     "wal.failed": (ERROR, _template("The log failed, the node stops: {reason}")),
     "control.slot_bad": (WARNING, _template("Control file slot {slot} is damaged, the other one is used: {reason}")),
+    "recovery.older_save": (
+        WARNING,
+        _template("The newest of written.0 and written.1 is lost: recovery begins at the older checkpoint {saved_lsn}"),
+    ),
     "clock.step": (WARNING, _template("The wall clock was set by {step_us} µs")),
     "pool.page_corrupt": (WARNING, _template("Page {page_no} is damaged: {error}")),
     "pool.page_repaired": (WARNING, _template("Page {page_no} was rebuilt from the log, up to {page_lsn}")),

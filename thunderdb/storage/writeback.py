@@ -91,7 +91,6 @@ class WriteBack:
         self.deferred: DeferredPages | None = None
         self.written_lsns: array[int] = array("Q")  # last seen on disk or written there, by page number (B6)
         self._synced_lsns: array[int] = array("Q")  # of these, what a sync has covered
-        self._least_lsns: array[int] = array("Q")  # at least this was on disk once, of pages not seen since
         self.writes = 0
         self._tasks = tasks
         self._events = events
@@ -255,18 +254,16 @@ class WriteBack:
 
     # -- Lost writes
 
-    def restore_written(self, lsns: array[int], exact: bool) -> None:
-        """Take over what an earlier process saved of `synced_lsns`; not `exact`: an older save, no more than a guard."""
-        self._least_lsns = array("Q", lsns)
-        self.written_lsns = array("Q", lsns if exact else ())
-        self._synced_lsns = array("Q", self.written_lsns)
+    def restore_written(self, lsns: array[int]) -> None:
+        """Take over what an earlier process saved of `synced_lsns`."""
+        self.written_lsns = array("Q", lsns)
+        self._synced_lsns = array("Q", lsns)
 
     def forget_written(self, page_nos: Iterable[int]) -> None:
         """Read these unguarded: the page files may be older than what was saved says, and the log will tell."""
         for page_no in page_nos:
-            for lsns in (self._least_lsns, self.written_lsns, self._synced_lsns):
-                if page_no < len(lsns):
-                    lsns[page_no] = 0
+            if page_no < len(self.written_lsns):
+                self.written_lsns[page_no] = self._synced_lsns[page_no] = 0
 
     def synced_lsns(self) -> array[int]:
         """A copy, by page number, of the last page_lsn that is certainly on disk; 0 where none is known (B6)."""
@@ -281,8 +278,6 @@ class WriteBack:
     def _check_lost_write(self, page: Page) -> None:
         page_no = page.page_no
         written_lsn = self.written_lsns[page_no] if page_no < len(self.written_lsns) else 0
-        if not written_lsn and page_no < len(self._least_lsns):
-            written_lsn = self._least_lsns[page_no]
         if page.page_lsn < written_lsn:
             detail = f"it has LSN {format_lsn(page.page_lsn)}, and was written with {format_lsn(written_lsn)}"
             raise PageCorruption(page_no, Damage.LOST_WRITE, detail)

@@ -15,13 +15,12 @@ Two files, `written.0` and `written.1`, take turns at checkpoints. Each is a hea
 
 T1. A save goes to the file that is not the newest valid one: a crash in it leaves the other.
 T2. A save is made before its checkpoint is named. The one of the checkpoint that restart begins at, or a later one, says
-    exactly what is on disk of every page that restart has nothing to do for: a damaged one is rebuilt up to there. An older
-    save (the newest is damaged, or lost) is only a guard, its LSNs are too low; a page rebuilt up to there would be an old
-    one that looks whole. With none at all reading goes on unguarded.
+    exactly what is on disk of every page that restart has nothing to do for: one that is older was lost, one that is damaged
+    is rebuilt up to there. The LSNs of an older save are too low for either. With none at all reading goes on unguarded.
     A database restored from a backup must start without them, and a copy whose page files may be older than its `written`
     files without what they say of the pages that the log tells of (`WriteBack.forget_written`).
-T3. Where the saves are whole, and older than the checkpoint that restart begins at, a disk has taken back what it said was
-    synced, and the pages that were synced with it are as doubtful: nothing is opened. (A damaged save may be just that.)
+T3. Where the newest save is damaged, or a disk has taken it back, and perhaps pages that were synced with it, restart begins at
+    the checkpoint of the older one; the log of two checkpoints is kept. Where that log is gone, nothing is opened.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_64
 
-from thunderdb.base.errors import Corruption, StorageError
+from thunderdb.base.errors import StorageError
 from thunderdb.base.events import Events
-from thunderdb.base.ids import format_lsn
 from thunderdb.runtime.ports import Disk
 
 WRITTEN_HEADER = struct.Struct("<Q8sQQQQ")
@@ -56,8 +54,11 @@ class Saved:
     checkpoint_lsn: int = 0
 
 
+NOTHING_SAVED = Saved(array("Q"))
+
+
 class WrittenFile:
-    """Load and save the LSNs. One user at a time (the checkpoint). `damaged`: a save that was found could not be read."""
+    """Load and save the LSNs. One user at a time (the checkpoint)."""
 
     def __init__(self, disk: Disk, directory: str, system_id: int, events: Events) -> None:
         self._disk = disk
@@ -67,11 +68,10 @@ class WrittenFile:
         self._events = events
         self._sequence = 0
         self._newest = 1
-        self.damaged = False
 
     async def load(self) -> Saved:
         """The newest valid save; empty if there is none. Raises: nothing but what the disk itself cannot do."""
-        best = Saved(array("Q"))
+        best = NOTHING_SAVED
         for index, path in enumerate(self._paths):
             try:
                 sequence, saved = self._decode(await self._disk.read_file(path))
@@ -79,21 +79,10 @@ class WrittenFile:
                 continue
             except (StorageError, ValueError) as error:
                 self._events.emit("pool.written_file_bad", path=path, error=str(error))
-                self.damaged = True
                 continue
             if sequence > self._sequence:
                 self._sequence, self._newest, best = sequence, index, saved
         return best
-
-    def check(self, saved: Saved, checkpoint_lsn: int) -> None:
-        """T3. Raises: Corruption."""
-        if self._sequence and not self.damaged and saved.checkpoint_lsn < checkpoint_lsn:
-            there, needed = format_lsn(saved.checkpoint_lsn), format_lsn(checkpoint_lsn)
-            raise Corruption(
-                f"{self._paths[self._newest]} is of the checkpoint at {there}, but one was synced with that at {needed}: "
-                "the disk has taken it back, and may have taken back pages with it",
-                "Restore the database from a backup. To open it whatever its pages say, remove written.0 and written.1.",
-            )
 
     async def save(self, saved: Saved) -> None:
         """Save, replacing the older of the two. Durable when: it returns. Crash: the other one is as it was."""

@@ -314,34 +314,10 @@ def test_a_lost_write_is_noticed_by_the_next_process_too() -> None:
         saved = world.pool.synced_lsns()
         world.overwrite(3, before)
         pool = world.new_pool()
-        pool.restore_written(saved, exact=True)
+        pool.restore_written(saved)
         with pytest.raises(PageCorruption) as caught:
             await pool.load(3)
         assert caught.value.damage == Damage.LOST_WRITE
-
-    world.run(main())
-
-
-def test_an_older_save_guards_but_does_not_say_what_is_on_disk() -> None:
-    world = PoolWorld()
-
-    async def main() -> None:
-        page = await written(world, 3)
-        before = world.on_disk(3)
-        world.put(page, b"k2", b"v")
-        await world.pool.write_back(page)
-        await world.pool.sync()
-        older = world.pool.synced_lsns()
-        world.overwrite(3, before)
-        pool = world.new_pool()
-        pool.restore_written(older, exact=False)
-        assert not any(pool.written_lsns)
-        assert not any(pool.synced_lsns())
-        with pytest.raises(PageCorruption) as caught:
-            await pool.load(3)
-        assert caught.value.damage == Damage.LOST_WRITE
-        pool.forget_written([3])
-        assert (await pool.load(3)).page_lsn < older[3]
 
     world.run(main())
 
@@ -740,7 +716,7 @@ def test_install_replaces_what_is_in_memory() -> None:
 def test_restored_lsns_are_not_aliased() -> None:
     world = PoolWorld()
     saved = array("Q", [0, 5])
-    world.pool.restore_written(saved, exact=True)
+    world.pool.restore_written(saved)
     world.pool.written_lsns[1] = 9
     assert saved[1] == 5
     assert world.pool.synced_lsns() == saved

@@ -5,9 +5,6 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-import pytest
-
-from thunderdb.base.errors import Corruption
 from thunderdb.base.events import Events
 from thunderdb.runtime.inline import InlineWorld
 from thunderdb.storage.written import Saved, WrittenFile
@@ -107,27 +104,3 @@ def test_remove_forgets_both() -> None:
     assert world.disk.files == {}
     world.save(3)
     assert world.loaded() == [3]
-
-
-def test_a_save_that_the_disk_took_back_is_noticed() -> None:
-    world = WrittenWorld()
-    saves = [Saved(array("Q", [lsn]), checkpoint_lsn=lsn) for lsn in (0x100, 0x200, 0x300)]
-    files = []
-    for saved in saves:
-        world.run(world.file.save(saved))
-        files.append(bytes(world.data(len(files) % 2)))
-
-    def opened(checkpoint_lsn: int) -> list[int]:
-        file = world.new_file()
-        saved = world.run(file.load())
-        file.check(saved, checkpoint_lsn)
-        return list(saved.lsns)
-
-    assert opened(0x300) == [0x300] and opened(0x200) == [0x300], "the control file's newer slot was lost: that is no lie"
-    world.disk.files["/d/written.0"] = bytearray(files[0])
-    with pytest.raises(Corruption, match="is of the checkpoint at 0/200, but one was synced with that at 0/300"):
-        opened(0x300)
-    world.disk.files["/d/written.0"] = bytearray(b"rot")
-    assert opened(0x300) == [0x200], "damaged, and passed over"
-    world.disk.files.clear()
-    assert opened(0x300) == [], "without any: unguarded"
